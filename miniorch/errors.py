@@ -1,0 +1,162 @@
+"""Every error that miniorch raises on purpose, as a tree.
+
+    MiniorchError                     code    exit   retry?
+    ├── UsageError                    E0001     2    no    a command or option that makes no sense
+    ├── AppFileError                  E01xx     3    no    the app file was refused, with its place
+    ├── AppFailed                     E0401     1    no    the app ran and failed: unhealthy, exited, build broke
+    ├── NotPlaced                     E0402     4    no    accepted, but no node fits
+    ├── NotFound                      E0201     2    no    no such app, service, task
+    ├── NotAllowed                    E0301     6    no    the user lacks a right
+    ├── Conflict                      E0202     7    yes   somebody else changed it, or holds it
+    ├── Unsupported                   E0203     2    no    asked of a backend that cannot do it
+    └── Temporary                               5    yes   may work when tried again
+        ├── Unreachable               E0302     5    yes   server, store or Docker does not answer
+        └── Compacted                 E0303     5    yes   the revision asked for is history: list again
+    EngineError                       E05xx     1    see   a container engine said no (`.temporary`)
+
+An error is one message for a person. `remedy` is the one command that resolves it, if there is one. The command line
+turns an error into that message and `exit_code`; the API turns it into `status` and a JSON body, and the client turns
+that body back into the same class: `to_wire` and `from_wire`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MiniorchError(Exception):
+    """The root. Raise a subclass."""
+
+    code: str = "E0000"
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+    temporary: bool = False
+
+    def __init__(self, message: str, *, remedy: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        if code:
+            self.code = code
+
+
+class UsageError(MiniorchError):
+    """The request itself makes no sense: a bad name, a negative number."""
+
+    code = "E0001"
+    exit_code = 2
+    status = 422
+
+
+class AppFileError(MiniorchError):
+    """The app file was refused. The message names file, line and key."""
+
+    code = "E0100"
+    exit_code = 3
+    status = 422
+
+
+class AppFailed(MiniorchError):
+    """The app was started and did not come to life."""
+
+    code = "E0401"
+    exit_code = 1
+
+
+class NotPlaced(MiniorchError):
+    """The app was accepted and no node can take one of its tasks."""
+
+    code = "E0402"
+    exit_code = 4
+    status = 409
+
+
+class NotFound(MiniorchError):
+    """There is no such thing."""
+
+    code = "E0201"
+    exit_code = 2
+    status = 404
+
+
+class NotAllowed(MiniorchError):
+    """The caller lacks a right."""
+
+    code = "E0301"
+    exit_code = 6
+    status = 403
+
+
+class Conflict(MiniorchError):
+    """Somebody else holds it or has changed it meanwhile."""
+
+    code = "E0202"
+    exit_code = 7
+    status = 409
+
+
+class Unsupported(MiniorchError):
+    """This backend does not do that; it says so instead of pretending."""
+
+    code = "E0203"
+    exit_code = 2
+    status = 501
+
+
+class Temporary(MiniorchError):
+    """Trying again later may work."""
+
+    code = "E0300"
+    exit_code = 5
+    status = 503
+    temporary = True
+
+
+class Unreachable(Temporary):
+    """Server, store or Docker does not answer."""
+
+    code = "E0302"
+
+
+class Compacted(Temporary):
+    """The revision asked for has been compacted away: list again and watch from there."""
+
+    code = "E0303"
+    status = 410
+
+
+class EngineError(MiniorchError):
+    """A container engine refused or failed. `temporary` says whether the same call may work later."""
+
+    code = "E0501"
+
+    def __init__(self, message: str, *, temporary: bool = False, remedy: str = "", code: str = "") -> None:
+        super().__init__(message, remedy=remedy, code=code)
+        self.temporary = temporary
+
+
+_BY_NAME: dict[str, type[MiniorchError]] = {
+    kind.__name__: kind
+    for kind in (
+        UsageError, AppFileError, AppFailed, NotPlaced, NotFound, NotAllowed, Conflict, Unsupported,
+        Temporary, Unreachable, Compacted,
+    )
+}  # fmt: skip
+
+
+def to_wire(error: MiniorchError) -> dict[str, Any]:
+    """The JSON body that the API sends for an error."""
+    return {
+        "error": type(error).__name__,
+        "code": error.code,
+        "message": error.message,
+        "remedy": error.remedy,
+    }
+
+
+def from_wire(body: Any, status: int) -> MiniorchError:
+    """The error that an API body speaks of; an unknown body becomes a plain `MiniorchError`."""
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        kind = _BY_NAME.get(str(body.get("error")), MiniorchError)
+        return kind(body["message"], remedy=str(body.get("remedy", "")), code=str(body.get("code", "")))
+    return MiniorchError(f"the server answered with status {status} and no explanation")

@@ -1,0 +1,327 @@
+"""The vocabulary. Read this file first: everything else in miniorch is a verb over these nouns.
+
+The problem: an orchestrator is several processes that never call each other, so they need one precise language.
+The idea: each noun is a frozen value. Three writers share an object without ever fighting over it, because each
+owns other fields: a *user* writes `spec`, the *controllers* write `desired_state` (and where a task goes), and the
+*agent* of the task's node writes `status`. The whole life of a container is one `Task` whose state only moves forward.
+
+Who does this for real: the words and the three writers are those of Docker's swarmkit (design/nomenclature.md,
+design/task_model.md). Where we differ: a service carries its address (`vip`) from the start, and `Endpoints` is an
+object of its own from which DNS, service addresses and HAProxy are all made.
+
+Units stand in the names (`_seconds`, `_bytes`); times are seconds since 1970. Next file: `miniorch/state/store.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life. The order of this list is the order of life; no task moves backwards in it."""
+
+    NEW = "new"  # exists; what it depends on is not there yet
+    PENDING = "pending"  # waits for a node that fits
+    ASSIGNED = "assigned"  # has a node; the agent there has not looked yet
+    PREPARING = "preparing"  # image is pulled or built, volume is made
+    STARTING = "starting"  # the container runs, its health check has not passed yet
+    RUNNING = "running"  # runs and is healthy
+    DRAINING = "draining"  # runs, gets no new traffic
+    COMPLETE = "complete"  # ended by itself with exit code 0
+    FAILED = "failed"  # ended by itself otherwise, or never became healthy
+    REJECTED = "rejected"  # could not be made at all: no image, build broke
+    SHUTDOWN = "shutdown"  # ended because it was told to
+    LOST = "lost"  # its node is gone for good
+
+    @property
+    def order(self) -> int:
+        return _ORDER[self]
+
+    @property
+    def ended(self) -> bool:
+        """True for the five states that nothing follows."""
+        return self.order >= _ORDER[TaskState.COMPLETE]
+
+
+_ORDER = {state: number for number, state in enumerate(TaskState)}
+
+
+class DesiredState(StrEnum):
+    """What the controllers want of a task."""
+
+    RUNNING = "running"
+    DRAINING = "draining"  # keep running, but leave DNS, VIP and HAProxy
+    SHUTDOWN = "shutdown"  # stop; keep the ended container for its logs
+    REMOVED = "removed"  # stop, and remove every trace
+
+
+class Condition(StrEnum):
+    """When a dependency counts as there (`depends_on`)."""
+
+    STARTED = "service_started"
+    HEALTHY = "service_healthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """An image that is built from a folder. `digest` is taken over the folder's files: another file, another image."""
+
+    context: str  # absolute path on the machine that builds
+    digest: str
+    dockerfile: str = "Dockerfile"
+    args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A command that ends with 0 in a healthy container. `test` is its argument vector (a shell: "sh", "-c", ...)."""
+
+    test: tuple[str, ...]
+    interval_seconds: float = 30.0
+    timeout_seconds: float = 30.0
+    retries: int = 3
+    start_period_seconds: float = 0.0  # failures in this time do not count
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A named volume of the app at a place in the container."""
+
+    volume: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port that every node listens on and HAProxy hands to the service's tasks (TCP)."""
+
+    published: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """An amount of processor and memory. Zero means: no statement."""
+
+    cpus: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """All that a container is made from. When it changes, the service's tasks are replaced."""
+
+    image: str
+    build: Build | None = None
+    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    healthcheck: HealthCheck | None = None
+    reserved: Resources = Resources()
+    limit: Resources = Resources()
+    stop_grace_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """What a user asks for. Only a change of `task` replaces containers."""
+
+    task: TaskSpec
+    replicas: int = 1
+    ports: tuple[Port, ...] = ()
+    depends_on: Mapping[str, Condition] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """A whole app file: service name -> spec, and the names of its volumes."""
+
+    services: Mapping[str, ServiceSpec]
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A named set of services. `removing` is the user's wish that nothing of it be left."""
+
+    name: str
+    created_at: float
+    volumes: tuple[str, ...] = ()
+    removing: bool = False
+    remove_volumes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A spec with an address. `vip` never changes while the service exists."""
+
+    app: str
+    name: str
+    spec: ServiceSpec
+    vip: str
+    removing: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.app}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is true of a task, as its agent (before assignment: the controllers) saw it last."""
+
+    state: TaskState = TaskState.NEW
+    message: str = ""  # one line for a person: why it is where it is
+    since: float = 0.0  # when `state` was entered
+    address: str = ""  # in the container pool; given while preparing
+    container_id: str = ""  # empty again once the container has been removed
+    image_id: str = ""
+    health: str = ""  # "", "starting", "healthy", "unhealthy"
+    exit_code: int | None = None
+    log_tail: tuple[str, ...] = ()  # the last lines of a failed task
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run of one slot of a service."""
+
+    id: str
+    app: str
+    service: str
+    slot: int
+    spec: TaskSpec
+    created_at: float
+    desired_state: DesiredState = DesiredState.RUNNING
+    desired_since: float = 0.0
+    node: str = ""
+    status: Status = Status()
+    attempt: int = 0  # failures in a row before this run; drives the back-off
+
+    @property
+    def name(self) -> str:
+        """What people call it: `web.1`."""
+        return f"{self.service}.{self.slot}"
+
+    @property
+    def service_key(self) -> str:
+        return f"{self.app}/{self.service}"
+
+    @property
+    def live(self) -> bool:
+        """True while a container may exist that must not exist twice."""
+        return not self.status.state.ended
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine with an agent. `subnet` is its share of the container pool, `pool_address` its own address there."""
+
+    name: str
+    subnet: str  # "10.200.0.0/24"
+    pool_address: str  # "10.200.0.1": the node's DNS listens there
+    capacity: Resources
+    ready: bool = True
+    message: str = ""  # why it is not ready
+    engine: str = ""  # "Docker 20.10.24"
+    avx: bool = True  # whether the processor has AVX, which some images need
+    ports_in_use: Mapping[str, str] = field(default_factory=dict)  # TCP port -> foreign holder: "nginx (pid 12)"
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A named volume of an app. From the first task on it belongs to one node, and its tasks go there."""
+
+    app: str
+    name: str
+    node: str
+    removing: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.app}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One task of a service, as traffic sees it."""
+
+    task: str
+    slot: int
+    node: str
+    address: str
+    ready: bool  # may get traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a service can be reached: derived from tasks by the server, read by every node."""
+
+    app: str
+    service: str
+    vip: str
+    ports: tuple[Port, ...] = ()
+    backends: tuple[Backend, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.app}/{self.service}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, in one line for a person."""
+
+    id: str
+    at: float
+    kind: str  # "task", "service", "app", "node", "volume"
+    subject: str  # "dockchat/web.1", "dockchat/web", "node1"
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What all nodes share. The pools are networks in CIDR form."""
+
+    id: str
+    container_pool: str = "10.200.0.0/16"
+    vip_pool: str = "10.201.0.0/16"
+
+
+# Every kind of object that the API lists and watches, with the function that gives its key below "/<kind>/".
+KINDS: dict[str, type] = {
+    "cluster": Cluster,
+    "apps": App,
+    "services": Service,
+    "tasks": Task,
+    "nodes": Node,
+    "volumes": Volume,
+    "endpoints": Endpoints,
+    "events": Event,
+}
+
+
+def key_of(item: object) -> str:
+    """The key of an object below its kind: `dockchat/web` for a service, the id for a task."""
+    match item:
+        case Service() | Volume() | Endpoints():
+            return item.key
+        case Task() | Event():
+            return item.id
+        case App() | Node():
+            return item.name
+        case Cluster():
+            return "cluster"
+        case _:
+            raise TypeError(f"{type(item).__name__} is not a kind of object that the store holds")
+
+
+def kind_of(item: object) -> str:
+    """The plural name under which the API lists an object: `tasks` for a Task."""
+    for kind, cls in KINDS.items():
+        if isinstance(item, cls):
+            return kind
+    raise TypeError(f"{type(item).__name__} is not a kind of object that the store holds")
