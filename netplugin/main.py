@@ -1,0 +1,298 @@
+"""The net process: hear what the server says, make the kernel and the DNS say the same.
+
+The problem: containers need their network and their names while the server is away, while dockerd restarts, and while
+this very process restarts. The idea: the data path is the kernel's and needs no process at all. This one only follows
+three lists (cluster, nodes, endpoints), applies the whole of what it knows after each change and once a minute, and
+keeps it on disk. Ending it, or killing it, touches no container.
+
+The plugin socket comes first, before anything that might take time: dockerd waits 15 seconds per call for a plugin
+that is away. `--undo` removes all that was made on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from uvicorn.config import Config
+from uvicorn.server import Server
+
+from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Snapshot, Transport, UnixTransport, mirror
+from miniorch.clock import SystemClock
+from miniorch.codec import decode, encode
+from miniorch.errors import Conflict, MiniorchError
+from miniorch.model import Cluster, Endpoints, Node
+from netplugin.dns import Answerer
+from netplugin.driver import Driver, EndpointNotes, Wiring
+from netplugin.kernel import Kernel
+from netplugin.resolve import PORT, Service, Upstream
+from netplugin.topology import Topology, topology
+
+PLUGIN_SOCKET = Path("/run/docker/plugins/miniorch.sock")
+AGAIN_SECONDS = 60.0  # how often everything is looked at without a reason
+RETRY_SECONDS = 1.0
+
+
+def log(message: str) -> None:
+    print(time.strftime("%H:%M:%S"), message, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the server said last. Incomplete until it has named the cluster and this node."""
+
+    cluster: Cluster | None = None
+    node: Node | None = None
+    endpoints: tuple[Endpoints, ...] = ()
+    revision: int = -1  # of the endpoints; -1: not heard since this process started
+
+
+class Machine(Wiring, Protocol):
+    """What this process needs of the kernel."""
+
+    def apply(self, wanted: Topology) -> None: ...
+
+    def sweep(self, endpoints: Collection[str]) -> list[str]: ...
+
+
+class Net:
+    """The process's parts and its loops."""
+
+    def __init__(
+        self, node: str, transport: Transport, kernel: Machine, run: Path, state: Path, dns_port: int = PORT
+    ) -> None:
+        self.node = node
+        self.transport = transport
+        self.kernel = kernel
+        self.dns_port = dns_port
+        self.file = state / "net.json"
+        self.known = load(self.file)
+        self.notes = EndpointNotes(run / "net" / "endpoints")
+        self.changed, self.applied = asyncio.Event(), asyncio.Event()
+        self.applied_revision = -1
+        self.dns: Service | None = None
+        self._said = ""
+
+    async def run(self, plugin: socket.socket) -> None:
+        """Serve until cancelled."""
+        driver = Driver(self.kernel, self.notes, log)
+        # Docker keeps its connection open; were it closed in the moment of a call, Docker would repeat that 1 s later.
+        config = Config(driver, http="h11", ws="none", lifespan="off", log_config=None, timeout_keep_alive=3600)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(PluginServer(config).serve([plugin]))
+            group.create_task(self.apply_changes())
+            group.create_task(self.report())
+            for kind in (Cluster, Node, Endpoints):
+                group.create_task(self.follow(kind))
+
+    # ---- what the server says ----
+
+    async def follow(self, kind: type[Cluster] | type[Node] | type[Endpoints]) -> None:
+        """Take in each complete snapshot of a kind, for ever."""
+        while True:
+            try:
+                async for snapshot in mirror(self.transport, kind):
+                    before, self.known = self.known, learn(self.known, self.node, kind, snapshot)
+                    if self.known != before or kind is Endpoints:  # a server that restarted wants to hear it again
+                        self.changed.set()
+            except MiniorchError as error:  # not a passing one, or mirror would have gone on: say it and try again
+                self.say(f"cannot follow {kind.__name__}: {error.message}")
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def report(self) -> None:
+        """Tell the server which endpoints this node's traffic follows, until it has heard."""
+        while True:
+            await self.applied.wait()
+            self.applied.clear()
+            body = {"component": "net", "revision": self.applied_revision}
+            try:
+                await self.transport.request("POST", f"/v1/nodes/{self.node}/applied", body)
+            except MiniorchError:
+                await asyncio.sleep(RETRY_SECONDS)
+                self.applied.set()
+
+    # ---- what the node does ----
+
+    async def apply_changes(self) -> None:
+        """Apply all that is known: at the start, after each change, every minute, and a second after a failure."""
+        while True:
+            self.changed.clear()
+            pause = AGAIN_SECONDS
+            try:
+                await self.apply(self.known)
+                self.say("")
+            except (MiniorchError, OSError, ValueError) as error:
+                self.say(f"could not apply the endpoints of revision {self.known.revision}: {error}")
+                pause = RETRY_SECONDS
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), pause)
+
+    async def apply(self, known: Known) -> None:
+        """Kernel, DNS, disk, and only then the word that it is done."""
+        if known.cluster is None or known.node is None:
+            return
+        own = known.node.pool_address
+        await asyncio.to_thread(self.kernel.apply, topology(known.cluster, known.node, known.endpoints))
+        answerer = Answerer(known.cluster, known.node, known.endpoints, self.notes.app_of)
+        if self.dns is None or self.dns.own != own:
+            if self.dns is not None:
+                self.dns.close()
+            self.dns = None
+            self.dns = await self.listen(Service(own, answerer, Upstream()))
+        self.dns.answerer = answerer
+        save(self.file, known)
+        for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.all()]):
+            log(f"removed the device {device}, which no container uses")
+        if known.revision >= 0:
+            self.applied_revision = known.revision
+            self.applied.set()
+
+    async def listen(self, service: Service) -> Service:
+        try:
+            await service.open(self.dns_port)
+        except OSError as error:
+            raise Conflict(
+                f"no DNS for containers: port {self.dns_port} of {service.own} is taken by another server ({error})",
+                remedy=f"ss -lnutp sport = :{self.dns_port}",
+            ) from None
+        return service
+
+    def say(self, message: str) -> None:
+        """Log a lasting condition once, not once a second."""
+        if message and message != self._said:
+            log(message)
+        self._said = message
+
+
+class PluginServer(Server):
+    """Uvicorn that leaves signals to `serve`, and sleeps: its own loop wakes ten times a second to refresh a header."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        await asyncio.Event().wait()
+
+
+def learn(known: Known, node: str, kind: type, snapshot: Snapshot[Any]) -> Known:
+    """What is known after a snapshot. A node or cluster that is not listed (yet) makes nothing known wrong."""
+    if kind is Endpoints:
+        endpoints = tuple(snapshot.items[key] for key in sorted(snapshot.items))
+        return replace(known, endpoints=endpoints, revision=snapshot.revision)
+    for item in snapshot.items.values():
+        if isinstance(item, Cluster):
+            known = replace(known, cluster=item)
+        if isinstance(item, Node) and item.name == node:
+            known = replace(known, node=item)
+    return known
+
+
+def load(path: Path) -> Known:
+    """What was known when the last process ended; nothing if there was none, or if its file is damaged."""
+    try:
+        return replace(decode(Known, path.read_bytes()), revision=-1)
+    except (OSError, MiniorchError):
+        return Known()
+
+
+def save(path: Path, known: Known) -> None:
+    """Atomically: a crash leaves the old file or the new one."""
+    data = encode(known)
+    if path.exists() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def bind(path: Path) -> socket.socket:
+    """Docker's plugin socket, for root only from its first moment, in place of one left by a dead process."""
+    fresh = path.with_suffix(".new")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o077)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        listener.bind(str(fresh))
+        fresh.chmod(0o600)
+    finally:
+        os.umask(old)
+    listener.listen(128)
+    listener.setblocking(False)
+    fresh.replace(path)  # Docker never sees a socket on which nobody listens
+    return listener
+
+
+def take_lock(run: Path) -> int:
+    """Only one net process per machine. The kernel frees the lock however this process ends."""
+    (run / "net").mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(run / "net" / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Conflict("a net process of miniorch runs on this machine already", remedy="miniorch down") from None
+    return descriptor
+
+
+async def serve(node: str) -> None:
+    """Run until SIGTERM or SIGINT. The data path stays."""
+    plugin = bind(PLUGIN_SOCKET)
+    log(f"node {node}: Docker finds the network driver at {PLUGIN_SOCKET}")
+    net = Net(node, UnixTransport(), Kernel(SystemClock()), Path(RUN_DIRECTORY), Path(STATE_DIRECTORY))
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await net.run(plugin)
+    except asyncio.CancelledError:
+        log("ended; containers keep their network")
+
+
+def undo() -> None:
+    """Remove everything that the net process made on this machine."""
+    Kernel(SystemClock()).undo()
+    shutil.rmtree(Path(RUN_DIRECTORY) / "net", ignore_errors=True)
+    (Path(STATE_DIRECTORY) / "net.json").unlink(missing_ok=True)
+    PLUGIN_SOCKET.unlink(missing_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="netplugin", description="miniorch's net process")
+    parser.add_argument("--node", default=socket.gethostname(), help="this node's name")
+    parser.add_argument("--undo", action="store_true", help="remove all that was made on this machine, and end")
+    options = parser.parse_args()
+    try:
+        lock = take_lock(Path(RUN_DIRECTORY))
+        if options.undo:
+            undo()
+        else:
+            asyncio.run(serve(options.node))
+        os.close(lock)
+    except MiniorchError as error:
+        log(f"{error.message}{f' ({error.remedy})' if error.remedy else ''}")
+        return error.exit_code
+    except PermissionError as error:
+        log(f"the net process needs root: {error}")
+        return 6
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""From what the server says to what the kernel shall hold: pure, so every line of it can be tested without a kernel.
+
+The problem: a service has one stable address (its VIP), while its tasks come and go. The idea: no process carries the
+traffic. Each node's kernel rewrites the destination of a packet to a VIP into the address of one ready task, by chance
+per connection, and rewrites the answers back. All rules stand in one nftables table of our own, which is replaced as a
+whole in one transaction: there is never half a rule set, and connection tracking keeps the connections that exist.
+
+Who does this for real: kube-proxy (iptables and nftables modes), Docker Swarm with IPVS. Where we differ: a VIP takes
+every port and protocol, since most app files do not say which ports a service listens on. What cannot be served is
+refused at once (a nat chain cannot refuse, a filter chain can) instead of leaving the client to a time-out.
+
+Read the result on any node: `nft list table ip miniorch`. Next file: `netplugin/kernel.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from miniorch.model import Cluster, Endpoints, Node
+
+TABLE = "miniorch"
+GATEWAY = "169.254.1.1"  # every container's default gateway, the same on every node
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All that a node's kernel must hold besides its containers' own devices."""
+
+    pool_address: str  # the node's own address: source of what the node sends to containers, listens for DNS
+    container_pool: str
+    vip_pool: str
+    ruleset: str  # input of `nft -f -`
+
+
+def topology(cluster: Cluster, node: Node, endpoints: Iterable[Endpoints]) -> Topology:
+    """What `node`'s kernel shall hold. Raises `ValueError` for what is no address (nothing else reaches nft)."""
+    containers, vips = str(IPv4Network(cluster.container_pool)), str(IPv4Network(cluster.vip_pool))
+    own = str(IPv4Address(node.pool_address))
+    services = sorted(endpoints, key=lambda item: item.key)
+    return Topology(own, containers, vips, ruleset(own, containers, vips, services))
+
+
+def ruleset(pool_address: str, container_pool: str, vip_pool: str, services: list[Endpoints]) -> str:
+    """The whole table as one transaction. The empty declaration before `delete` makes that work the first time."""
+    ready = {item: ready_addresses(item) for item in services if item.vip}
+    served = {item: addresses for item, addresses in ready.items() if addresses}
+    lines = [f"table ip {TABLE}", f"delete table ip {TABLE}", f"table ip {TABLE} {{"]
+    for item, addresses in served.items():
+        lines += _chain(chain_name(item), [f"dnat to {_one_of(addresses)}"])
+    verdicts = ", ".join(f"{IPv4Address(item.vip)} : goto {chain_name(item)}" for item in served)
+    lines += _chain("services", [f"ip daddr vmap {{ {verdicts} }}"] if served else [])
+    lines += _chain("prerouting", ["type nat hook prerouting priority -101; policy accept;", "jump services"])
+    lines += _chain("output", ["type nat hook output priority -101; policy accept;", "jump services"])
+    lines += _chain("postrouting", _source_rules(pool_address, container_pool, vip_pool, served.values()))
+    # A packet that still has a VIP for destination here met no chain above: unknown service, or none ready.
+    refused = f"ip daddr {vip_pool} goto refuse"
+    lines += _chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject with icmp type port-unreachable"])
+    lines += _chain("forward_refuse", ["type filter hook forward priority -10; policy accept;", refused])
+    lines += _chain("output_refuse", ["type filter hook output priority -10; policy accept;", refused])
+    # A container sends with its own address only. The device's rp_filter=1 says the same, but loses against
+    # Ubuntu's net.ipv4.conf.all.rp_filter=2: the kernel takes the greater of the two.
+    spoof = 'iifname "mo*" fib saddr . iif oif missing drop'
+    lines += _chain("spoofed", ["type filter hook prerouting priority -300; policy accept;", spoof])
+    return "\n".join([*lines, "}", ""])
+
+
+def ready_addresses(item: Endpoints) -> list[str]:
+    """Addresses of the tasks that may get traffic, sorted."""
+    ready = {IPv4Address(backend.address) for backend in item.backends if backend.ready and backend.address}
+    return [str(address) for address in sorted(ready)]
+
+
+def chain_name(item: Endpoints) -> str:
+    """A name that teaches: `to-dockchat/web`."""
+    return "to-" + re.sub(r"[^a-zA-Z0-9/_.-]", "_", item.key)
+
+
+def _one_of(addresses: list[str]) -> str:
+    if len(addresses) == 1:
+        return addresses[0]
+    choices = ", ".join(f"{number} : {address}" for number, address in enumerate(addresses))
+    return f"numgen random mod {len(addresses)} map {{ {choices} }}"
+
+
+def _source_rules(own: str, container_pool: str, vip_pool: str, backends: Iterable[list[str]]) -> list[str]:
+    rules = ["type nat hook postrouting priority 99; policy accept;"]
+    # A task that is sent to itself by its own VIP would see a packet from its own address and drop it.
+    selves = ", ".join(f"{address} . {address}" for address in sorted({one for many in backends for one in many}))
+    if selves:
+        rules.append(f"ip saddr . ip daddr {{ {selves} }} snat to {own}")
+    # Nobody outside knows a way back to the pools.
+    rules.append(f"ip saddr {container_pool} ip daddr != {{ {container_pool}, {vip_pool} }} masquerade")
+    return rules
+
+
+def _chain(name: str, rules: list[str]) -> list[str]:
+    return [f"    chain {name} {{", *(f"        {rule}" for rule in rules), "    }"]

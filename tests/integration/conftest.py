@@ -1,0 +1,53 @@
+"""The node that all integration tests share. A missing right or program fails the tests; it never skips them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests can say `from node import TestNode`
+
+from node import TestNode, lock_folder
+
+NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy")
+
+
+@pytest.fixture(scope="session")
+def rights() -> None:
+    """What every integration test needs of this machine."""
+    if os.geteuid() != 0:
+        pytest.fail("integration tests need root: sudo make test", pytrace=False)
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    if missing:
+        pytest.fail(f"integration tests need {', '.join(missing)}: make setup", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def data_root(rights: None) -> Iterator[Path]:
+    """Where dockerd keeps its images between test runs; a second run at the same time gets a folder of its own."""
+    start = Path(os.environ.get("MINIORCH_TEST_CACHE", "/var/cache/miniorch-tests/docker"))
+    start.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10):
+        folder = start if number == 1 else start.with_name(f"{start.name}-{number}")
+        lock = lock_folder(folder)
+        if lock is not None:
+            os.close(lock)  # the node takes it again when dockerd starts
+            yield folder
+            return
+    pytest.fail(f"nine test runs use {start} and its neighbours at this moment", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def node(data_root: Path) -> Iterator[TestNode]:
+    """One private machine with a running dockerd and `busybox:1`, for the whole suite."""
+    with TestNode(data_root) as node:
+        node.start_dockerd()
+        node.clear()
+        node.load_busybox()
+        yield node
+    assert node.leftovers() == []
