@@ -1,0 +1,40 @@
+"""Why is it here, and why is it not: the answer to `miniorch explain`, computed afresh from the state as it is now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.placement import WAITING, node_views, request_for, unmet_dependencies
+from miniorch.model import Task
+from scheduler.schedule import schedule
+
+
+def explain_task_now(task: Task, cache: Cache) -> dict[str, Any]:
+    """One task with every node and every rule. For a placed task: as it would be decided now, were it not there."""
+    row: dict[str, Any] = {
+        "task": task.id,
+        "name": f"{task.app}/{task.name}",
+        "state": task.status.state.value,
+        "desired_state": task.desired_state.value,
+        "message": task.status.message,
+        "node": task.node,
+        "waits_for": [],
+        "nodes": [],
+    }
+    service = cache.services.get(task.service_key)
+    if service is None:
+        return row
+    if task.status.state in WAITING:
+        row["waits_for"] = unmet_dependencies(service, cache)
+    volumes = {volume.key: volume.node for volume in cache.volumes.values()}
+    answer = schedule(request_for(service, volumes), list(node_views(cache, without=task.id).values()))
+    row["nodes"] = [
+        {
+            "node": verdict.node,
+            "fits": all(rule.ok for rule in verdict.rules),
+            "rules": [{"rule": rule.rule, "ok": rule.ok, "detail": rule.detail} for rule in verdict.rules],
+        }
+        for verdict in answer.verdicts
+    ]
+    return row

@@ -1,0 +1,316 @@
+"""The handlers: check, write one transaction, return. They decide nothing; deciding is the controllers' work.
+
+A handler that changes something reads it with its revision, and tries again from the start when the transaction shows
+that somebody else was faster (`_retrying`). So two people may scale the same service at once, and both orders of their
+requests are the same as if one had waited for the other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from miniorch import __version__
+from miniorch.api.apply import check_spec, plan_apply
+from miniorch.api.explain import explain_task_now
+from miniorch.api.routes import Call
+from miniorch.api.watch import watch_kind
+from miniorch.changes import changes
+from miniorch.clock import Clock
+from miniorch.codec import from_plain
+from miniorch.controllers.liveness import COMPONENTS, Liveness
+from miniorch.controllers.loop import Loop, event_about
+from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
+from miniorch.model import KINDS, App, AppSpec, Cluster, Node, Resources, Service, Status, Task, Volume
+from miniorch.state.records import Versioned, Write, commit, from_entry, read, read_all
+from miniorch.state.store import Store
+
+ATTEMPTS = 10
+MAX_REPLICAS = 1000
+T = TypeVar("T")
+Logs = Callable[[str, str, int, bool], AsyncIterator[bytes]]  # (node, task, tail, follow)
+
+
+class Retry(Exception):
+    """A transaction lost a race: read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an agent says of its machine when it starts."""
+
+    capacity: Resources
+    engine: str = ""
+    avx: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What an agent says every few seconds."""
+
+    ready: bool = True
+    message: str = ""
+    ports_in_use: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    task: str
+    status: Status
+
+
+class Handlers:
+    """All routes of `routes.py`. `logs_of` fetches a container's output from its node."""
+
+    def __init__(
+        self,
+        store: Store,
+        loop: Loop,
+        liveness: Liveness,
+        clock: Clock,
+        chance: random.Random,
+        logs_of: Logs,
+    ) -> None:
+        self._store = store
+        self._loop = loop
+        self._liveness = liveness
+        self._clock = clock
+        self._chance = chance
+        self._logs_of = logs_of
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def version(self, call: Call) -> Any:
+        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+        return {
+            "version": __version__,
+            "cluster": cluster.item.id,
+            "revision": await self._store.revision(),
+            "container_pool": cluster.item.container_pool,
+            "vip_pool": cluster.item.vip_pool,
+        }
+
+    async def list_kind(self, call: Call) -> Any:
+        kind = self._kind(call)
+        listing = await self._store.list(f"/{kind}/")
+        items = [from_entry(entry) for entry in listing.entries]
+        return {"revision": listing.revision, "items": [item for item in items if selected(item, call.query)]}
+
+    async def watch(self, call: Call) -> Any:
+        kind = self._kind(call)
+        try:
+            after = int(call.query.get("revision", ""))
+        except ValueError:
+            raise UsageError("a watch needs ?revision=N, the revision of the list before it") from None
+        return watch_kind(self._store, kind, after, lambda item: selected(item, call.query))
+
+    async def explain_service(self, call: Call) -> Any:
+        service = await self._must(Service, f"{call.names['app']}/{call.names['service']}", "no such service")
+        cache = self._loop.cache
+        tasks = [task for task in cache.tasks_of(service.item.key) if task.live]
+        return {"revision": cache.revision, "tasks": [explain_task_now(task, cache) for task in tasks]}
+
+    async def explain_task(self, call: Call) -> Any:
+        task = await self._must(Task, call.names["task"], "no such task")
+        cache = self._loop.cache
+        return {"revision": cache.revision, "tasks": [explain_task_now(task.item, cache)]}
+
+    async def logs(self, call: Call) -> Any:
+        task = (await self._must(Task, call.names["task"], "no such task")).item
+        if not task.node:
+            raise Conflict(f"{task.app}/{task.name} has no node yet: {task.status.message}")
+        try:
+            tail = int(call.query.get("tail", "100"))
+        except ValueError:
+            raise UsageError(f"tail wants a number of lines, got {call.query['tail']!r}") from None
+        return self._logs_of(task.node, task.id, tail, call.query.get("follow") == "1")
+
+    # --- what users write --------------------------------------------------------------------------------------------
+
+    async def apply(self, call: Call) -> Any:
+        app, spec = call.names["app"], from_plain(AppSpec, call.body)
+        check_spec(app, spec)
+        return await self._retrying(lambda: self._apply(app, spec))
+
+    async def _apply(self, app: str, spec: AppSpec) -> Any:
+        services = await read_all(self._store, Service)
+        current = await read(self._store, App, app)
+        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+        writes = plan_apply(app, spec, current, services, cluster.item, self._clock.now())
+        revision = await self._commit(writes)
+        own = [service.item for service in services if service.item.app == app and not service.item.removing]
+        return {"revision": revision, "changes": changes(app, spec, own)}
+
+    async def remove(self, call: Call) -> Any:
+        name, volumes = call.names["app"], call.query.get("volumes") == "1"
+        return await self._retrying(lambda: self._remove(name, volumes))
+
+    async def _remove(self, name: str, with_volumes: bool) -> Any:
+        app = await read(self._store, App, name)
+        if app is None:
+            left = await read_all(self._store, Volume, f"{name}/")
+            if not (with_volumes and left):
+                raise NotFound(f"there is no app {name}", remedy="miniorch ps")
+            app = Versioned(App(name, self._clock.now()), 0)
+        removing = replace(app.item, removing=True, remove_volumes=with_volumes or app.item.remove_volumes)
+        writes = [Write(removing, app.modified, why="to be removed")]
+        for service in await read_all(self._store, Service, f"{name}/"):
+            writes.append(Write(replace(service.item, removing=True), service.modified))
+        return {"revision": await self._commit(writes)}
+
+    async def scale(self, call: Call) -> Any:
+        key = f"{call.names['app']}/{call.names['service']}"
+        replicas = call.body.get("replicas") if isinstance(call.body, dict) else None
+        if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas <= MAX_REPLICAS:
+            raise UsageError(f"replicas wants a whole number from 0 to {MAX_REPLICAS}, got {replicas!r}")
+        return await self._retrying(lambda: self._scale(key, replicas))
+
+    async def _scale(self, key: str, replicas: int) -> Any:
+        service = await self._must(Service, key, "no such service")
+        if service.item.removing:
+            raise Conflict(f"{key} is being removed")
+        spec = replace(service.item.spec, replicas=replicas)
+        why = f"scaled from {service.item.spec.replicas} to {replicas}"
+        return {"revision": await self._commit([Write(replace(service.item, spec=spec), service.modified, why=why)])}
+
+    # --- what agents write -------------------------------------------------------------------------------------------
+
+    async def register(self, call: Call) -> Any:
+        registration = from_plain(Registration, call.body)
+        self._liveness.beat(call.names["node"])
+        return await self._retrying(lambda: self._register(call.names["node"], registration))
+
+    async def _register(self, name: str, registration: Registration) -> Node:
+        nodes = await read_all(self._store, Node)
+        known = next((node for node in nodes if node.item.name == name), None)
+        if known is None:
+            cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+            subnet = free_subnet(cluster.item.container_pool, {node.item.subnet for node in nodes})
+            own = str(ipaddress.ip_network(subnet)[1])
+            node = Node(name, subnet, own, registration.capacity, True, "", registration.engine, registration.avx)
+            await self._commit([Write(node, 0, why=f"joined with {registration.engine}, subnet {subnet}")])
+            return node
+        node = replace(
+            known.item,
+            capacity=registration.capacity,
+            engine=registration.engine,
+            avx=registration.avx,
+            ready=True,
+            message="",
+        )
+        if node != known.item:
+            why = "" if known.item.ready else "ready again"
+            await self._commit([Write(node, known.modified, why=why)])
+        return node
+
+    async def heartbeat(self, call: Call) -> Any:
+        name, beat = call.names["node"], from_plain(Heartbeat, call.body)
+        self._liveness.beat(name)
+        return await self._retrying(lambda: self._heartbeat(name, beat))
+
+    async def _heartbeat(self, name: str, beat: Heartbeat) -> Any:
+        node = await self._must(Node, name, "no such node: register first")
+        changed = replace(node.item, ready=beat.ready, message=beat.message, ports_in_use=beat.ports_in_use)
+        if changed != node.item:
+            why = ""
+            if changed.ready is not node.item.ready:
+                why = "ready again" if changed.ready else f"not ready: {changed.message}"
+            await self._commit([Write(changed, node.modified, why=why)])
+        return {}
+
+    async def statuses(self, call: Call) -> Any:
+        reports = [from_plain(StatusReport, plain) for plain in call.body or ()]
+        return await self._retrying(lambda: self._statuses(call.names["node"], reports))
+
+    async def _statuses(self, node: str, reports: list[StatusReport]) -> Any:
+        writes = []
+        for report in {report.task: report for report in reports}.values():
+            task = await read(self._store, Task, report.task)
+            if task is None or task.item.node != node:
+                continue
+            old, new = task.item.status, report.status
+            backwards = new.state.order < old.state.order or (old.state.ended and new.state is not old.state)
+            if backwards or new == old:
+                continue
+            if new.state is not old.state:
+                new = replace(new, since=self._clock.now())
+                why = f"{new.state.value}: {new.message}" if new.message else new.state.value
+            else:
+                new, why = replace(new, since=old.since), ""
+            writes.append(Write(replace(task.item, status=new), task.modified, why=why))
+        if writes:
+            await self._commit(writes)
+        return {}
+
+    async def applied(self, call: Call) -> Any:
+        body = call.body if isinstance(call.body, dict) else {}
+        component, revision = body.get("component"), body.get("revision")
+        if component not in COMPONENTS or not isinstance(revision, int):
+            raise UsageError(f"wants a component of {', '.join(COMPONENTS)} and a revision, got {body!r}")
+        self._liveness.applied(call.names["node"], component, revision)
+        for task in self._loop.cache.tasks.values():
+            if task.live and task.desired_state.value == "draining":
+                self._loop.wake("services", task.service_key)
+        return {}
+
+    async def volumes_removed(self, call: Call) -> Any:
+        keys = [str(key) for key in call.body or ()]
+        return await self._retrying(lambda: self._volumes_removed(call.names["node"], keys))
+
+    async def _volumes_removed(self, node: str, keys: list[str]) -> Any:
+        writes = []
+        for key in keys:
+            volume = await read(self._store, Volume, key)
+            if volume is not None and volume.item.node == node and volume.item.removing:
+                writes.append(Write(volume.item, volume.modified, erase=True, why="deleted"))
+        if writes:
+            await self._commit(writes)
+        return {}
+
+    # --- how ---------------------------------------------------------------------------------------------------------
+
+    def _kind(self, call: Call) -> str:
+        kind = call.names["kind"]
+        if kind not in KINDS:
+            raise NotFound(f"the server has no {kind}; it has {', '.join(KINDS)}")
+        return kind
+
+    async def _must(self, cls: type[T], key: str, otherwise: str) -> Versioned[T]:
+        found = await read(self._store, cls, key)
+        if found is None:
+            raise NotFound(f"{otherwise}: {key}", remedy="miniorch ps" if cls in (Task, Service) else "")
+        return found
+
+    async def _commit(self, writes: list[Write]) -> int:
+        now = self._clock.now()
+        events = [event_about(write.item, write.why, now, self._chance) for write in writes if write.why]
+        revision = await commit(self._store, writes, events)
+        if revision is None:
+            raise Retry
+        return revision
+
+    @staticmethod
+    async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
+        for _ in range(ATTEMPTS):
+            try:
+                return await attempt()
+            except Retry:
+                continue
+        raise Conflict("too many others write the same object at the same time: try again")
+
+
+def selected(item: object, query: Any) -> bool:
+    """Whether an object passes the filters of a list or watch (`app`, `node`)."""
+    return all(getattr(item, name, None) == query[name] for name in ("app", "node") if name in query)
+
+
+def free_subnet(pool: str, taken: set[str]) -> str:
+    """The first /24 of the pool that no node has. Raises `Conflict` when the pool is used up."""
+    network = ipaddress.ip_network(pool)
+    for subnet in network.subnets(new_prefix=24):
+        if str(subnet) not in taken:
+            return str(subnet)
+    raise MiniorchError(f"the container pool {pool} has no free subnet left for another node")

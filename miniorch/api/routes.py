@@ -1,0 +1,81 @@
+"""What can be asked of the server: one table of routes, and one way to call them.
+
+The problem: the same requests must work over a socket in production and without one in simulation. The idea: a handler
+is a plain `async` method that takes a `Call` and returns a model object, plain data or a stream; it knows no web
+framework. `ROUTES` says which path leads to which handler. `app.py` puts FastAPI around this table, and
+`miniorch/simulation/network.py` calls `dispatch` directly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from miniorch.codec import to_plain
+from miniorch.errors import NotFound
+
+if TYPE_CHECKING:
+    from miniorch.api.handlers import Handlers
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: names from the path, the query, the decoded JSON body."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str  # "/v1/apps/{app}"
+    handler: str  # the name of a method of Handlers
+
+    def match(self, method: str, path: str) -> dict[str, str] | None:
+        """The names in a path, or None if this is another route's."""
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.path)
+        found = re.fullmatch(pattern, path)
+        return found.groupdict() if found and method == self.method else None
+
+
+ROUTES = (
+    Route("GET", "/v1/version", "version"),
+    Route("GET", "/v1/watch/{kind}", "watch"),
+    Route("GET", "/v1/explain/{app}/{service}", "explain_service"),
+    Route("GET", "/v1/explain/{task}", "explain_task"),
+    Route("GET", "/v1/tasks/{task}/logs", "logs"),
+    Route("GET", "/v1/{kind}", "list_kind"),
+    Route("PUT", "/v1/apps/{app}", "apply"),
+    Route("DELETE", "/v1/apps/{app}", "remove"),
+    Route("PUT", "/v1/services/{app}/{service}/replicas", "scale"),
+    Route("POST", "/v1/nodes/{node}/register", "register"),
+    Route("POST", "/v1/nodes/{node}/heartbeat", "heartbeat"),
+    Route("POST", "/v1/nodes/{node}/statuses", "statuses"),
+    Route("POST", "/v1/nodes/{node}/applied", "applied"),
+    Route("POST", "/v1/nodes/{node}/volumes-removed", "volumes_removed"),
+)
+
+
+async def dispatch(handlers: Handlers, method: str, path: str, body: Any = None) -> Any:
+    """Call the handler of a path; the answer as plain data. Errors are `MiniorchError`s."""
+    return to_plain(await _handler(handlers, method, path, body))
+
+
+async def stream(handlers: Handlers, path: str) -> AsyncIterator[Any]:
+    """Call the handler of a streaming path; its items one by one."""
+    async for item in await _handler(handlers, "GET", path, None):
+        yield to_plain(item)
+
+
+async def _handler(handlers: Handlers, method: str, path: str, body: Any) -> Any:
+    parts = urlsplit(path)
+    for route in ROUTES:
+        names = route.match(method, parts.path)
+        if names is not None:
+            return await getattr(handlers, route.handler)(Call(names, dict(parse_qsl(parts.query)), body))
+    raise NotFound(f"the server knows no {method} {parts.path}")

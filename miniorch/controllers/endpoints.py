@@ -1,0 +1,61 @@
+"""Tasks to endpoints: where a service can be reached, as one object per service.
+
+The problem: DNS, service addresses and HAProxy must never disagree about who serves. The idea: none of them looks at
+tasks. The server derives one `Endpoints` object per service, and all three are made from it on each node. A backend is
+listed as soon as it has an address, and is `ready` only while it is RUNNING and wanted: so a task that is to stop
+leaves all traffic by one write, before anybody tells it to stop.
+
+Who does this for real: Kubernetes' EndpointSlice controller. Next files: `netplugin/topology.py`, `agent/ingress.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.loop import Plan
+from miniorch.model import Backend, DesiredState, Endpoints, Service, Task, TaskState
+from miniorch.state.records import Write
+
+VISIBLE = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
+
+
+class Reachability:
+    """The controller of endpoints. Keys are `app/service`."""
+
+    name = "endpoints"
+
+    def keys(self, item: object, gone: bool) -> Iterable[str]:
+        match item:
+            case Service():
+                return (item.key,)
+            case Task():
+                return (item.service_key,)
+            case _:
+                return ()
+
+    def plan(self, key: str, cache: Cache, now: float) -> Plan:
+        current = cache.endpoints.get(key)
+        service = cache.services.get(key)
+        if service is None:
+            return Plan([cache.erase(current)] if current is not None else [])
+        wanted = derive(service, cache.tasks_of(key))
+        if current is None:
+            return Plan([Write(wanted, 0)])
+        return Plan([cache.change(current, wanted)] if current != wanted else [])
+
+
+def derive(service: Service, tasks: Iterable[Task]) -> Endpoints:
+    """The endpoints of a service, by slot."""
+    backends = [
+        Backend(task.id, task.slot, task.node, task.status.address, _takes_traffic(task))
+        for task in tasks
+        if task.status.state in VISIBLE and task.status.address
+    ]
+    backends.sort(key=lambda backend: (backend.slot, backend.task))
+    ports = () if service.removing else service.spec.ports
+    return Endpoints(service.app, service.name, service.vip, ports, tuple(backends))
+
+
+def _takes_traffic(task: Task) -> bool:
+    return task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING

@@ -1,0 +1,138 @@
+"""The control loop: from "something changed" to "one transaction", and around again.
+
+The problem: a controller that acts on events is wrong as soon as one event is lost, doubled or late. The idea: an
+event only queues a *key*. When its turn comes, the controller looks at the whole state afresh and says what should be
+written: `plan(key, state, now) -> Plan`, a pure function. This loop alone writes, as one transaction that compares
+every object with the revision at which the plan saw it. Who lost a race simply plans again.
+
+So a controller may be killed after any step: the next one sees the state and goes on from there.
+
+Who does this for real: Kubernetes' controllers (kubernetes/community, controllers.md). Where we differ: all controllers
+share one worker and one queue, which makes every run repeatable in the simulation. Next files, in the order of a task's
+life: `services.py`, `placement.py`, `endpoints.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from miniorch.clock import Clock, new_id
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.queue import Key, WorkQueue
+from miniorch.errors import Temporary
+from miniorch.model import App, Event, Node, Service, Task, Volume, kind_of
+from miniorch.state.records import Write, commit
+from miniorch.state.store import Store
+
+log = logging.getLogger("controllers")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one look at the state came to: writes that belong together, and when to look again in any case."""
+
+    writes: Sequence[Write] = ()
+    again_in_seconds: float | None = None
+
+
+class Controller(Protocol):
+    """One concern. It keeps no state of its own between two plans."""
+
+    name: str
+
+    def keys(self, item: object, gone: bool) -> Iterable[str]:
+        """The keys to look at again when `item` has changed, or is gone."""
+
+    def plan(self, key: str, cache: Cache, now: float) -> Plan:
+        """What should be written for `key`. Pure: the same cache and time give the same plan."""
+
+
+class Loop:
+    """Runs controllers over one store."""
+
+    def __init__(self, store: Store, controllers: Sequence[Controller], clock: Clock, chance: random.Random) -> None:
+        self.cache = Cache()
+        self._store = store
+        self._controllers = {controller.name: controller for controller in controllers}
+        self._clock = clock
+        self._chance = chance
+        self._queue = WorkQueue(clock)
+
+    def wake(self, controller: str, key: str) -> None:
+        """Have a key looked at for a reason that is not in the store (a heartbeat that came, a revision applied)."""
+        self._queue.add((controller, key))
+
+    async def run(self) -> None:
+        """Follow the store and act, until the store is closed."""
+        following = asyncio.create_task(self.cache.follow(self._store, self._queue_keys), name="cache")
+        working = asyncio.create_task(self._work(), name="controllers")
+        try:
+            await asyncio.wait([following, working], return_when=asyncio.FIRST_COMPLETED)
+            for task in (following, working):
+                if task.done():
+                    task.result()  # raises what it raised
+        finally:
+            for task in (following, working):
+                task.cancel()
+            await asyncio.gather(following, working, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.next()
+            try:
+                again = await self._handle(key)
+            except Temporary as error:
+                log.warning("%s %s: %s; trying again", *key, error.message)
+                self._queue.failed(key)
+                continue
+            except Exception:  # a bug in one plan must not stop the others
+                log.exception("%s %s: plan failed; trying again", *key)
+                self._queue.failed(key)
+                continue
+            self._queue.succeeded(key)
+            if again is not None:
+                self._queue.add(key, self._clock.monotonic() + again)
+
+    async def _handle(self, key: Key) -> float | None:
+        controller, name = key
+        now = self._clock.now()
+        plan = self._controllers[controller].plan(name, self.cache, now)
+        if not plan.writes:
+            return plan.again_in_seconds
+        events = [self._event(write, now) for write in plan.writes if write.why]
+        revision = await commit(self._store, plan.writes, events)
+        if revision is None:
+            # Somebody was faster. Their change is on its way to the cache and will queue this key; this is the belt.
+            return 0.05
+        for event in events:
+            log.info("%s: %s", event.subject, event.message)
+        await self.cache.reached(revision)
+        return plan.again_in_seconds
+
+    def _event(self, write: Write, now: float) -> Event:
+        return event_about(write.item, write.why, now, self._chance)
+
+    def _queue_keys(self, item: object, gone: bool) -> None:
+        for controller in self._controllers.values():
+            for key in controller.keys(item, gone):
+                self._queue.add((controller.name, key))
+
+
+def event_about(item: object, message: str, now: float, chance: random.Random) -> Event:
+    """An event whose id sorts by time."""
+    match item:
+        case Task():
+            subject = f"{item.app}/{item.name}"
+        case Service() | Volume():
+            subject = item.key
+        case App() | Node():
+            subject = item.name
+        case _:
+            subject = ""
+    identifier = f"{int(now * 1000):013d}-{new_id(chance, 6)}"
+    return Event(identifier, now, kind_of(item).rstrip("s"), subject, message)

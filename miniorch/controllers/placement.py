@@ -1,0 +1,119 @@
+"""Waiting tasks to nodes, or to an honest sentence about why they wait.
+
+The problem: "pending" without a reason is what users of every orchestrator complain about. The idea: a task waits for
+exactly one of two things, and its status says which. NEW: for what it depends on. PENDING: for a node that fits, with
+what each node lacks. The choice itself is made by the package `scheduler`, which is pure and knows neither store nor
+time; this controller feeds it and writes down its answer.
+
+Who does this for real: swarmkit's scheduler loop; kube-scheduler's "unschedulable" condition. Where we differ: the
+whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `agent/reconcile.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from miniorch.controllers.cache import Cache, by_name
+from miniorch.controllers.loop import Plan
+from miniorch.model import Condition, DesiredState, Node, Service, Status, Task, TaskState, Volume
+from miniorch.state.records import Write
+from scheduler.schedule import NodeView, Placement, Request, schedule
+
+WAITING = (TaskState.NEW, TaskState.PENDING)
+WRITES_PER_PLAN = 500
+
+
+class Placer:
+    """The controller of waiting tasks. Its one key looks at all of them, oldest first."""
+
+    name = "placement"
+
+    def keys(self, item: object, gone: bool) -> Iterable[str]:
+        return ("*",) if isinstance(item, (Task, Node, Volume, Service)) else ()
+
+    def plan(self, key: str, cache: Cache, now: float) -> Plan:
+        waiting = [
+            task
+            for task in cache.tasks.values()
+            if task.status.state in WAITING and task.desired_state is DesiredState.RUNNING
+        ]
+        waiting.sort(key=lambda task: (task.created_at, task.service_key, task.slot, task.id))
+        if not waiting:
+            return Plan()
+        views = node_views(cache)
+        volumes = {volume.key: volume.node for volume in cache.volumes.values()}
+        writes: list[Write] = []
+        for task in waiting:
+            if len(writes) >= WRITES_PER_PLAN:
+                return Plan(writes, 0.0)
+            writes.extend(place(task, cache, views, volumes, now))
+        return Plan(writes)
+
+
+def place(task: Task, cache: Cache, views: dict[str, NodeView], volumes: dict[str, str], now: float) -> Iterable[Write]:
+    """What to write for one waiting task. A placement is entered into `views` and `volumes` for the tasks after it."""
+    service = cache.services.get(task.service_key)
+    if service is None or service.removing:
+        return
+    unmet = unmet_dependencies(service, cache)
+    if unmet:
+        yield from _waits(task, TaskState.NEW, f"waits for {', '.join(unmet)}", cache, now)
+        return
+    answer = schedule(request_for(service, volumes), list(views.values()))
+    if not isinstance(answer, Placement):
+        yield from _waits(task, TaskState.PENDING, answer.summary, cache, now)
+        return
+    for mount in task.spec.mounts:
+        if f"{task.app}/{mount.volume}" not in volumes:
+            volume = Volume(task.app, mount.volume, answer.node)
+            volumes[volume.key] = answer.node
+            yield Write(volume, 0, why=f"lies on {answer.node} from now on")
+    status = Status(TaskState.ASSIGNED, "waits for the node's agent", now)
+    placed = replace(task, node=answer.node, status=status)
+    view = views[answer.node]
+    views[answer.node] = replace(view, tasks=(*view.tasks, placed))
+    yield cache.change(task, placed, f"assigned to {answer.node}")
+
+
+def unmet_dependencies(service: Service, cache: Cache) -> list[str]:
+    """What a service's new tasks still wait for, as words: "db (wants healthy; db.1 is starting)"."""
+    unmet = []
+    for name, condition in sorted(service.spec.depends_on.items()):
+        other = cache.services.get(f"{service.app}/{name}")
+        live = [task for task in cache.tasks_of(f"{service.app}/{name}") if task.live]
+        wanted = other.spec.replicas if other is not None else 1
+        if condition is Condition.HEALTHY:
+            there = sum(1 for task in live if task.status.state is TaskState.RUNNING)
+        else:
+            there = sum(1 for task in live if task.status.state.order >= TaskState.STARTING.order)
+        if there < wanted:
+            states = ", ".join(f"{task.name} is {task.status.state.value}" for task in live) or "it has no task yet"
+            unmet.append(f"{name} ({'healthy' if condition is Condition.HEALTHY else 'started'}; {states})")
+    return unmet
+
+
+def request_for(service: Service, volumes: dict[str, str]) -> Request:
+    """What the scheduler is asked for a task of this service."""
+    prefix = f"{service.app}/"
+    own = {key.removeprefix(prefix): node for key, node in volumes.items() if key.startswith(prefix)}
+    return Request(service.app, service.name, service.spec, own)
+
+
+def node_views(cache: Cache, without: str = "") -> dict[str, NodeView]:
+    """Each node with the live tasks on it; `without` leaves one task out, as if it were to be placed anew."""
+    on: dict[str, list[Task]] = {name: [] for name in cache.nodes}
+    for task in sorted(cache.tasks.values(), key=lambda task: task.id):
+        if task.live and task.node in on and task.id != without:
+            on[task.node].append(task)
+    return {node.name: NodeView(node, tuple(on[node.name])) for node in by_name(cache.nodes.values())}
+
+
+def _waits(task: Task, state: TaskState, message: str, cache: Cache, now: float) -> Iterable[Write]:
+    """Nothing to write when the task already waits for the same reason; a task never goes back from PENDING to NEW."""
+    state = max(state, task.status.state, key=lambda one: one.order)
+    if (state, message) != (task.status.state, task.status.message):
+        since = now if state is not task.status.state else task.status.since
+        changed = replace(task, status=replace(task.status, state=state, message=message, since=since))
+        why = message if state is TaskState.PENDING else ""
+        yield cache.change(task, changed, why)

@@ -1,0 +1,77 @@
+"""A queue of keys with four promises.
+
+1. A key that is added many times before it is handled is handled once. 2. A key is never handled twice at the same
+time (there is one worker, and an addition meanwhile is kept for afterwards). 3. A key that failed comes back later and
+later, up to a limit. 4. A key can be put off until a moment.
+
+Who does this for real: client-go's workqueue. Where we differ: times are parameters, so it runs on a virtual clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+
+from miniorch.clock import Clock
+
+RETRY_FIRST_SECONDS = 0.05
+RETRY_LIMIT_SECONDS = 10.0
+
+Key = tuple[str, str]  # (controller, key)
+
+
+class WorkQueue:
+    """Keys that wait to be handled, in the order in which they became due."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[Key, float] = {}  # every waiting key, with the moment from which it may be handled
+        self._heap: list[tuple[float, int, Key]] = []
+        self._order = 0
+        self._failures: dict[Key, int] = {}
+        self._woken = asyncio.Event()
+
+    def add(self, key: Key, at: float | None = None) -> None:
+        """Handle `key` now, or from moment `at` (monotonic seconds). The earlier wish wins."""
+        due = self._clock.monotonic() if at is None else at
+        if key in self._due and self._due[key] <= due:
+            return
+        self._due[key] = due
+        self._order += 1
+        heapq.heappush(self._heap, (due, self._order, key))
+        self._woken.set()
+
+    def failed(self, key: Key) -> None:
+        """Handle `key` again after a back-off that doubles with each failure in a row."""
+        count = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = min(RETRY_FIRST_SECONDS * 2 ** (count - 1), RETRY_LIMIT_SECONDS)
+        self.add(key, self._clock.monotonic() + delay)
+
+    def succeeded(self, key: Key) -> None:
+        self._failures.pop(key, None)
+
+    def pop(self) -> Key | None:
+        """The next key that is due, or None."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            overtaken = self._due.get(key) != due  # by an earlier addition of the same key
+            if not overtaken and due > self._clock.monotonic():
+                return None
+            heapq.heappop(self._heap)
+            if not overtaken:
+                del self._due[key]
+                return key
+        return None
+
+    async def next(self) -> Key:
+        """The next key that is due; waits for one."""
+        while True:
+            key = self.pop()
+            if key is not None:
+                return key
+            wait = self._heap[0][0] - self._clock.monotonic() if self._heap else None
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):  # not wait_for: Python 3.11's can swallow a cancellation
+                    await self._woken.wait()

@@ -1,0 +1,189 @@
+"""The server process: store, API and control loops, put together. Nothing is decided here.
+
+`Server` is the part that the simulation runs, too: it takes the store, the clock and chance. `main` brings the real
+ones and the socket. The socket is bound here, because uvicorn would make it writable for everybody (0666).
+
+    python -m miniorch.server --pool 10.200.0.0/15
+
+Next file, if you follow a request: `miniorch/api/routes.py`; if you follow a task: `miniorch/controllers/loop.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import grp
+import ipaddress
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from miniorch.api.handlers import Handlers, Logs
+from miniorch.client import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
+from miniorch.clock import Clock, SystemClock, new_id
+from miniorch.controllers.endpoints import Reachability
+from miniorch.controllers.liveness import Liveness
+from miniorch.controllers.loop import Controller, Loop
+from miniorch.controllers.placement import Placer
+from miniorch.controllers.services import Services
+from miniorch.controllers.upkeep import History, Removal, Silence
+from miniorch.errors import MiniorchError, Unreachable, UsageError
+from miniorch.model import Cluster
+from miniorch.state.records import Write, commit, read
+from miniorch.state.store import Store
+
+log = logging.getLogger("server")
+
+DEFAULT_POOL = "10.200.0.0/15"
+COMPACT_EVERY_SECONDS = 300.0
+REVISIONS_KEPT = 5000
+
+
+class Server:
+    """The control plane over one store."""
+
+    def __init__(
+        self, store: Store, clock: Clock, chance: random.Random, logs_of: Logs, pool: str = DEFAULT_POOL
+    ) -> None:
+        self.store = store
+        self._chance = chance
+        self._pools = split_pool(pool)
+        self.liveness = Liveness(clock)
+        controllers: list[Controller] = [
+            Removal(),
+            Services(self.liveness, chance),
+            Placer(),
+            Reachability(),
+            Silence(self.liveness),
+            History(),
+        ]
+        self.loop = Loop(store, controllers, clock, chance)
+        self.handlers = Handlers(store, self.loop, self.liveness, clock, chance, logs_of)
+
+    async def prepare(self) -> Cluster:
+        """Make the cluster record if this is the first start. Must be done before the first request."""
+        found = await read(self.store, Cluster, "cluster")
+        if found is None:
+            cluster = Cluster(new_id(self._chance, 12), *self._pools)
+            await commit(self.store, [Write(cluster, 0)])
+            found = await read(self.store, Cluster, "cluster")
+        assert found is not None
+        return found.item
+
+    async def run(self) -> None:
+        """Run the control loops until the store is closed or this is cancelled."""
+        compacting = asyncio.create_task(self._compact(), name="compact")
+        try:
+            await self.loop.run()
+        finally:
+            compacting.cancel()
+            await asyncio.gather(compacting, return_exceptions=True)
+
+    async def _compact(self) -> None:
+        while True:
+            await asyncio.sleep(COMPACT_EVERY_SECONDS)
+            try:
+                await self.store.compact(max(0, await self.store.revision() - REVISIONS_KEPT))
+            except MiniorchError as error:
+                log.warning("compaction put off: %s", error.message)
+
+
+def split_pool(pool: str) -> tuple[str, str]:
+    """The two halves of a pool: containers, services. Raises `UsageError`."""
+    try:
+        network = ipaddress.ip_network(pool)
+    except ValueError as error:
+        raise UsageError(f"--pool wants a network such as {DEFAULT_POOL}: {error}") from None
+    if network.version != 4 or network.prefixlen > 22:
+        raise UsageError(f"--pool {pool}: wants an IPv4 network of /22 or larger")
+    containers, services = network.subnets(prefixlen_diff=1)
+    return str(containers), str(services)
+
+
+async def logs_over_socket(node: str, task: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
+    """A container's output from the agent of this machine."""
+    path = f"{RUN_DIRECTORY}/agent.sock"
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError as error:
+        raise Unreachable(f"the agent on {node} does not answer ({error})", remedy="miniorch up") from None
+    try:
+        writer.write(f"GET /logs/{task}?tail={tail}&follow={int(follow)} HTTP/1.0\r\n\r\n".encode())
+        await writer.drain()
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n", 1)[0]:
+            raise MiniorchError((await reader.read(4096)).decode(errors="replace") or "the agent has no logs of it")
+        while chunk := await reader.read(65536):
+            yield chunk
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        raise Unreachable(f"the agent on {node} hung up ({error})") from None
+    finally:
+        writer.close()
+
+
+def listen(path: str, mode: int = 0o660, group: str = "docker") -> socket.socket:
+    """A Unix socket that its owner and, if it exists, `group` may use. A stale socket file is replaced."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    return listener
+
+
+async def serve(pool: str) -> None:
+    """Run the server process until SIGTERM or SIGINT."""
+    import uvicorn
+
+    from miniorch.api.app import make_app
+    from miniorch.state.sqlite import SqliteStore
+
+    store = SqliteStore(Path(STATE_DIRECTORY) / "state.db")
+    server = Server(store, SystemClock(), random.Random(), logs_over_socket, pool)
+    cluster = await server.prepare()
+    config = uvicorn.Config(
+        make_app(server.handlers), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+    )
+    http = uvicorn.Server(config)
+    log.info("cluster %s, state in %s, listening on %s", cluster.id, STATE_DIRECTORY, API_SOCKET)
+    controlling = asyncio.create_task(server.run(), name="control loops")
+    serving = asyncio.create_task(http.serve(sockets=[listen(API_SOCKET)]), name="api")
+    await asyncio.wait([controlling, serving], return_when=asyncio.FIRST_COMPLETED)
+    http.should_exit = True
+    await asyncio.gather(serving, return_exceptions=True)
+    failure = controlling.exception() if controlling.done() and not controlling.cancelled() else None
+    controlling.cancel()
+    await asyncio.gather(controlling, return_exceptions=True)
+    await store.close()
+    if failure is not None:
+        raise failure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="miniorch.server", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pool", default=DEFAULT_POOL, help="network for containers and services, used at first start")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal does not concern us
+    try:
+        asyncio.run(serve(options.pool))
+    except MiniorchError as error:
+        log.error("%s", error.message)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

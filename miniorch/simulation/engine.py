@@ -1,0 +1,299 @@
+"""A container engine without containers, with every bad day on order.
+
+The problem: what an agent does when Docker dies in the middle of a `create` cannot be tried a thousand times with
+Docker. The idea: the engine's protocol (`agent/engine.py`) over plain objects. It keeps Docker's habits that matter:
+operations take time; an operation goes on when the caller has died in the middle; containers outlive the agent; one
+task has one container, whoever asks how often. What an image does when it runs is a `Behaviour`; faults are methods:
+`fail_pull`, `kill`, `restart`.
+
+Who does this for real: Kubernetes' kubemark ("hollow nodes") and Swarm's test executors. Where we differ: the same
+contract suite runs against this and Docker, so that the fake cannot drift away. Next file:
+`miniorch/simulation/network.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Progress
+from miniorch.clock import Clock, new_id
+from miniorch.errors import EngineError
+from miniorch.model import Build, Resources
+
+T = TypeVar("T")
+TERMINATED, KILLED = 143, 137  # exit codes: 128 + SIGTERM, 128 + SIGKILL
+LOG_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What containers of one image do. Times are virtual seconds."""
+
+    pull_seconds: float = 2.0
+    stop_seconds: float = 0.2  # from SIGTERM to the end
+    exits_after_seconds: float | None = None  # None: runs until it is told to stop
+    exit_code: int = 1
+    healthy_after_seconds: float | None = 0.0  # None: every probe fails
+    probe_seconds: float = 0.05
+    ignores_term: bool = False
+    output: tuple[str, ...] = ("started",)  # lines written at the start
+
+
+@dataclass(eq=False, slots=True)
+class Box:
+    """One container and what it was made from."""
+
+    id: str
+    spec: ContainerSpec
+    behaviour: Behaviour
+    state: str = "created"  # "created", "running", "exited"
+    exit_code: int | None = None
+    started_at: float = 0.0
+    lines: list[bytes] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # replaced at each change
+
+    def view(self) -> Container:
+        started = self.state != "created"
+        return Container(self.id, self.spec.task, self.state == "running", started, self.exit_code, self.spec.address)
+
+
+class FakeEngine:
+    """One machine's engine. It belongs to the machine: agents come and go, it stays."""
+
+    def __init__(self, clock: Clock, chance: random.Random, capacity: Resources = Resources(4.0, 4 << 30)) -> None:  # noqa: B008
+        self._clock = clock
+        self._chance = chance
+        self._capacity = capacity
+        self._behaviours: dict[str, Behaviour] = {}
+        self._images: dict[str, str] = {}  # name -> id
+        self._broken_images: dict[str, str] = {}
+        self._subnet: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+        self._down_until = 0.0
+        self._listeners: list[asyncio.Event] = []
+        self._going_on: dict[asyncio.Task[Any], None] = {}  # work that does not depend on its caller
+        self.boxes: dict[str, Box] = {}  # by container id; read by invariants
+        self.used: list[tuple[str, str]] = []  # every (address, task) that was ever made
+        self.steps = 0  # grows with every change, so that observers need not compare
+        self.deaths = 0  # containers that ended without being told to
+
+    # Orders for bad days
+
+    def behave(self, image: str, behaviour: Behaviour) -> None:
+        """What containers of an image do from now on; running ones keep their old ways."""
+        self._behaviours[image] = behaviour
+
+    def fail_pull(self, image: str, message: str = "no such image") -> None:
+        """Pulls and builds of an image fail until `mend_pull`."""
+        self._broken_images[image] = message
+
+    def mend_pull(self, image: str) -> None:
+        self._broken_images.pop(image, None)
+
+    def kill(self, task: str) -> bool:
+        """The container of a task dies by itself. False if none runs."""
+        running = [box for box in self.boxes.values() if box.spec.task == task and box.state == "running"]
+        for box in running:
+            self.deaths += 1
+            self._end(box, KILLED)
+        return bool(running)
+
+    def sicken(self, task: str) -> None:
+        """From now on every probe of a task's container fails."""
+        for box in self.boxes.values():
+            if box.spec.task == task:
+                box.behaviour = replace(box.behaviour, healthy_after_seconds=None)
+
+    def restart(self, down_seconds: float, *, live_restore: bool = True) -> None:
+        """The engine is away for a while. With live restore its containers keep running, otherwise they end."""
+        self._down_until = self._clock.monotonic() + down_seconds
+        for work in self._going_on:
+            work.cancel()
+        if not live_restore:
+            for box in self.boxes.values():
+                if box.state == "running":
+                    self.deaths += 1
+                    self._end(box, KILLED)
+        self._tell()
+
+    # The protocol of agent/engine.py
+
+    async def info(self) -> EngineInfo:
+        await self._reach(0.01)
+        return EngineInfo("Fake 1.0", self._capacity)
+
+    async def use_network(self, subnet: str, gateway: str) -> None:
+        await self._reach(0.05)
+        self._subnet = ipaddress.ip_network(subnet)
+
+    async def containers(self) -> list[Container]:
+        await self._reach(0.02)
+        return [box.view() for box in self.boxes.values()]
+
+    async def pull(self, image: str, progress: Progress) -> str:
+        return await self._do(self._fetch(image, f"pulling {image}", progress))
+
+    async def build(self, image: str, build: Build, progress: Progress) -> str:
+        return await self._do(self._fetch(image, f"building {image}", progress))
+
+    async def _fetch(self, image: str, what: str, progress: Progress) -> str:
+        await self._reach(0.02)
+        if image not in self._images:
+            for percent in (0, 50):
+                progress(f"{what}, {percent} of 100 %")
+                await self._reach(self._behaviour(image).pull_seconds / 2)
+            if image in self._broken_images:
+                raise EngineError(f"{what} failed: {self._broken_images[image]}")
+            self._images.setdefault(image, f"sha256:{new_id(self._chance, 12)}")
+        return self._images[image]
+
+    async def create(self, spec: ContainerSpec) -> str:
+        return await self._do(self._create(spec))
+
+    async def _create(self, spec: ContainerSpec) -> str:
+        await self._reach(0.1)
+        name = next((name for name, known in self._images.items() if known == spec.image_id), None)
+        if name is None:
+            raise EngineError(f"no such image: {spec.image_id}")
+        if self._subnet is None or ipaddress.ip_address(spec.address) not in self._subnet:
+            raise EngineError(f"no network with the address {spec.address}")
+        for box in self.boxes.values():  # looked at when the work is done, as Docker looks at names
+            if box.spec.task == spec.task:
+                return box.id
+        box = Box(new_id(self._chance, 12), spec, self._behaviour(name))
+        self.boxes[box.id] = box
+        self.used.append((spec.address, spec.task))
+        self._tell()
+        return box.id
+
+    async def start(self, container: str) -> None:
+        await self._do(self._start(container))
+
+    async def _start(self, container: str) -> None:
+        await self._reach(0.3)
+        box = self._box(container)
+        if box.state != "created":  # Docker would run it again; nothing of ours may want that
+            return
+        box.state, box.started_at = "running", self._clock.monotonic()
+        self._write(box, box.behaviour.output)
+        if box.behaviour.exits_after_seconds is not None:
+            delay = box.behaviour.exits_after_seconds
+            asyncio.get_running_loop().call_later(delay, self._die, box, box.behaviour.exit_code)
+        self._tell(box)
+
+    async def stop(self, container: str, grace_seconds: float) -> None:
+        await self._do(self._stop(container, grace_seconds))
+
+    async def _stop(self, container: str, grace_seconds: float) -> None:
+        await self._reach(0.05)
+        box = self._box(container)
+        if box.state == "running":
+            stubborn = box.behaviour.ignores_term or box.behaviour.stop_seconds > grace_seconds
+            await self._reach(grace_seconds if stubborn else box.behaviour.stop_seconds)
+            self._end(box, KILLED if stubborn else TERMINATED)
+
+    async def remove(self, container: str) -> None:
+        await self._do(self._remove(container))
+
+    async def _remove(self, container: str) -> None:
+        await self._reach(0.1)
+        box = self.boxes.pop(container, None)
+        if box is not None:
+            self._end(box, KILLED)
+            self._tell(box)
+
+    async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
+        box = self._box(container)
+        took = min(box.behaviour.probe_seconds, timeout_seconds)
+        await self._reach(took)
+        if box.state != "running":
+            raise EngineError(f"container {container} is not running")
+        if took < box.behaviour.probe_seconds:
+            raise EngineError(f"the command did not end within {timeout_seconds:g} s")
+        after = box.behaviour.healthy_after_seconds
+        healthy = after is not None and self._clock.monotonic() - box.started_at >= after
+        return ExecResult(0, "ok") if healthy else ExecResult(1, "not healthy")
+
+    async def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
+        await self._reach(0.02)
+        box = self._box(container)
+        position = max(0, len(box.lines) - tail)
+        while True:
+            changed = box.changed
+            for line in box.lines[position:]:
+                yield line
+            position = len(box.lines)
+            if not follow or box.state == "exited":
+                return
+            await changed.wait()
+
+    async def changes(self) -> AsyncIterator[None]:
+        await self._reach(0.0)
+        bell = asyncio.Event()
+        self._listeners.append(bell)
+        try:
+            while True:
+                await bell.wait()
+                bell.clear()
+                await self._reach(0.01)
+                yield None
+        finally:
+            self._listeners.remove(bell)
+
+    # How
+
+    def _behaviour(self, image: str) -> Behaviour:
+        return self._behaviours.get(image, Behaviour())
+
+    async def _reach(self, seconds: float) -> None:
+        """Let an operation take its time, give or take a third. Raises when the engine is away at its end."""
+        await asyncio.sleep(seconds * self._chance.uniform(0.67, 1.33))
+        if self._clock.monotonic() < self._down_until:
+            raise EngineError("the engine does not answer", temporary=True)
+
+    async def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Work that the engine finishes even if whoever asked for it is gone, unless the engine itself goes down."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._going_on[task] = None
+        task.add_done_callback(self._finished)
+        await asyncio.wait([task])  # cancelling the waiter does not cancel the work
+        if task.cancelled():
+            raise EngineError("the engine went away in the middle", temporary=True)
+        return task.result()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._going_on.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # has been looked at: the caller may be gone
+
+    def _box(self, container: str) -> Box:
+        if container not in self.boxes:
+            raise EngineError(f"no such container: {container}")
+        return self.boxes[container]
+
+    def _die(self, box: Box, exit_code: int) -> None:
+        if box.state == "running":
+            self.deaths += 1
+        self._end(box, exit_code)
+
+    def _end(self, box: Box, exit_code: int) -> None:
+        if box.state == "running":
+            box.state, box.exit_code = "exited", exit_code
+            self._write(box, (f"ended with code {exit_code}",))
+            self._tell(box)
+
+    def _write(self, box: Box, lines: tuple[str, ...]) -> None:
+        box.lines.extend(f"{line}\n".encode() for line in lines)
+        del box.lines[:-LOG_LINES]
+
+    def _tell(self, box: Box | None = None) -> None:
+        self.steps += 1
+        if box is not None:
+            box.changed.set()
+            box.changed = asyncio.Event()
+        for bell in self._listeners:
+            bell.set()

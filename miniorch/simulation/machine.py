@@ -1,0 +1,74 @@
+"""What else a simulated node has besides an engine: a disk, and a proxy in front of its published ports.
+
+Both belong to the machine and survive its agent, and both take a moment, so that an agent can die in the middle. Next
+file: `miniorch/simulation/invariants.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+
+from miniorch.clock import Clock
+from miniorch.model import Endpoints
+from miniorch.simulation.engine import FakeEngine
+
+
+class FakeFiles:
+    """`agent/files.py`'s protocol: folders by path."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self.folders: dict[str, str] = {}  # path -> what is in it
+
+    async def make_volume(self, key: str) -> str:
+        await self._pause()
+        self.folders.setdefault(f"/volumes/{key}/data", "")
+        return f"/volumes/{key}/data"
+
+    async def remove_volume(self, key: str) -> None:
+        await self._pause()
+        self.folders.pop(f"/volumes/{key}/data", None)
+        await self._pause()
+
+    async def make_task(self, task: str, resolv_conf: str) -> str:
+        await self._pause()
+        self.folders[f"/tasks/{task}/resolv.conf"] = resolv_conf
+        return f"/tasks/{task}/resolv.conf"
+
+    async def remove_task(self, task: str) -> None:
+        await self._pause()
+        self.folders.pop(f"/tasks/{task}/resolv.conf", None)
+
+    async def tasks(self) -> list[str]:
+        await self._pause()
+        return sorted(path.split("/")[2] for path in self.folders if path.startswith("/tasks/"))
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._chance.uniform(0.0, 0.02))
+
+
+class FakeIngress:
+    """`agent/ingress.py`'s protocol: remembers what it was told last. Set `held` to have ports in foreign hands."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self.held: dict[int, str] = {}
+        self.endpoints: tuple[Endpoints, ...] = ()
+
+    async def apply(self, endpoints: Sequence[Endpoints]) -> None:
+        await asyncio.sleep(self._chance.uniform(0.0, 0.1))
+        self.endpoints = tuple(endpoints)
+
+    async def ports_in_use(self) -> Mapping[int, str]:
+        return dict(self.held)
+
+
+class Machine:
+    """One node without its processes."""
+
+    def __init__(self, clock: Clock, chance: random.Random) -> None:
+        self.engine = FakeEngine(clock, chance)
+        self.files = FakeFiles(chance)
+        self.ingress = FakeIngress(chance)

@@ -1,0 +1,75 @@
+"""Model objects in the store: one key and one encoding per kind, and a revision beside each object.
+
+The key of an object is `/<kind>/<key>`: `/services/dockchat/web`, `/tasks/k3m9x2ab`. Whoever wants to change an object
+says at which revision it was read (`Versioned.modified`); the store refuses if it has moved on since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from miniorch.codec import decode, encode
+from miniorch.model import KINDS, key_of, kind_of
+from miniorch.state.store import Compare, Delete, Entry, Operation, Put, Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[T]):
+    """An object as it was at revision `modified`."""
+
+    item: T
+    modified: int
+
+
+def path_of(item: object) -> str:
+    """Where an object stands in the store."""
+    return f"/{kind_of(item)}/{key_of(item)}"
+
+
+def put(item: object) -> Put:
+    return Put(path_of(item), encode(item))
+
+
+def from_entry(entry: Entry) -> Any:
+    """The object in an entry; its kind is the first part of the key."""
+    kind = entry.key.split("/", 2)[1]
+    return decode(KINDS[kind], entry.value)
+
+
+async def read(store: Store, cls: type[T], key: str) -> Versioned[T] | None:
+    """One object, or None."""
+    kind = next(name for name, known in KINDS.items() if known is cls)
+    entry = await store.get(f"/{kind}/{key}")
+    return None if entry is None else Versioned(decode(cls, entry.value), entry.modified)
+
+
+async def read_all(store: Store, cls: type[T], below: str = "") -> list[Versioned[T]]:
+    """All objects of a kind whose key begins with `below`, sorted by key."""
+    kind = next(name for name, known in KINDS.items() if known is cls)
+    listing = await store.list(f"/{kind}/{below}")
+    return [Versioned(decode(cls, entry.value), entry.modified) for entry in listing.entries]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A wish: `item` shall stand in the store (or be erased), if it is still as it was at revision `modified`.
+
+    `why` is the sentence that goes into the events; empty for what nobody wants to read.
+    """
+
+    item: object
+    modified: int  # 0: it must not exist yet
+    erase: bool = False
+    why: str = ""
+
+
+async def commit(store: Store, writes: Sequence[Write], events: Sequence[object] = ()) -> int | None:
+    """All writes as one transaction; None if any object has moved on since it was read."""
+    compares = [Compare(path_of(write.item), write.modified) for write in writes]
+    operations: list[Operation] = [Delete(path_of(write.item)) if write.erase else put(write.item) for write in writes]
+    operations.extend(put(event) for event in events)
+    return await store.txn(compares, operations)

@@ -1,0 +1,103 @@
+"""The store: a small protocol with etcd's semantics that says no to what it cannot do.
+
+The problem: several writers, one truth, and readers that must learn of every change exactly once. The idea, etcd's:
+the whole store has one revision that grows by one with each transaction; a read says at which revision it was true;
+a watch delivers every change after a revision, in order. Writers never lock. They compare: "put this if that key still
+has the revision at which I read it". Whoever loses reads again and decides again.
+
+Who does this for real: etcd (etcd.io/docs/v3.5/learning/api_guarantees), and kine, which shows that one append-only
+SQL table is enough. Where we differ: no ranges, only prefixes; no nested transactions.
+
+Backends: `memory.py` (tests, simulation), `sqlite.py` (the default). One contract suite runs against all of them:
+`tests/contract/test_store.py`. Next file: `miniorch/controllers/loop.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key with its value and the revisions at which it was made and last changed."""
+
+    key: str
+    value: bytes
+    created: int
+    modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """True if `key` was last modified at `modified`; 0 means that the key does not exist."""
+
+    key: str
+    modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deleting a key that does not exist is no error and no event."""
+
+    key: str
+
+
+Operation = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key changed. `entry` is None for a deletion; `previous` is what stood there before, if anything."""
+
+    revision: int
+    key: str
+    entry: Entry | None
+    previous: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a prefix held at one revision, sorted by key."""
+
+    revision: int
+    entries: tuple[Entry, ...]
+
+
+class Store(Protocol):
+    """Keys are text that begins with "/", at most 512 bytes; values are bytes, at most 1 MiB (`UsageError` beyond)."""
+
+    async def get(self, key: str) -> Entry | None:
+        """The newest entry of a key."""
+
+    async def list(self, prefix: str) -> Listing:
+        """All entries whose key begins with `prefix`, and the store's revision at that moment."""
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
+        """Do all operations as one revision if all compares hold. Returns that revision, or None if one did not hold.
+
+        A transaction that changes nothing keeps the revision. A key may occur once in `operations` (`UsageError`).
+        """
+
+    def watch(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Change], None]:
+        """Every change below `prefix` with a revision greater than `after`: first the past, then the future.
+
+        Each item holds all matching changes of one or more whole revisions, in order. Raises `Compacted` if `after`
+        lies before what is kept.
+        """
+
+    async def compact(self, revision: int) -> None:
+        """Forget superseded entries and changes up to and including `revision`; current values stay."""
+
+    async def revision(self) -> int:
+        """The newest revision; 0 for a store nobody has written to."""
+
+    async def close(self) -> None:
+        """End all watches (their iterators stop) and release files."""

@@ -1,0 +1,290 @@
+"""The API without a socket: handlers, control loops and a memory store, called through `dispatch`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from miniorch.api.routes import dispatch, stream
+from miniorch.clock import SystemClock
+from miniorch.codec import to_plain
+from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
+from miniorch.model import AppSpec, Condition, Mount, Port, ServiceSpec, TaskSpec
+from miniorch.server import Server
+from miniorch.state.memory import MemoryStore
+
+SHOP = AppSpec(
+    services={
+        "web": ServiceSpec(
+            TaskSpec("web:1"), replicas=2, ports=(Port(5000, 80),), depends_on={"db": Condition.HEALTHY}
+        ),
+        "db": ServiceSpec(TaskSpec("db:1", mounts=(Mount("data", "/data"),))),
+    },
+    volumes=("data",),
+)
+
+
+async def no_logs(node: str, task: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
+    yield f"{node} {task} {tail} {follow}".encode()
+
+
+class Api:
+    """Calls like a client, and acts like the agent of one node."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    async def __call__(self, method: str, path: str, body: object = None) -> Any:
+        return await dispatch(self.server.handlers, method, path, to_plain(body))
+
+    async def items(self, kind: str) -> list[Any]:
+        return list((await self("GET", f"/v1/{kind}"))["items"])
+
+    async def register(self, node: str = "n1") -> Any:
+        body = {"capacity": {"cpus": 2, "memory_bytes": 2**30}, "engine": "Fake 1"}
+        return await self("POST", f"/v1/nodes/{node}/register", body)
+
+    async def report(self, task: str, **status: Any) -> None:
+        await self("POST", "/v1/nodes/n1/statuses", [{"task": task, "status": status}])
+
+    async def run_all(self) -> None:
+        """Report every assigned task as running, and do as desired of those that are to stop."""
+        listed = await self("GET", "/v1/endpoints")
+        for component in ("agent", "net"):
+            body = {"component": component, "revision": listed["revision"]}
+            await self("POST", "/v1/nodes/n1/applied", body)
+        for task in await self.items("tasks"):
+            if task["node"] and task["status"]["state"] in ("assigned", "draining", "running"):
+                wanted = {"running": "running", "draining": "draining"}.get(task["desired_state"], "shutdown")
+                await self.report(task["id"], state=wanted, address="10.200.0.9")
+
+    async def until(self, condition: Callable[[], Awaitable[Any]]) -> None:
+        async with asyncio.timeout(5):
+            while not await condition():
+                await self.run_all()
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def server() -> AsyncIterator[Api]:
+    store = MemoryStore()
+    made = Server(store, SystemClock(), random.Random(1), no_logs)
+    await made.prepare()
+    running = asyncio.create_task(made.run())
+    try:
+        yield Api(made)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await store.close()
+
+
+def check(scenario: Callable[[Api], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with server() as api:
+            await scenario(api)
+
+    asyncio.run(main())
+
+
+async def states(api: Api) -> dict[str, str]:
+    tasks = await api.items("tasks")
+    return {f"{task['service']}.{task['slot']}": task["status"]["state"] for task in tasks}
+
+
+def test_an_app_comes_up_in_the_order_of_its_dependencies() -> None:
+    async def scenario(api: Api) -> None:
+        node = await api.register()
+        assert (node["subnet"], node["pool_address"]) == ("10.200.0.0/24", "10.200.0.1")
+        answer = await api("PUT", "/v1/apps/shop", SHOP)
+        assert {change["service"]: change["action"] for change in answer["changes"]} == {
+            "db": "create",
+            "web": "create",
+        }
+
+        async def up() -> bool:
+            return await states(api) == {"db.1": "running", "web.1": "running", "web.2": "running"}
+
+        await api.until(up)
+        tasks = {task["service"]: task for task in await api.items("tasks")}
+        assert tasks["db"]["created_at"] <= tasks["web"]["created_at"]
+        assert [volume["node"] for volume in await api.items("volumes")] == ["n1"]
+        messages = [f"{event['subject']}: {event['message']}" for event in await api.items("events")]
+        web_assigned = next(number for number, text in enumerate(messages) if text.startswith("shop/web.1: assigned"))
+        assert messages.index("shop/db.1: running") < web_assigned
+
+    check(scenario)
+
+
+def test_the_same_file_twice_changes_nothing() -> None:
+    async def scenario(api: Api) -> None:
+        await api("PUT", "/v1/apps/shop", SHOP)
+        before = await api.items("services")
+        answer = await api("PUT", "/v1/apps/shop", SHOP)
+        assert [change["action"] for change in answer["changes"]] == ["keep", "keep"]
+        assert await api.items("services") == before
+
+    check(scenario)
+
+
+def test_a_port_of_another_app_is_refused_with_its_holder() -> None:
+    async def scenario(api: Api) -> None:
+        await api("PUT", "/v1/apps/shop", SHOP)
+        with pytest.raises(Conflict, match="port 5000, which shop/web publishes already"):
+            await api("PUT", "/v1/apps/other", SHOP)
+        assert [app["name"] for app in await api.items("apps")] == ["shop"]
+
+    check(scenario)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (AppSpec({}), "no services"),
+        (AppSpec({"Web": ServiceSpec(TaskSpec("x"))}), "service name"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x"), replicas=-1)}), "replicas"),
+        (AppSpec({"web": ServiceSpec(TaskSpec(""))}), "no image"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x"), ports=(Port(0, 80),))}), "between 1 and 65535"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x"), depends_on={"db": Condition.STARTED})}), "depends on db"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("data", "/d"),)))}), "does not declare"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("../up", "/d"),)))}, ("../up",)), "does not declare"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused_and_nothing_is_written(spec: AppSpec, message: str) -> None:
+    async def scenario(api: Api) -> None:
+        with pytest.raises(UsageError, match=message):
+            await api("PUT", "/v1/apps/shop", spec)
+        assert await api.items("apps") == []
+
+    check(scenario)
+
+
+def test_scaling_changes_only_the_number() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PUT", "/v1/apps/shop", SHOP)
+        await api("PUT", "/v1/services/shop/web/replicas", {"replicas": 4})
+
+        async def four() -> bool:
+            return len(await states(api)) == 5
+
+        await api.until(four)
+        with pytest.raises(UsageError, match="whole number"):
+            await api("PUT", "/v1/services/shop/web/replicas", {"replicas": "4"})
+        with pytest.raises(NotFound, match="no such service"):
+            await api("PUT", "/v1/services/shop/nope/replicas", {"replicas": 1})
+
+    check(scenario)
+
+
+def test_a_task_never_moves_backwards_and_never_comes_back() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PUT", "/v1/apps/shop", SHOP)
+
+        async def db_runs() -> bool:
+            return (await states(api)).get("db.1") == "running"
+
+        await api.until(db_runs)
+        db = next(task for task in await api.items("tasks") if task["service"] == "db")
+        await api.report(db["id"], state="starting")
+        assert (await states(api))["db.1"] == "running"
+        await api.report(db["id"], state="failed", exit_code=1)
+        await api.report(db["id"], state="shutdown")
+        after = next(task for task in await api.items("tasks") if task["id"] == db["id"])
+        assert (after["status"]["state"], after["status"]["exit_code"]) == ("failed", 1)
+
+    check(scenario)
+
+
+def test_a_removed_app_is_gone_with_all_its_tasks_and_keeps_its_volume_unless_told() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PUT", "/v1/apps/shop", SHOP)
+
+        async def up() -> bool:
+            return list((await states(api)).values()) == ["running"] * 3
+
+        async def gone() -> bool:
+            return await api.items("apps") == []
+
+        await api.until(up)
+        await api("DELETE", "/v1/apps/shop")
+        with pytest.raises(Conflict, match="being removed"):
+            await api("PUT", "/v1/apps/shop", SHOP)
+        await api.until(gone)
+        assert [await api.items(kind) for kind in ("tasks", "services", "endpoints")] == [[], [], []]
+        assert len(await api.items("volumes")) == 1
+        await api("DELETE", "/v1/apps/shop?volumes=1")
+
+        async def wiped() -> bool:
+            await api("POST", "/v1/nodes/n1/volumes-removed", ["shop/data"])
+            return await api.items("volumes") == [] and await gone()
+
+        await api.until(wiped)
+        with pytest.raises(NotFound, match="no app shop"):
+            await api("DELETE", "/v1/apps/shop")
+
+    check(scenario)
+
+
+def test_a_watch_goes_on_from_a_list_and_filters() -> None:
+    async def scenario(api: Api) -> None:
+        revision = (await api("GET", "/v1/services"))["revision"]
+        await api("PUT", "/v1/apps/shop", SHOP)
+        lines = stream(api.server.handlers, f"/v1/watch/services?revision={revision}&app=shop")
+        assert await anext(lines) == {"revision": revision}
+        first, second = await anext(lines), await anext(lines)
+        assert [line["put"]["name"] for line in (first, second)] == ["db", "web"]
+        await lines.aclose()  # type: ignore[attr-defined]
+        with pytest.raises(UsageError, match="revision"):
+            await anext(stream(api.server.handlers, "/v1/watch/services"))
+        with pytest.raises(NotFound, match="the server has no cats"):
+            await api("GET", "/v1/cats")
+
+    check(scenario)
+
+
+def test_explain_names_every_node_and_rule() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("POST", "/v1/nodes/n1/heartbeat", {"ports_in_use": {"5000": "nginx (pid 12)"}})
+        await api("PUT", "/v1/apps/shop", SHOP)
+
+        async def refused() -> bool:
+            explained = (await api("GET", "/v1/explain/shop/web"))["tasks"]
+            return len(explained) == 2 and "nginx" in explained[0]["message"]
+
+        await api.until(refused)
+        row = (await api("GET", "/v1/explain/shop/web"))["tasks"][0]
+        assert row["nodes"][0]["fits"] is False
+        failing = [rule for rule in row["nodes"][0]["rules"] if not rule["ok"]]
+        assert [rule["detail"] for rule in failing] == ["port 5000 is held by nginx (pid 12)"]
+        assert len(row["nodes"][0]["rules"]) >= 4
+
+    check(scenario)
+
+
+def test_a_heartbeat_of_an_unknown_node_asks_it_to_register() -> None:
+    async def scenario(api: Api) -> None:
+        with pytest.raises(NotFound, match="register"):
+            await api("POST", "/v1/nodes/n9/heartbeat", {})
+        first, second = await api.register("n1"), await api.register("n2")
+        assert (first["subnet"], second["subnet"]) == ("10.200.0.0/24", "10.200.1.0/24")
+        assert (await api.register("n1"))["subnet"] == first["subnet"]
+
+    check(scenario)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", {"services": 3}, {"services": {"web": {"task": {"image": 1}}}}])
+def test_a_body_of_the_wrong_shape_is_one_readable_refusal(body: Any) -> None:
+    async def scenario(api: Api) -> None:
+        with pytest.raises(MiniorchError, match=r"wants|lacks"):
+            await api("PUT", "/v1/apps/shop", body)
+
+    check(scenario)

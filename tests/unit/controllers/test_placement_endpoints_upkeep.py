@@ -1,0 +1,156 @@
+"""Waiting tasks to nodes, tasks to endpoints, and the small loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders import NODE, T0, StoppedClock, said, service, task
+
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.endpoints import Reachability, derive
+from miniorch.controllers.liveness import SILENCE_SECONDS, Liveness
+from miniorch.controllers.placement import Placer
+from miniorch.controllers.upkeep import EVENTS_KEPT, EVENTS_SLACK, History, Removal, Silence
+from miniorch.model import (
+    App,
+    Condition,
+    DesiredState,
+    Event,
+    Mount,
+    Node,
+    Resources,
+    Service,
+    ServiceSpec,
+    TaskSpec,
+    TaskState,
+    Volume,
+)
+
+
+def place(*items: object) -> list[str]:
+    return said(list(Placer().plan("*", Cache.holding(*items), T0).writes))
+
+
+def test_a_waiting_task_goes_to_a_node_that_fits() -> None:
+    assert place(service(), NODE, task(1, TaskState.NEW, node="")) == ["t1: desired running, assigned"]
+
+
+def test_two_waiting_tasks_see_each_other() -> None:
+    two = [NODE, replace(NODE, name="n2")]
+    plan = Placer().plan(
+        "*", Cache.holding(service(replicas=2), *two, *(task(n, TaskState.NEW, node="") for n in (1, 2))), T0
+    )
+    assert [write.item.node for write in plan.writes] == ["n1", "n2"]
+
+
+def test_without_a_node_a_task_says_that_there_is_none() -> None:
+    plan = Placer().plan("*", Cache.holding(service(), task(1, TaskState.NEW, node="")), T0)
+    assert plan.writes[0].item.status.state is TaskState.PENDING
+    assert "no node" in plan.writes[0].item.status.message
+
+
+def test_a_reason_that_stays_the_same_is_written_once() -> None:
+    first = Placer().plan("*", Cache.holding(service(), task(1, TaskState.NEW, node="")), T0).writes[0].item
+    assert place(service(), first) == []
+
+
+def test_a_task_waits_for_its_dependency_to_be_healthy_and_says_so() -> None:
+    web = service("web", depends_on={"db": Condition.HEALTHY})
+    db = service("db")
+    waiting = task(1, TaskState.NEW, of=web, node="", ident="w")
+    starting = task(1, TaskState.STARTING, of=db, ident="d")
+    plan = Placer().plan("*", Cache.holding(web, db, NODE, waiting, starting), T0)
+    status = plan.writes[0].item.status
+    assert (status.state, status.message) == (TaskState.NEW, "waits for db (healthy; db.1 is starting)")
+    running = task(1, TaskState.RUNNING, of=db, ident="d")
+    assert place(web, db, NODE, waiting, running) == ["w: desired running, assigned"]
+
+
+def test_started_is_enough_for_a_dependency_on_started() -> None:
+    web = service("web", depends_on={"db": Condition.STARTED})
+    db = service("db")
+    starting = task(1, TaskState.STARTING, of=db, ident="d")
+    waiting = task(1, TaskState.NEW, of=web, node="", ident="w")
+    assert place(web, db, NODE, waiting, starting) == ["w: desired running, assigned"]
+
+
+def _db(node: str = "") -> Service:
+    return Service("shop", "db", ServiceSpec(TaskSpec("db:1", mounts=(Mount("data", "/data"),))), "10.201.0.9")
+
+
+def test_the_first_placement_ties_a_volume_to_its_node() -> None:
+    db = _db()
+    assert place(db, NODE, task(1, TaskState.NEW, of=db, node="")) == ["new Volume", "t1: desired running, assigned"]
+
+
+def test_a_volumes_tasks_follow_it() -> None:
+    db = _db()
+    second = Node("n2", "10.200.1.0/24", "10.200.1.1", Resources(2.0, 2**30))
+    volume = Volume("shop", "data", "n2")
+    plan = Placer().plan("*", Cache.holding(db, NODE, second, volume, task(1, TaskState.NEW, of=db, node="")), T0)
+    assert plan.writes[0].item.node == "n2"
+
+
+def test_a_volumes_task_waits_while_its_node_is_away() -> None:
+    db = _db()
+    away = replace(NODE, name="n2", ready=False, message="no heartbeat for 20 s")
+    plan = Placer().plan(
+        "*", Cache.holding(db, NODE, away, Volume("shop", "data", "n2"), task(1, TaskState.NEW, of=db, node="")), T0
+    )
+    status = plan.writes[0].item.status
+    assert status.state is TaskState.PENDING
+    assert "n2" in status.message
+    assert "no heartbeat" in status.message
+
+
+def test_endpoints_name_tasks_with_an_address_and_only_running_ones_are_ready() -> None:
+    tasks = [
+        task(1, TaskState.RUNNING),
+        task(2, TaskState.STARTING),
+        task(3, TaskState.FAILED),
+        task(4, TaskState.RUNNING, desired=DesiredState.DRAINING),
+        task(5, TaskState.PENDING, node=""),
+    ]
+    backends = derive(service(), tasks).backends
+    assert [(backend.slot, backend.ready) for backend in backends] == [(1, True), (2, False), (4, False)]
+
+
+def test_endpoints_are_written_only_when_they_change() -> None:
+    web, one = service(), task(1)
+    cache = Cache.holding(web, one)
+    written = Reachability().plan("shop/web", cache, T0).writes
+    assert said(list(written)) == ["new Endpoints"]
+    cache = Cache.holding(web, one, written[0].item)
+    assert Reachability().plan("shop/web", cache, T0).writes == []
+    assert said(list(Reachability().plan("shop/web", Cache.holding(written[0].item), T0).writes)) == ["erase "]
+
+
+def test_a_silent_node_is_marked_and_a_new_server_grants_grace() -> None:
+    clock = StoppedClock()
+    liveness = Liveness(clock)
+    loop = Silence(liveness)
+    clock.time += SILENCE_SECONDS - 1
+    assert loop.plan("n1", Cache.holding(NODE), clock.time).writes == ()
+    clock.time += 1
+    marked = loop.plan("n1", Cache.holding(NODE), clock.time).writes[0].item
+    assert (marked.ready, marked.message) == (False, "no heartbeat for 15 s")
+    liveness.beat("n1")
+    assert loop.plan("n1", Cache.holding(NODE), clock.time).writes == ()
+
+
+def test_an_app_goes_last_and_takes_volumes_only_when_told() -> None:
+    app = App("shop", T0, removing=True)
+    assert Removal().plan("shop", Cache.holding(app, service()), T0).writes == ()
+    volume = Volume("shop", "data", "n1")
+    assert said(list(Removal().plan("shop", Cache.holding(app, volume), T0).writes)) == ["erase shop"]
+    wiped = replace(app, remove_volumes=True)
+    assert said(list(Removal().plan("shop", Cache.holding(wiped, volume), T0).writes)) == ["change Volume"]
+    going = replace(volume, removing=True)
+    assert Removal().plan("shop", Cache.holding(wiped, going), T0).writes == []
+
+
+def test_history_is_bounded() -> None:
+    events = [Event(f"{number:013d}", T0, "task", "x", "y") for number in range(EVENTS_KEPT + EVENTS_SLACK + 1)]
+    writes = History().plan("*", Cache.holding(*events), T0).writes
+    assert len(events) - len(writes) == EVENTS_KEPT
+    assert writes[0].item.id == events[0].id

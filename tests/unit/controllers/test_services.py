@@ -1,0 +1,152 @@
+"""Slots to tasks: each rule of `miniorch/controllers/services.py` as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from builders import NODE, T0, StoppedClock, outdated, plan_service, said, service, task
+
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.endpoints import derive
+from miniorch.controllers.liveness import Liveness
+from miniorch.controllers.services import backoff_seconds
+from miniorch.model import DesiredState, TaskState
+
+
+def test_every_empty_slot_gets_one_task() -> None:
+    assert said(plan_service(service(replicas=3), task(2)).writes) == ["new web.1", "new web.3"]
+
+
+def test_a_service_as_it_should_be_needs_nothing() -> None:
+    assert plan_service(service(replicas=2), task(1), task(2)).writes == []
+
+
+@pytest.mark.parametrize("state", [state for state in TaskState if not state.ended])
+def test_a_live_task_in_any_state_keeps_its_slot(state: TaskState) -> None:
+    assert plan_service(service(), task(1, state)).writes == []
+
+
+def test_first_failure_is_replaced_at_once() -> None:
+    plan = plan_service(service(), task(1, TaskState.FAILED, since=0.0))
+    assert said(plan.writes) == ["new web.1"]
+    assert plan.writes[0].item.attempt == 1
+
+
+def test_a_slot_that_keeps_failing_rests() -> None:
+    failed = replace(task(1, TaskState.FAILED, since=0.5), attempt=2)
+    plan = plan_service(service(), failed)
+    assert plan.writes == []
+    assert plan.again_in_seconds == pytest.approx(backoff_seconds(3) - 0.5)
+
+
+def test_backoff_doubles_up_to_a_limit() -> None:
+    assert [backoff_seconds(attempt) for attempt in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_task_that_lived_long_did_not_fail_in_a_row() -> None:
+    failed = replace(task(1, TaskState.FAILED, age=120.0, since=0.0), attempt=5)
+    assert plan_service(service(), failed).writes[0].item.attempt == 1
+
+
+def test_a_new_spec_is_tried_at_once_after_failures() -> None:
+    failed = outdated(replace(task(1, TaskState.FAILED, since=0.0), attempt=6))
+    plan = plan_service(service(), failed)
+    assert said(plan.writes) == ["new web.1"]
+    assert plan.writes[0].item.attempt == 0
+
+
+def test_only_the_last_ended_task_of_a_slot_is_kept() -> None:
+    old = task(1, TaskState.FAILED, ident="old", age=50.0, container_id="c")
+    last = task(1, TaskState.FAILED, ident="last", age=40.0)
+    assert said(plan_service(service(), old, last, task(1)).writes) == ["old: desired removed, failed"]
+
+
+def test_a_removed_task_is_erased_once_its_container_is_gone() -> None:
+    there = task(1, TaskState.FAILED, ident="old", age=50.0, desired=DesiredState.REMOVED, container_id="c")
+    gone = replace(there, status=replace(there.status, container_id=""))
+    rest = (task(1, TaskState.FAILED, ident="last", age=40.0), task(1))
+    assert plan_service(service(), there, *rest).writes == []
+    assert said(plan_service(service(), gone, *rest).writes) == ["erase old"]
+
+
+def test_a_changed_spec_replaces_one_slot_at_a_time() -> None:
+    plan = plan_service(service(replicas=3), *(outdated(task(slot)) for slot in (1, 2, 3)))
+    assert said(plan.writes) == ["t1: desired draining, running"]
+
+
+def test_nothing_is_replaced_while_another_slot_does_not_serve() -> None:
+    plan = plan_service(service(replicas=2), task(1, TaskState.STARTING), outdated(task(2)))
+    assert plan.writes == []
+
+
+def test_an_outdated_task_that_does_not_serve_is_replaced_at_once() -> None:
+    plan = plan_service(service(replicas=2), outdated(task(1, TaskState.STARTING)), outdated(task(2)))
+    assert said(plan.writes) == ["t1: desired shutdown, starting"]
+
+
+def test_the_slots_next_task_waits_until_the_last_has_ended() -> None:
+    plan = plan_service(service(), outdated(task(1, TaskState.DRAINING, desired=DesiredState.SHUTDOWN)))
+    assert plan.writes == []
+    plan = plan_service(service(), outdated(task(1, TaskState.SHUTDOWN, desired=DesiredState.SHUTDOWN)))
+    assert said(plan.writes) == ["new web.1"]
+
+
+def test_scaling_down_drains_the_highest_slots() -> None:
+    plan = plan_service(service(replicas=1), task(1), task(2), task(3, TaskState.STARTING))
+    assert said(plan.writes) == ["t2: desired draining, running", "t3: desired removed, starting"]
+
+
+def test_scale_to_zero_leaves_no_task() -> None:
+    assert said(plan_service(service(replicas=0), task(1)).writes) == ["t1: desired draining, running"]
+
+
+def test_a_task_without_a_node_is_taken_back_without_an_agent() -> None:
+    waiting = task(2, TaskState.PENDING, node="")
+    assert said(plan_service(service(replicas=1), task(1), waiting).writes) == ["erase t2"]
+
+
+def _draining(since: float) -> tuple[object, ...]:
+    web = service(replicas=1)
+    leaving = replace(outdated(task(1, desired=DesiredState.DRAINING)), desired_since=T0 - since)
+    return web, NODE, leaving, derive(web, [leaving])
+
+
+def test_a_draining_task_stops_when_all_traffic_follows_the_endpoints_without_it() -> None:
+    items = _draining(1.0)
+    liveness = Liveness(StoppedClock())
+    revision = Cache.holding(*items).revision
+    liveness.applied("n1", "agent", revision)
+    assert plan_service(*items, liveness=liveness).writes == []
+    liveness.applied("n1", "net", revision)
+    assert said(plan_service(*items, liveness=liveness).writes) == ["t1: desired shutdown, running"]
+
+
+def test_a_draining_task_stops_after_the_limit_in_any_case() -> None:
+    waits = plan_service(*_draining(3.0))
+    assert (waits.writes, waits.again_in_seconds) == ([], pytest.approx(2.0))
+    assert said(plan_service(*_draining(5.0)).writes) == ["t1: desired shutdown, running"]
+
+
+def test_a_draining_task_does_not_stop_while_the_endpoints_still_name_it() -> None:
+    web, node, leaving, _ = _draining(1.0)
+    stale = derive(web, [replace(leaving, desired_state=DesiredState.RUNNING)])
+    liveness = Liveness(StoppedClock())
+    for component in ("agent", "net"):
+        liveness.applied("n1", component, 99)
+    assert plan_service(web, node, leaving, stale, liveness=liveness).writes == []
+
+
+def test_removal_takes_every_task_and_then_the_service() -> None:
+    leaving = replace(service(replicas=2), removing=True)
+    ended = task(2, TaskState.FAILED, container_id="c")
+    plan = plan_service(leaving, task(1), ended)
+    assert said(plan.writes) == ["t1: desired draining, running", "t2: desired removed, failed"]
+    assert said(plan_service(leaving).writes) == ["erase web"]
+
+
+def test_a_service_that_comes_back_while_it_is_removed_gets_new_tasks_afterwards() -> None:
+    going = task(1, TaskState.RUNNING, desired=DesiredState.REMOVED, container_id="c")
+    assert plan_service(service(), going).writes == []
+    gone = replace(going, status=replace(going.status, state=TaskState.SHUTDOWN, container_id=""))
+    assert said(plan_service(service(), gone).writes) == ["new web.1"]
