@@ -1,7 +1,7 @@
 """The server process: store, API and control loops, put together. Nothing is decided here.
 
 `Server` is the part that the simulation runs, too: it takes the store, the clock and chance. `main` brings the real
-ones and the socket. The socket is bound here, because uvicorn would make it writable for everybody (0666).
+ones and the socket.
 
     python -m miniorch.server --pool 10.200.0.0/15
 
@@ -12,14 +12,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import grp
 import ipaddress
 import logging
-import os
 import random
-import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -127,48 +122,31 @@ async def logs_over_socket(node: str, task: str, tail: int, follow: bool) -> Asy
         writer.close()
 
 
-def listen(path: str, mode: int = 0o660, group: str = "docker") -> socket.socket:
-    """A Unix socket that its owner and, if it exists, `group` may use. A stale socket file is replaced."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~mode)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    with contextlib.suppress(KeyError, PermissionError):
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
-    return listener
-
-
 async def serve(pool: str) -> None:
     """Run the server process until SIGTERM or SIGINT."""
-    import uvicorn
-
     from miniorch.api.app import make_app
+    from miniorch.listener import QuietServer, listen, until_told_to_end
     from miniorch.state.sqlite import SqliteStore
 
     store = SqliteStore(Path(STATE_DIRECTORY) / "state.db")
-    server = Server(store, SystemClock(), random.Random(), logs_over_socket, pool)
-    cluster = await server.prepare()
-    config = uvicorn.Config(
-        make_app(server.handlers), log_level="warning", access_log=False, timeout_graceful_shutdown=1
-    )
-    http = uvicorn.Server(config)
-    log.info("cluster %s, state in %s, listening on %s", cluster.id, STATE_DIRECTORY, API_SOCKET)
-    controlling = asyncio.create_task(server.run(), name="control loops")
-    serving = asyncio.create_task(http.serve(sockets=[listen(API_SOCKET)]), name="api")
-    await asyncio.wait([controlling, serving], return_when=asyncio.FIRST_COMPLETED)
-    http.should_exit = True
-    await asyncio.gather(serving, return_exceptions=True)
-    failure = controlling.exception() if controlling.done() and not controlling.cancelled() else None
-    controlling.cancel()
-    await asyncio.gather(controlling, return_exceptions=True)
-    await store.close()
-    if failure is not None:
-        raise failure
+    try:
+        server = Server(store, SystemClock(), random.Random(), logs_over_socket, pool)
+        cluster = await server.prepare()
+        http = QuietServer(make_app(server.handlers))
+        log.info("cluster %s, state in %s, listening on %s", cluster.id, STATE_DIRECTORY, API_SOCKET)
+        told = asyncio.create_task(until_told_to_end().wait(), name="signals")
+        controlling = asyncio.create_task(server.run(), name="control loops")
+        serving = asyncio.create_task(http.serve([listen(Path(API_SOCKET), 0o660, "docker")]), name="api")
+        done, _ = await asyncio.wait([told, controlling, serving], return_when=asyncio.FIRST_COMPLETED)
+        http.stop()
+        await serving
+        for task in (told, controlling):
+            task.cancel()
+        await asyncio.gather(told, controlling, return_exceptions=True)
+        for ended in done:
+            ended.result()  # raises what ended us
+    finally:
+        await store.close()
 
 
 def main() -> int:
@@ -176,7 +154,6 @@ def main() -> int:
     parser.add_argument("--pool", default=DEFAULT_POOL, help="network for containers and services, used at first start")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal does not concern us
     try:
         asyncio.run(serve(options.pool))
     except MiniorchError as error:

@@ -136,10 +136,12 @@ class Handlers:
         return await self._retrying(lambda: self._apply(app, spec))
 
     async def _apply(self, app: str, spec: AppSpec) -> Any:
+        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         services = await read_all(self._store, Service)
         current = await read(self._store, App, app)
-        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         writes = plan_apply(app, spec, current, services, cluster.item, self._clock.now())
+        if any(isinstance(write.item, Service) for write in writes):
+            writes.append(self._alone(cluster))
         revision = await self._commit(writes)
         own = [service.item for service in services if service.item.app == app and not service.item.removing]
         return {"revision": revision, "changes": changes(app, spec, own)}
@@ -184,14 +186,15 @@ class Handlers:
         return await self._retrying(lambda: self._register(call.names["node"], registration))
 
     async def _register(self, name: str, registration: Registration) -> Node:
+        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         nodes = await read_all(self._store, Node)
         known = next((node for node in nodes if node.item.name == name), None)
         if known is None:
-            cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
             subnet = free_subnet(cluster.item.container_pool, {node.item.subnet for node in nodes})
             own = str(ipaddress.ip_network(subnet)[1])
             node = Node(name, subnet, own, registration.capacity, True, "", registration.engine, registration.avx)
-            await self._commit([Write(node, 0, why=f"joined with {registration.engine}, subnet {subnet}")])
+            why = f"joined with {registration.engine}, subnet {subnet}"
+            await self._commit([self._alone(cluster), Write(node, 0, why=why)])
             return node
         node = replace(
             known.item,
@@ -283,6 +286,13 @@ class Handlers:
         if found is None:
             raise NotFound(f"{otherwise}: {key}", remedy="miniorch ps" if cls in (Task, Service) else "")
         return found
+
+    @staticmethod
+    def _alone(cluster: Versioned[Cluster]) -> Write:
+        """Write the cluster's record back as it is: of two requests that both read lists of subnets, service addresses
+        or ports after it, one fails and reads again. Comparing only the new object's own key would let both pass.
+        """
+        return Write(cluster.item, cluster.modified)
 
     async def _commit(self, writes: list[Write]) -> int:
         now = self._clock.now()

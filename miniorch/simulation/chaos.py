@@ -20,7 +20,7 @@ from typing import Any
 from miniorch.codec import to_plain
 from miniorch.model import AppSpec, Build, Condition, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
 from miniorch.simulation.engine import Behaviour
-from miniorch.simulation.network import BAD, GOOD
+from miniorch.simulation.network import BAD, GOOD, POOR
 from miniorch.simulation.world import World
 
 APP = "dockchat"
@@ -95,11 +95,13 @@ class Day:
             machine.engine.behave("mongo:7", Behaviour(pull_seconds=4.0, healthy_after_seconds=3.0))
             machine.engine.behave("dockchat-web", Behaviour(pull_seconds=6.0, healthy_after_seconds=0.5))
         async with asyncio.timeout(self.trouble_seconds + 600):
+            world.wire.weather = POOR
             happening = [asyncio.ensure_future(self._apply())]
             happening += [asyncio.ensure_future(self._happen(fault)) for fault in self.faults]
             await asyncio.sleep(self.trouble_seconds)
             world.note("everything is mended")
             await asyncio.gather(*happening)
+            world.wire.weather = GOOD
             for process in world.processes:
                 world.restart(process)
         await asyncio.sleep(self.quiet_seconds)
@@ -121,7 +123,7 @@ class Day:
                 world.note("bad weather")
                 world.wire.weather = BAD
                 await asyncio.sleep(fault.seconds)
-                world.wire.weather = GOOD
+                world.wire.weather = POOR
             case "cut":
                 await self._cut(fault)
             case "scale":

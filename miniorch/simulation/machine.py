@@ -68,7 +68,7 @@ class FakeIngress:
 class Machine:
     """One node without its processes."""
 
-    def __init__(self, clock: Clock, chance: random.Random) -> None:
-        self.engine = FakeEngine(clock, chance)
+    def __init__(self, clock: Clock, chance: random.Random, engine: type[FakeEngine] = FakeEngine) -> None:
+        self.engine = engine(clock, chance)
         self.files = FakeFiles(chance)
         self.ingress = FakeIngress(chance)

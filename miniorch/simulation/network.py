@@ -42,7 +42,8 @@ class Weather:
 
 
 GOOD = Weather()
-BAD = Weather((0.001, 0.2), lost_requests=0.03, lost_answers=0.03, late_requests=0.03, broken_streams=0.01)
+POOR = Weather((0.001, 0.05), lost_requests=0.01, lost_answers=0.01, late_requests=0.03, broken_streams=0.003)
+BAD = Weather((0.001, 0.5), lost_requests=0.1, lost_answers=0.1, late_requests=0.1, broken_streams=0.05)
 LATE_SECONDS = 8.0
 
 

@@ -25,6 +25,7 @@ from miniorch.client import Transport, mirror
 from miniorch.errors import MiniorchError, NotFound, Temporary
 from miniorch.model import Endpoints, Event
 from miniorch.server import Server
+from miniorch.simulation.engine import FakeEngine
 from miniorch.simulation.invariants import ALWAYS, AT_REST, History, Picture, broken
 from miniorch.simulation.loop import VirtualClock, VirtualLoop, run
 from miniorch.simulation.machine import Machine
@@ -40,7 +41,7 @@ class PromiseBroken(AssertionError):
 class World:
     """A store, a server, a network, and nodes with an engine, an agent and a net process each."""
 
-    def __init__(self, seed: int, nodes: int = 1) -> None:
+    def __init__(self, seed: int, nodes: int = 1, engine: type[FakeEngine] = FakeEngine) -> None:
         self.seed = seed
         self.clock = VirtualClock()
         disk = self.chance("disk")
@@ -48,7 +49,7 @@ class World:
         self.wire = Wire(self.chance("network"))
         self.user = SimTransport(self.wire)
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
-        self.machines = {node: Machine(self.clock, self.chance(node)) for node in self.nodes}
+        self.machines = {node: Machine(self.clock, self.chance(node), engine) for node in self.nodes}
         self.log: list[str] = []
         self._running: dict[str, asyncio.Task[None]] = {}  # process -> its life
         self._lines: dict[str, SimTransport] = {}  # process -> its cable
@@ -196,11 +197,13 @@ async def net_main(node: str, transport: Transport) -> None:
             continue  # the next snapshot says it again
 
 
-def simulate(seed: int, story: Callable[[World], Awaitable[None]], nodes: int = 1) -> str:
+def simulate(
+    seed: int, story: Callable[[World], Awaitable[None]], nodes: int = 1, engine: type[FakeEngine] = FakeEngine
+) -> str:
     """Run a story in a world of this seed; the digest of its history. Raises `PromiseBroken`."""
 
     async def whole() -> str:
-        world = World(seed, nodes)
+        world = World(seed, nodes, engine)
         await world.begin()
         await story(world)
         return await world.end()

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from miniorch.api.app import MAX_BODY_BYTES, make_app
 from miniorch.client import UnixTransport, list_kind, mirror
 from miniorch.clock import SystemClock
 from miniorch.errors import Conflict, NotFound, Unreachable, UsageError
+from miniorch.listener import QuietServer, listen
 from miniorch.model import AppSpec, Port, Service, ServiceSpec, TaskSpec
-from miniorch.server import Server, listen
+from miniorch.server import Server
 from miniorch.state.memory import MemoryStore
 
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), ports=(Port(5000, 80),))})
@@ -37,16 +37,15 @@ class Api:
     async def start(self) -> None:
         server = Server(self.store, SystemClock(), random.Random(1), some_logs)
         await server.prepare()
-        config = uvicorn.Config(make_app(server.handlers), log_level="warning", timeout_graceful_shutdown=1)
-        self.http = uvicorn.Server(config)
+        self.http = QuietServer(make_app(server.handlers))
         self.loop = asyncio.create_task(server.run())
-        self.serving = asyncio.create_task(self.http._serve([listen(self.path, group="")]))
+        self.serving = asyncio.create_task(self.http.serve([listen(Path(self.path), 0o660)]))
         async with asyncio.timeout(5):
             while not self.http.started:
                 await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
-        self.http.should_exit = self.http.force_exit = True
+        self.http.stop()
         await self.serving
         self.loop.cancel()
         await asyncio.gather(self.loop, return_exceptions=True)

@@ -1,0 +1,82 @@
+"""What is wrong with an app file, said so that it can be mended: place, line, caret, one remedy.
+
+The problem: "Additional property port is not allowed" has been asked about for ten years. The idea: a problem is a
+value with a place; the reader collects all of them instead of stopping at the first, and this module shows them, the
+way Elm and rustc do: what was refused, `file:line:column`, the line itself, a caret, and how to mend it.
+
+    E0100 not readable at all     E0103 not YAML, or beyond a limit   E0106 names what is not there
+    E0101 written twice           E0104 wrong type or value           E0107 clashes with another place
+    E0102 a key nobody knows      E0105 something is missing          E0108 a ${VARIABLE}     E0109 the build folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from miniorch.errors import AppFileError
+
+SHOWN_AT_ONCE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands: line and column from 1, and how many characters of that line it takes."""
+
+    line: int
+    column: int
+    width: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `hint` stands beside the caret, `note` names another place, `remedy` mends it."""
+
+    code: str
+    message: str
+    place: Place | None = None
+    remedy: str = ""
+    hint: str = ""
+    note: str = ""
+
+    def show(self, name: str, lines: Sequence[str]) -> str:
+        """Everything but the first line's `error[E....]: ` and the last line's `help: `."""
+        shown = [self.message]
+        if self.place is None:
+            shown.append(f"  --> {name}")
+        else:
+            shown.append(f"  --> {name}:{self.place.line}:{self.place.column}")
+            shown += _excerpt(self.place, lines, self.hint)
+        if self.note:
+            shown.append(f"note: {self.note}")
+        return "\n".join(shown)
+
+
+def _excerpt(place: Place, lines: Sequence[str], hint: str) -> list[str]:
+    if not 0 < place.line <= len(lines):
+        return []
+    text = lines[place.line - 1]
+    if len(text) > 200:  # a hostile or generated line: the position must do
+        return []
+    number = str(place.line)
+    # Tabs stay tabs under the line, so that the caret lands where the eye expects it.
+    indent = "".join("\t" if letter == "\t" else " " for letter in text[: place.column - 1])
+    caret = "^" * max(1, min(place.width, len(text) - place.column + 1))
+    return [f"{number} | {text}", f"{' ' * len(number)} | {indent}{caret} {hint}".rstrip()]
+
+
+def refusal(problems: Sequence[Problem], name: str, text: str) -> AppFileError:
+    """One error that holds all problems in the order of their places: the first ten, and how many more there are."""
+    unique = dict.fromkeys(problems)  # what stands under an alias is read, and refused, more than once
+    ordered = sorted(unique, key=lambda one: (one.place.line, one.place.column) if one.place else (0, 0))
+    lines = text.splitlines()
+    first = ordered[0]
+    if len(ordered) == 1:
+        return AppFileError(first.show(name, lines), remedy=first.remedy, code=first.code)
+    blocks = []
+    for number, problem in enumerate(ordered[:SHOWN_AT_ONCE]):
+        head = "" if number == 0 else f"error[{problem.code}]: "
+        blocks.append(head + problem.show(name, lines) + (f"\nhelp: {problem.remedy}" if problem.remedy else ""))
+    more = len(ordered) - SHOWN_AT_ONCE
+    blocks.append(f"{len(ordered)} errors in {name}" + (f", {more} of them not shown" if more > 0 else ""))
+    return AppFileError("\n\n".join(blocks), code=first.code)

@@ -1,0 +1,92 @@
+"""Questions to the server, typed; and the names that people use for things.
+
+`dockchat/web` is a service, `dockchat/web.2` one slot of it, and a task's id, or the beginning of one, is that task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from miniorch.client import UnixTransport
+from miniorch.codec import from_plain
+from miniorch.errors import NotFound, UsageError
+from miniorch.model import App, Event, Node, Service, Task
+
+T = TypeVar("T")
+
+
+class Server:
+    """The server's answers as model objects. Raises what the server answers, `Unreachable` when it does not."""
+
+    def __init__(self, transport: UnixTransport | None = None) -> None:
+        self.transport = transport or UnixTransport()
+
+    def _list(self, cls: type[T], kind: str, app: str = "") -> list[T]:
+        answer = self.transport.request_now("GET", f"/v1/{kind}" + (f"?app={app}" if app else ""))
+        return [from_plain(cls, plain) for plain in answer["items"]]
+
+    def version(self) -> Any:
+        return self.transport.request_now("GET", "/v1/version")
+
+    def apps(self) -> list[App]:
+        return self._list(App, "apps")
+
+    def nodes(self) -> list[Node]:
+        return self._list(Node, "nodes")
+
+    def services(self, app: str = "") -> list[Service]:
+        return sorted(self._list(Service, "services", app), key=lambda one: one.key)
+
+    def tasks(self, app: str = "") -> list[Task]:
+        """Ordered by service and slot, the older task of a slot first."""
+        return sorted(
+            self._list(Task, "tasks", app), key=lambda one: (one.service_key, one.slot, one.created_at, one.id)
+        )
+
+    def events(self) -> list[Event]:
+        return sorted(self._list(Event, "events"), key=lambda one: (one.at, one.id))
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a name stands for: a service as a whole, or some tasks of it (newest last)."""
+
+    app: str
+    service: str
+    tasks: tuple[Task, ...]
+    whole_service: bool
+
+
+def split_service(name: str) -> tuple[str, str]:
+    """`app/service`. Raises `UsageError`."""
+    app, slash, service = name.partition("/")
+    if not (app and slash and service) or "/" in service:
+        raise UsageError(f'"{name}" is not of the form APP/SERVICE', remedy="miniorch services")
+    return app, service
+
+
+def resolve(name: str, services: Sequence[Service], tasks: Sequence[Task]) -> Named:
+    """What APP/SERVICE, APP/SERVICE.SLOT, a task's id or its beginning means. Raises `NotFound`, `UsageError`."""
+    if "/" in name:
+        app, service = split_service(name)
+        service, _, slot = service.partition(".")
+        own = tuple(task for task in tasks if task.service_key == f"{app}/{service}")
+        if not own and not any(one.key == f"{app}/{service}" for one in services):
+            raise NotFound(f"there is no service {app}/{service}", remedy="miniorch services")
+        if slot:
+            own = tuple(task for task in own if str(task.slot) == slot)
+            if not own:
+                raise NotFound(f"{app}/{service} has no slot {slot}", remedy=f"miniorch ps {app}")
+        return Named(app, service, own, not slot)
+    found = [task for task in tasks if task.id.startswith(name)] if name else []
+    exact = [task for task in found if task.id == name]
+    found = exact or found
+    if not found:
+        raise NotFound(f"there is no task {name}", remedy="miniorch ps -a, or name it APP/SERVICE.SLOT")
+    if len(found) > 1:
+        several = ", ".join(task.id for task in found[:5])
+        raise UsageError(f"{name} is the beginning of {len(found)} task ids: {several}")
+    task = found[0]
+    return Named(task.app, task.service, (task,), False)

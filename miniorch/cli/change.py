@@ -1,0 +1,51 @@
+"""`scale` and `rm`: changes that need no app file."""
+
+from __future__ import annotations
+
+from time import sleep
+
+from miniorch.cli.ask import Server, split_service
+from miniorch.cli.output import confirm
+from miniorch.clock import Clock, SystemClock
+from miniorch.errors import Temporary, Unreachable, UsageError
+
+REMOVE_SECONDS = 120.0
+LOOK_SECONDS = 0.2
+
+
+def scale(what: str) -> None:
+    name, equals, number = what.partition("=")
+    if not (equals and number.isascii() and number.isdigit()):
+        raise UsageError(f'"{what}" is not of the form APP/SERVICE=N', remedy="miniorch scale dockchat/web=3")
+    app, service = split_service(name)
+    Server().transport.request_now("PUT", f"/v1/services/{app}/{service}/replicas", {"replicas": int(number)})
+    print(f"{name}: {int(number)} wanted; miniorch ps {app} shows how it goes")
+
+
+def remove(app: str, *, volumes: bool, yes: bool, no_input: bool) -> None:
+    """Remove an app and wait until nothing of it is left. Its volumes' data only when told to, and after a question."""
+    if volumes:
+        confirm(f"The data in all volumes of {app} will be deleted for good. Go on?", yes=yes, no_input=no_input)
+    server = Server()
+    server.transport.request_now("DELETE", f"/v1/apps/{app}" + ("?volumes=1" if volumes else ""))
+    wait_until_gone(server, app, SystemClock())
+    print(f"{app} is gone" + ("" if volumes else "; the data in its volumes is kept"))
+
+
+def wait_until_gone(server: Server, app: str, clock: Clock, seconds: float = REMOVE_SECONDS) -> None:
+    """Raises `Unreachable` with what is left when it takes too long."""
+    deadline = clock.monotonic() + seconds
+    while True:
+        try:
+            if all(one.name != app for one in server.apps()):
+                return
+            if clock.monotonic() > deadline:
+                left = ", ".join(f"{task.name} ({task.status.state.value})" for task in server.tasks(app))
+                raise Unreachable(
+                    f"{app} is not gone after {seconds:.0f} s: {left or 'its volumes are left'}",
+                    remedy="miniorch up, which starts the agent if it is away; then miniorch rm again",
+                )
+        except Temporary:
+            if clock.monotonic() > deadline:
+                raise
+        sleep(LOOK_SECONDS)

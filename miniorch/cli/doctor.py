@@ -1,0 +1,243 @@
+"""`doctor`: is this machine fit for miniorch? Each line: what was seen, what is wanted, the command that mends it.
+
+Every check looks at one thing and cannot fail itself: what it cannot find out is a finding, too. A warning is what
+miniorch can live with. What must be tried (a veth pair, NAT) is tried in a network namespace that vanishes at once.
+Nothing on this machine is changed. The functions called `judge...` are pure, all others look.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json as jsonlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from miniorch.cli.output import as_json, table
+from miniorch.client import STATE_DIRECTORY, UnixTransport
+from miniorch.errors import MiniorchError
+from miniorch.up import Machine, docker_socket
+
+DEFAULT_POOLS = ("10.200.0.0/16", "10.201.0.0/16")
+OUR_PROTOCOL = "109"  # the net process marks its routes with it
+LEAST_DOCKER = (20, 10)
+LEAST_DISK_BYTES = 2 << 30
+BINARIES = {"haproxy": "haproxy", "nft": "nftables", "iptables": "iptables", "ip": "iproute2"}
+COMMAND_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line. `state` is ok, warning or bad."""
+
+    check: str
+    state: str
+    seen: str
+    wanted: str
+    mend: str = ""
+
+
+def judged(check: str, fine: bool, seen: str, wanted: str, mend: str, otherwise: str = "bad") -> Check:
+    return Check(check, "ok" if fine else otherwise, seen, wanted, "" if fine else mend)
+
+
+def doctor(*, json: bool) -> int:
+    """Print all checks; 0 when none is bad, else 1."""
+    checks = look()
+    if json:
+        as_json(checks)
+    else:
+        rows = [(one.check, one.state, one.seen, one.wanted if one.state != "ok" else "", one.mend) for one in checks]
+        table(("CHECK", "STATE", "SEEN", "WANTED", "MEND IT WITH"), rows, "")
+    return int(any(one.state == "bad" for one in checks))
+
+
+def look() -> list[Check]:
+    if not sys.platform.startswith("linux"):
+        return [Check("system", "bad", sys.platform, "Linux", "use a Linux machine, real or virtual")]
+    found = [Check("system", "ok", f"Linux {os.uname().release}", "Linux"), _root()]
+    groups: tuple[Callable[[], list[Check]], ...] = (_binaries, _kernel, _docker, _network, _machine, _processes)
+    for group in groups:
+        found += group()
+    return found
+
+
+def _root() -> Check:
+    user = os.geteuid()
+    return judged("rights", user == 0, "root" if user == 0 else f"user {user}", "root", "put sudo before the command")
+
+
+def _binaries() -> list[Check]:
+    checks = []
+    for program, package in BINARIES.items():
+        path = shutil.which(program)
+        checks.append(judged(program, bool(path), path or "missing", "installed", f"apt-get install {package}"))
+    return checks
+
+
+# --- the kernel ------------------------------------------------------------------------------------------------------
+
+
+def _kernel() -> list[Check]:
+    veth = _tried("ip link add mo-a type veth peer name mo-b")
+    nat = _tried(
+        "nft add table ip t && nft 'add chain ip t c { type nat hook postrouting priority 100 ; }'"
+        " && nft add rule ip t c masquerade"
+    )
+    forward = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
+    return [
+        judged("veth devices", not veth, veth or "work", "work", "modprobe veth"),
+        judged("nftables NAT", not nat, nat or "works", "works", "modprobe nf_tables nft_chain_nat nft_masq"),
+        # Not bad: the net process switches it on, and sets the FORWARD policy to DROP with it, as Docker does.
+        Check("ip_forward", "ok", forward + ("" if forward == "1" else ", miniorch up switches it on"), "1"),
+    ]
+
+
+def _tried(commands: str) -> str:
+    """ "" if shell commands work in a network namespace of their own, else the last line of what they said."""
+    return _command("unshare", "--net", "sh", "-c", commands)[1]
+
+
+def _command(*arguments: str) -> tuple[str, str]:
+    """Output, and the error in one line ("" for success)."""
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+    return done.stdout, said[-1] if done.returncode else ""
+
+
+# --- Docker ----------------------------------------------------------------------------------------------------------
+
+
+def _docker() -> list[Check]:
+    path = docker_socket()
+    try:
+        docker = UnixTransport(path, timeout_seconds=COMMAND_SECONDS)
+        version, info = docker.request_now("GET", "/version"), docker.request_now("GET", "/info")
+    except MiniorchError as error:
+        seen = "no access" if error.exit_code == 6 else "does not answer"
+        mend = "sudo" if error.exit_code == 6 else "systemctl start docker   (without systemd: dockerd &)"
+        return [Check("Docker", "bad", f"{path} {seen}", "answers", mend)]
+    return [*judge_docker(version, info), _firewall(info)]
+
+
+def judge_docker(version: Any, info: Any) -> list[Check]:
+    """Docker's version and settings. `version` and `info` are its own answers."""
+    number = str(version.get("Version", "?"))
+    parts = tuple(int(part) for part in re.findall(r"\d+", number)[:2])
+    live = bool(info.get("LiveRestoreEnabled"))
+    mend = """echo '{"live-restore": true}' > /etc/docker/daemon.json; systemctl reload docker"""
+    if os.path.exists("/etc/docker/daemon.json"):
+        mend = """add "live-restore": true to /etc/docker/daemon.json; systemctl reload docker"""
+    return [
+        judged("Docker", parts >= LEAST_DOCKER, number, "20.10 or newer", "install a newer Docker Engine"),
+        judged("live-restore", live, "on" if live else "off: containers end with dockerd", "on", mend, "warning"),
+    ]
+
+
+def _firewall(info: Any) -> Check:
+    backend = (info.get("FirewallBackend") or {}).get("Driver") or "iptables"
+    rules, error = _command("iptables", "-S")
+    return judge_firewall(backend, rules, error)
+
+
+def judge_firewall(backend: str, rules: str, error: str) -> Check:
+    """Whether containers' packets can be let through. `rules` is the output of `iptables -S`."""
+    if error:
+        return Check("Docker's firewall", "warning", error, "iptables -S works", "apt-get install iptables")
+    policy = re.search(r"^-P FORWARD (\w+)", rules, re.M)
+    user = "-N DOCKER-USER" in rules
+    seen = f"{backend}, FORWARD policy {policy[1] if policy else '?'}, {'' if user else 'no '}chain DOCKER-USER"
+    if backend.startswith("nftables"):
+        return Check("Docker's firewall", "warning", seen, "iptables", 'set "firewall-backend": "iptables"')
+    return Check("Docker's firewall", "ok", seen, "rules of ours can be put before Docker's")
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def _network() -> list[Check]:
+    pools: Sequence[str] = DEFAULT_POOLS
+    try:
+        known = UnixTransport(timeout_seconds=COMMAND_SECONDS).request_now("GET", "/v1/version")
+        pools = [known[name] for name in ("container_pool", "vip_pool") if name in known] or pools
+    except MiniorchError:
+        pass
+    output, error = _command("ip", "-j", "route")
+    checks = [judge_routes(pools, jsonlib.loads(output or "[]"))]
+    if error:
+        checks = [Check("address pool", "warning", error, "ip -j route works", "apt-get install iproute2")]
+    sockets = [Path(f"/proc/net/{name}").read_text() for name in ("udp", "tcp")]
+    return [*checks, judge_dns_port(sockets), *_managers()]
+
+
+def judge_routes(pools: Sequence[str], routes: Sequence[Any]) -> Check:
+    """Whether a network that this machine already knows lies in a pool. `routes` is what `ip -j route` prints."""
+    networks = [ipaddress.ip_network(pool) for pool in pools]
+    clashes = []
+    for route in routes:
+        if route["dst"] == "default" or str(route.get("protocol")) == OUR_PROTOCOL:
+            continue
+        if any(ipaddress.ip_network(route["dst"], strict=False).overlaps(network) for network in networks):
+            clashes.append(f"{route['dst']} on {route.get('dev', '?')}")
+    seen = f"clashes with {', '.join(clashes)}" if clashes else "clashes with no route"
+    wanted = f"{' and '.join(pools)} unused here"
+    return judged("address pool", not clashes, seen, wanted, "miniorch up --pool 10.64.0.0/15 (first start)")
+
+
+def judge_dns_port(tables: Sequence[str]) -> Check:
+    """Port 53 of the node's pool address must be free. `tables` are /proc/net/udp and tcp (address:port in hex)."""
+    held = any(re.search(r"^\s*\d+: 00000000:0035 \S+ (0A|07) ", text, re.M) for text in tables)
+    seen = "a DNS server listens on all addresses" if held else "free"
+    mend = "make it listen on its own addresses only; ss -lnup sport = :53 names it"
+    return judged("port 53", not held, seen, "free on the pool's address", mend)
+
+
+def _managers() -> list[Check]:
+    ufw = Path("/etc/ufw/ufw.conf")
+    active = []
+    if ufw.exists() and re.search(r"^ENABLED=yes", ufw.read_text(), re.M):
+        active.append("ufw")
+    if shutil.which("firewall-cmd") and not _command("firewall-cmd", "--state")[1]:
+        active.append("firewalld")
+    seen = f"{' and '.join(active)} active" if active else "none active"
+    mend = "let the pools through, e.g. ufw allow from 10.200.0.0/15"
+    return [judged("firewall manager", not active, seen, "none, or one that lets the pools through", mend, "warning")]
+
+
+# --- the machine and its processes -----------------------------------------------------------------------------------
+
+
+def _machine() -> list[Check]:
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    avx = flags is None or "avx" in flags[1].split()
+    folder = Path(STATE_DIRECTORY)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return [
+        judged("AVX", avx, "there" if avx else "missing", "for mongo 5 and newer", "--image db=mongo:4.4", "warning"),
+        judged("disk", free >= LEAST_DISK_BYTES, f"{free / (1 << 30):.1f} GB free for {folder}", "2 GB", "df -h"),
+    ]
+
+
+def _processes() -> list[Check]:
+    machine = Machine(print)
+    checks = []
+    for process in machine.processes:
+        try:
+            there = machine.answers(process.name)
+        except MiniorchError as error:
+            checks.append(Check(process.name, "warning", error.message, "answers", error.remedy))
+            continue
+        checks.append(judged(process.name, there, "answers" if there else "does not run or is not ready", "answers",
+                             f"miniorch up; log: {machine.log_of(process.name)}", "warning"))  # fmt: skip
+    return checks

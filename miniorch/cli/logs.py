@@ -1,0 +1,77 @@
+"""`logs`: what containers wrote. Several tasks at once get their names in front, as Compose does it."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import threading
+from time import sleep
+
+from miniorch.cli.ask import Named, Server, resolve
+from miniorch.client import UnixTransport
+from miniorch.errors import MiniorchError
+from miniorch.model import Task
+
+FOLLOW_SECONDS = 7 * 86400.0  # a container may be silent for long; the connection breaks when the server ends
+LOOK_SECONDS = 1.0
+
+
+def logs(name: str, *, follow: bool, tail: int) -> None:
+    """Print the output of a task, or of a service's tasks: the live ones, or else the last that ended."""
+    server = Server()
+    named = resolve(name, server.services(), server.tasks())
+    tasks = _worth_reading(named)
+    if not tasks:
+        print(f"{name} has no task yet", file=sys.stderr)
+    if not follow:
+        prefix = len(tasks) > 1
+        for task in tasks:
+            _print_all(task, tail, follow=False, prefix=prefix)
+        return
+    _follow(server, name, tail, prefix=named.whole_service)
+
+
+def _worth_reading(named: Named) -> list[Task]:
+    live = [task for task in named.tasks if task.live and task.node]
+    ended = [task for task in named.tasks if not task.live]
+    return live or ended[-1:]
+
+
+def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
+    """One thread per task; tasks that replace others are followed, too. Ends when a single task has ended."""
+    threads: dict[str, threading.Thread] = {}
+    while True:
+        named = resolve(name, server.services(), server.tasks())
+        for task in _worth_reading(named):
+            if task.id not in threads:
+                thread = threading.Thread(
+                    target=_print_all, args=(task, tail), kwargs={"follow": True, "prefix": prefix}, daemon=True
+                )
+                thread.start()
+                threads[task.id] = thread
+        if not named.whole_service and not any(thread.is_alive() for thread in threads.values()):
+            return
+        sleep(LOOK_SECONDS)
+
+
+def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
+    before = f"{task.name} | " if prefix else ""
+    try:
+        transport = UnixTransport(timeout_seconds=FOLLOW_SECONDS if follow else 30.0)
+        _, response = transport.open("GET", f"/v1/tasks/{task.id}/logs?tail={tail}&follow={int(follow)}")
+        for line in response:
+            _write(before + line.decode(errors="replace"))
+    except MiniorchError as error:
+        # The container is gone; what the agent kept of a failed task is not.
+        for kept in task.status.log_tail[-tail:]:
+            _write(f"{before}{kept}\n")
+        if not task.status.log_tail:
+            print(f"{before}no logs: {error.message}", file=sys.stderr)
+    except (OSError, http.client.HTTPException) as error:
+        print(f"{before}the logs broke off ({error})", file=sys.stderr)
+
+
+def _write(line: str) -> None:
+    """One call per line, so that threads do not mix within a line."""
+    sys.stdout.write(line if line.endswith("\n") else line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,140 @@
+"""Is the app up, will it ever be, and what should the person who waits be told? Pure.
+
+The problem: a `run` that waits for ever, or that says "failed" while the second attempt is about to work. The idea:
+look at all tasks of the app at one moment and judge. Up: every slot has a running task of the wanted spec and no older
+one is left. Failed: a slot failed three times in a row *since we began*, or its image was refused twice; what an
+earlier `run` left behind does not count, its cause may have been mended. Not placed: no node fits, for ten seconds.
+
+Who does this for real: `kubectl rollout status`, without the second half; fly's deploy. Next file: `run.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from miniorch.model import DesiredState, Service, Task, TaskState
+
+STEADY_SECONDS = 2.0  # a task without a health check must stay for so long
+UNPLACED_SECONDS = 10.0
+NO_NODE_SECONDS = 30.0  # while no node is ready at all: it may just be restarting
+FAILURES, REJECTIONS = 3, 2
+BROKEN = (TaskState.FAILED, TaskState.COMPLETE, TaskState.REJECTED, TaskState.LOST)
+Failures = Mapping[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One service: how many of its tasks are up, and what the slowest of them does."""
+
+    service: str
+    up: int
+    wanted: int
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`cause` is the task because of which waiting is pointless, `kind` why: failed, rejected or unplaced."""
+
+    up: bool
+    lines: tuple[Line, ...]
+    kind: str = ""
+    cause: Task | None = None
+    times: int = 0
+
+
+def failures(services: Sequence[Service], tasks: Sequence[Task]) -> dict[tuple[str, int], int]:
+    """Per (service, slot): how often in a row it failed so far, with the wanted spec."""
+    found = {}
+    for service in services:
+        for slot in range(1, service.spec.replicas + 1):
+            newest = _newest(service, slot, tasks)
+            if newest is not None:
+                found[service.name, slot] = _in_a_row(newest)
+    return found
+
+
+def judge(
+    services: Sequence[Service],
+    tasks: Sequence[Task],
+    now: float,
+    *,
+    began: float,
+    before: Failures,
+    node_ready: bool = True,
+) -> Verdict:
+    """`services` are those that are wanted, `tasks` all of the app; `before` is `failures` at the time `began`."""
+    lines, ups, left = [], [], {task.id: task for task in tasks if task.live}
+    verdict: tuple[str, Task, int] | None = None
+    for service in sorted(services, key=lambda one: one.name):
+        up, words = 0, []
+        for slot in range(1, service.spec.replicas + 1):
+            task = _newest(service, slot, tasks)
+            if task is not None:
+                left.pop(task.id, None)
+            if task is not None and _is_up(task, now):
+                up += 1
+                continue
+            words.append(_words(task, service, slot))
+            if task is not None and verdict is None:
+                verdict = _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
+        old = [task for task in left.values() if task.service == service.name]
+        words += [f"the old {task.name} ends" for task in old]
+        lines.append(Line(service.name, up, service.spec.replicas, words[0] if words else ""))
+        ups.append(up == service.spec.replicas and not old)
+    wanted = {service.name for service in services}
+    leaving = sorted({task.service for task in left.values()} - wanted)
+    lines += [Line(name, 0, 0, "is being removed") for name in leaving]
+    kind, cause, times = verdict or ("", None, 0)
+    return Verdict(all(ups) and not leaving, tuple(lines), kind, cause, times)
+
+
+def slowest(services: Sequence[Service], tasks: Sequence[Task], now: float) -> Task | None:
+    """The task that the others wait for: the furthest one that is not up; what waits for it comes before it in life."""
+    waiting = []
+    for service in services:
+        for slot in range(1, service.spec.replicas + 1):
+            task = _newest(service, slot, tasks)
+            if task is not None and not _is_up(task, now):
+                waiting.append(task)
+    return max(waiting, key=lambda task: task.status.state.order, default=None)
+
+
+def _newest(service: Service, slot: int, tasks: Sequence[Task]) -> Task | None:
+    own = [
+        task for task in tasks if task.service == service.name and task.slot == slot and task.spec == service.spec.task
+    ]
+    return max(own, key=lambda task: (task.live, task.created_at), default=None)
+
+
+def _is_up(task: Task, now: float) -> bool:
+    if task.status.state is not TaskState.RUNNING or task.desired_state is not DesiredState.RUNNING:
+        return False
+    return task.spec.healthcheck is not None or now - task.status.since >= STEADY_SECONDS
+
+
+def _in_a_row(newest: Task) -> int:
+    if newest.status.state in BROKEN:
+        return newest.attempt + 1
+    return 0 if newest.status.state is TaskState.RUNNING else newest.attempt
+
+
+def _hopeless(task: Task, now: float, began: float, before: int, node_ready: bool) -> tuple[str, Task, int] | None:
+    state, times = task.status.state, _in_a_row(task)
+    if state is TaskState.PENDING:
+        patience = UNPLACED_SECONDS if node_ready else NO_NODE_SECONDS
+        return ("unplaced", task, 0) if now - max(task.status.since, began) >= patience else None
+    if state not in BROKEN:
+        return None
+    kind, limit = ("rejected", REJECTIONS) if state is TaskState.REJECTED else ("failed", FAILURES)
+    # Failures from before count as known: one more is enough to see that nothing was mended.
+    fresh = times - before if times > before else 0
+    return (kind, task, times) if fresh >= max(1, limit - before) else None
+
+
+def _words(task: Task | None, service: Service, slot: int) -> str:
+    if task is None:
+        return f"{service.name}.{slot} waits for the old one to end"
+    message = task.status.message
+    return f"{task.name} {task.status.state.value}" + (f": {message}" if message else "")

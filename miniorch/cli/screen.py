@@ -1,0 +1,120 @@
+"""How waiting looks: on a terminal one live line per service, in a pipe one line per change of a task's state.
+
+At most three lines per task in a pipe (preparing, starting, and how it ended up), whatever happens. With `-q` nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from miniorch.cli.output import terminal
+from miniorch.cli.progress import Line, Verdict
+from miniorch.model import Task, TaskState
+
+TOLD = {
+    TaskState.PREPARING: "prepares its image",
+    TaskState.STARTING: "starts",
+    TaskState.RUNNING: "runs",
+    TaskState.FAILED: "failed",
+    TaskState.REJECTED: "was rejected",
+    TaskState.COMPLETE: "ended",
+}
+
+
+class Screen(Protocol):
+    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None: ...
+
+    def say(self, message: str) -> None:
+        """One line that stays."""
+
+    def close(self) -> None: ...
+
+
+def open_screen(quiet: bool) -> Screen:
+    if quiet:
+        return Silent()
+    return Live() if terminal() else Plain()
+
+
+class Silent:
+    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Plain:
+    """A line when a task enters a state that is told, once. What stood there at the first look is no news."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, TaskState]] | None = None
+
+    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
+        seen = {(task.id, task.status.state) for task in tasks if task.status.state in TOLD}
+        if self._told is None:
+            self._told = {(task.id, task.status.state) for task in tasks if _settled(task)}
+        for task in tasks:
+            state = task.status.state
+            if (task.id, state) in seen - self._told:
+                why = task.status.message.splitlines()
+                ended = state.ended and bool(why)
+                print(f"{task.name} {TOLD[state]}{': ' + why[0] if ended else ''}", flush=True)
+        self._told |= seen
+
+    def say(self, message: str) -> None:
+        print(message, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _settled(task: Task) -> bool:
+    return task.status.state is TaskState.RUNNING or task.status.state.ended
+
+
+class Live:
+    """Redrawn in place by rich, four times a second at most."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+
+    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
+        from rich.live import Live as RichLive
+
+        if self._live is None:
+            self._live = RichLive(refresh_per_second=4, transient=True)
+            self._live.start()
+        self._live.update(_drawing(verdict.lines))
+
+    def say(self, message: str) -> None:
+        if self._live is None:
+            print(message, flush=True)
+        else:
+            self._live.console.print(message, highlight=False, markup=False)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        sys.stdout.flush()
+
+
+def _drawing(lines: Sequence[Line]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    for line in lines:
+        done = line.up == line.wanted and not line.words
+        count = Text(f"{line.up}/{line.wanted} up", style="green" if done else "yellow")
+        grid.add_row(Text(line.service, style="bold"), count, Text(" ".join(line.words.split())))
+    return grid

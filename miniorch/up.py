@@ -1,0 +1,309 @@
+"""Start and stop this machine's processes, and know whether they truly answer.
+
+The problem: "started" is not "works": a server that cannot open its database has a pid, too, for half a second. The
+idea: ask each process for what it is there for. The server must answer `/v1/version`, net must accept on Docker's
+plugin socket, the agent's node must be listed and ready. Whatever answers is left alone; only what is missing is
+started, in a session of its own, so that it outlives the terminal. Containers, HAProxy and the network notice
+nothing of all this.
+
+Who does this for real: systemd; `miniorch up --systemd` hands the same table over to it (`processes.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
+from miniorch.errors import Conflict, MiniorchError, NotAllowed, Unreachable, Unsupported
+from miniorch.processes import PidFile, Process, last_lines, rotate, table, unit
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+DOCKER_GRACE_SECONDS = 5.0  # dockerd may be restarting at this very moment
+ASK_SECONDS = 5.0
+POLL_SECONDS = 0.05
+PLUGIN_SOCKET = "/run/docker/plugins/miniorch.sock"
+UNITS = Path("/etc/systemd/system")
+SYSTEMD = Path("/run/systemd/system")  # exists exactly while systemd runs this machine
+Say = Callable[[str], None]
+
+_children: list[subprocess.Popen[bytes]] = []  # kept, so that those that die are reaped and no longer look alive
+
+
+class Machine:
+    """The processes of this machine. `node` names it; without one, the name given last time or else the host's."""
+
+    def __init__(
+        self,
+        say: Say,
+        node: str = "",
+        pool: str = "",
+        *,
+        run: str = RUN_DIRECTORY,
+        state: str = STATE_DIRECTORY,
+        plugin_socket: str = PLUGIN_SOCKET,
+    ) -> None:
+        self.say = say
+        self.run, self.state = Path(run), Path(state)
+        self.sockets = {"server": f"{run}/api.sock", "net": plugin_socket, "agent": f"{run}/agent.sock"}
+        self.node = node or self._known_node() or socket.gethostname()
+        self.processes = table(self.node, pool)
+
+    # --- up ----------------------------------------------------------------------------------------------------------
+
+    def ensure_up(self) -> list[str]:
+        """Start what does not answer and wait until everything does. Returns the names of what was started.
+
+        Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up.
+        """
+        if all(self.answers(process.name) for process in self.processes):
+            return []
+        need_root("start miniorch's processes")
+        started = []
+        with self._lock():
+            self._remember_node()
+            for process in self.processes:
+                if self.answers(process.name):
+                    continue
+                if self._under_systemd():
+                    _systemctl("start", process.unit_name)
+                    started.append(process.name)
+                elif self._pid_file(process).pid() is None:
+                    self.say(f"starting {process.name} ({process.what})")
+                    self._start(process)
+                    started.append(process.name)
+                self._wait_for(process)
+        return started
+
+    def missing(self) -> list[str]:
+        """What has died, by a look that is cheap enough for every second."""
+        _reap()
+        return [
+            process.name
+            for process in self.processes
+            if self._pid_file(process).pid() is None and not connects(self.sockets[process.name])
+        ]
+
+    def _start(self, process: Process) -> None:
+        log = self.log_of(process.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        rotate(log)
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                process.command,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        _children.append(child)
+        self._pid_file(process).write(child.pid)
+
+    def _wait_for(self, process: Process) -> None:
+        began = time.monotonic()
+        while not self.answers(process.name):
+            _reap()
+            waited = time.monotonic() - began
+            if process.name == "agent" and waited > DOCKER_GRACE_SECONDS and not connects(docker_socket()):
+                raise Unreachable(
+                    f"Docker does not answer on {docker_socket()}",
+                    remedy="systemctl start docker   (where there is no systemd: dockerd &)",
+                )
+            gone = not self._under_systemd() and self._pid_file(process).pid() is None
+            if gone or waited > START_SECONDS:
+                raise self._did_not_start(process, gone)
+            time.sleep(POLL_SECONDS)
+
+    def _did_not_start(self, process: Process, gone: bool) -> MiniorchError:
+        what = "ended at once" if gone else f"does not answer after {START_SECONDS:.0f} s"
+        if process.name == "agent":
+            message = self.node_message()
+            what += f": {message}" if message else ""
+        lines = [f"  | {line}" for line in last_lines(self.log_of(process.name), 8)]
+        return Unreachable(
+            "\n".join([f"miniorch's {process.name} {what}", *lines]),
+            remedy=f"miniorch doctor; the whole log: {self.log_of(process.name)}",
+        )
+
+    # --- down --------------------------------------------------------------------------------------------------------
+
+    def down(self, names: Collection[str] = ("server", "net", "agent")) -> list[str]:
+        """Stop processes, the last started first. Returns the names of those that ran."""
+        need_root("stop miniorch's processes")
+        wanted = [process for process in reversed(self.processes) if process.name in names]
+        if self._under_systemd():
+            _systemctl("stop", *(process.unit_name for process in wanted))
+            return [process.name for process in wanted]
+        with self._lock():
+            return [process.name for process in wanted if self._stop(process)]
+
+    def _stop(self, process: Process) -> bool:
+        file = self._pid_file(process)
+        if (pid := file.pid()) is None:
+            file.remove()
+            return False
+        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            deadline = time.monotonic() + seconds
+            while file.pid() == pid and time.monotonic() < deadline:
+                _reap()
+                time.sleep(POLL_SECONDS)
+            if file.pid() != pid:
+                break
+        file.remove()
+        return True
+
+    def undo(self, *, volumes: bool) -> list[str]:
+        """Stop all, and remove containers, HAProxy, network and state. The data of volumes only when told to.
+
+        Net goes last: without it, Docker needs 15 seconds to remove its network. Returns the names of what ran.
+        """
+        stopped = self.down(("server", "agent"))
+        _undo("agent.main")
+        stopped += self.down(("net",))
+        _undo("netplugin.main")
+        self._remove_units()
+        for file in (*self.state.glob("state.db*"), self.state / "net.json", self.state / "node"):
+            file.unlink(missing_ok=True)
+        for name in ("tasks", "logs", *(["volumes"] if volumes else [])):
+            shutil.rmtree(self.state / name, ignore_errors=True)
+        shutil.rmtree(self.run, ignore_errors=True)
+        return stopped
+
+    # --- systemd -----------------------------------------------------------------------------------------------------
+
+    def install_units(self) -> None:
+        """Write and enable one unit per process. Raises `Unsupported` where systemd does not run the machine."""
+        need_root("write systemd units")
+        if not SYSTEMD.is_dir():
+            raise Unsupported("systemd does not run this machine", remedy="miniorch up")
+        self.down()  # what runs outside of systemd, or under units that are about to change
+        self._remember_node()
+        for process in self.processes:
+            (UNITS / process.unit_name).write_text(unit(process, process.command))
+        _systemctl("daemon-reload")
+        _systemctl("enable", "--now", *(process.unit_name for process in self.processes))
+        for process in self.processes:
+            self._wait_for(process)
+
+    def _remove_units(self) -> None:
+        if not self._under_systemd():
+            return
+        _systemctl("disable", "--now", *(process.unit_name for process in self.processes))
+        for process in self.processes:
+            (UNITS / process.unit_name).unlink(missing_ok=True)
+        _systemctl("daemon-reload")
+
+    def _under_systemd(self) -> bool:
+        return SYSTEMD.is_dir() and (UNITS / self.processes[0].unit_name).exists()
+
+    # --- whether they answer -----------------------------------------------------------------------------------------
+
+    def answers(self, name: str) -> bool:
+        """Whether a process does what it is there for."""
+        if name == "server":
+            return self._ask("/v1/version") is not None
+        return connects(self.sockets[name]) and (name != "agent" or self.node_message() == "")
+
+    def node_message(self) -> str | None:
+        """Why this node is not ready; "" when it is, None when the server does not know it or does not answer."""
+        listed = self._ask("/v1/nodes")
+        for item in listed["items"] if listed else []:
+            if item["name"] == self.node:
+                return "" if item["ready"] else item["message"] or "not ready"
+        return None
+
+    def _ask(self, path: str) -> Any:
+        try:
+            return UnixTransport(self.sockets["server"], timeout_seconds=ASK_SECONDS).request_now("GET", path)
+        except NotAllowed:
+            raise
+        except MiniorchError:
+            return None
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def log_of(self, name: str) -> Path:
+        return self.state / "logs" / f"{name}.log"
+
+    def _pid_file(self, process: Process) -> PidFile:
+        return PidFile(self.run / f"{process.name}.pid")
+
+    def _known_node(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.state / "node").read_text().strip()
+        return ""
+
+    def _remember_node(self) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
+        (self.state / "node").write_text(self.node + "\n")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Two `miniorch run` at the same moment start one server, not two. The kernel frees it however we end."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        with (self.run / "up.lock").open("a") as file:
+            deadline = time.monotonic() + 3 * START_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Conflict("another miniorch starts or stops the processes") from None
+                    time.sleep(POLL_SECONDS)
+            yield
+
+
+def connects(path: str) -> bool:
+    """Whether somebody accepts on a Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+        wire.settimeout(1.0)
+        try:
+            wire.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def docker_socket() -> str:
+    """Where Docker listens."""
+    host = os.environ.get("DOCKER_HOST", "")
+    return host.removeprefix("unix://") if host.startswith("unix://") else "/var/run/docker.sock"
+
+
+def need_root(doing: str) -> None:
+    if os.geteuid() != 0:
+        raise NotAllowed(f"only root may {doing}", remedy="put sudo before the command")
+
+
+def _reap() -> None:
+    for child in _children:
+        child.poll()
+
+
+def _undo(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--undo"], cwd="/", capture_output=True, text=True)
+    if done.returncode:
+        raise MiniorchError(f"{module} --undo failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def _systemctl(*arguments: str) -> None:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise Unreachable(
+            f"systemctl {arguments[0]} failed: {done.stderr.strip()}", remedy="journalctl -u 'miniorch-*'"
+        )

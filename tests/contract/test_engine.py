@@ -1,0 +1,302 @@
+"""What every container engine promises: Docker in a private node, and the simulation's engine on virtual time.
+
+A story is told to a `Bench`, which knows how to run it and how to make three kinds of container: one that sleeps until
+it is told to stop, one that ends by itself with code 3, and one that ignores SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.docker_engine import DockerEngine
+from agent.engine import TASK_LABEL, Container, ContainerSpec, Engine
+from miniorch.errors import EngineError
+from miniorch.model import Build, Resources
+from miniorch.simulation.engine import Behaviour, FakeEngine
+from miniorch.simulation.loop import VirtualClock, run
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
+
+from node import TestNode
+
+SUBNET, GATEWAY = "10.200.7.0/24", "10.200.7.1"
+SLEEPS, EXITS, STUBBORN = "sleeps", "exits", "stubborn"
+Story = Callable[["Bench"], Awaitable[None]]
+quiet: Callable[[str], None] = lambda line: None  # noqa: E731
+
+
+@dataclass
+class Bench:
+    engine: Engine
+    images: dict[str, str]  # kind -> image
+    commands: dict[str, tuple[str, ...] | None]
+
+    async def spec(self, kind: str, task: str = "t1", address: str = "10.200.7.5") -> ContainerSpec:
+        return ContainerSpec(
+            name=f"chat-web.1-{task}",
+            task=task,
+            image_id=await self.engine.pull(self.images[kind], quiet),
+            address=address,
+            hostname="web-1",
+            entrypoint=None,
+            command=self.commands[kind],
+            environment={"GREETING": "hello"},
+            binds={},
+            limit=Resources(),
+            labels={TASK_LABEL: task},
+        )
+
+    async def started(self, kind: str, task: str = "t1", address: str = "10.200.7.5") -> str:
+        container = await self.engine.create(await self.spec(kind, task, address))
+        await self.engine.start(container)
+        return container
+
+    async def only(self) -> Container:
+        (container,) = await self.engine.containers()
+        return container
+
+    async def until(self, condition: Callable[[Container], bool]) -> Container:
+        for _ in range(200):
+            container = await self.only()
+            if condition(container):
+                return container
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"still {container}")
+
+    async def log(self, container: str, tail: int = 100) -> bytes:
+        return b"".join([chunk async for chunk in self.engine.logs(container, tail=tail, follow=False)])
+
+
+def fake_bench() -> Iterator[Callable[[Story], None]]:
+    def tell(story: Story) -> None:
+        async def main() -> None:
+            engine = FakeEngine(VirtualClock(), random.Random(1))
+            engine.behave(EXITS, Behaviour(exits_after_seconds=0.1, exit_code=3, output=("one", "bye")))
+            engine.behave(STUBBORN, Behaviour(ignores_term=True))
+            engine.fail_pull("nowhere:1")
+            engine.fail_pull("broken:1")
+            kinds = (SLEEPS, EXITS, STUBBORN)
+            await engine.use_network(SUBNET, GATEWAY)
+            await story(Bench(engine, {kind: kind for kind in kinds}, dict.fromkeys(kinds)))
+
+        run(main(), seed=1)
+
+    yield tell
+
+
+@pytest.fixture(scope="module")
+def docker_node() -> Iterator[TestNode]:
+    with TestNode() as node:
+        node.start_dockerd()
+        node.load_busybox()
+        yield node
+    assert node.leftovers() == []
+
+
+def docker_bench(node: TestNode) -> Iterator[Callable[[Story], None]]:
+    def tell(story: Story) -> None:
+        async def main() -> None:
+            # The bridge driver stands in for ours: this contract is about containers.
+            engine = DockerEngine(f"unix:///proc/{node.pid}/root/run/docker.sock", driver="bridge")
+            commands: dict[str, tuple[str, ...] | None] = {
+                SLEEPS: ("sh", "-c", "echo started; trap 'exit 143' TERM; while :; do sleep 0.1; done"),
+                EXITS: ("sh", "-c", "echo one; echo bye; exit 3"),
+                STUBBORN: ("sh", "-c", "trap '' TERM; echo started; while :; do sleep 0.1; done"),
+            }
+            try:
+                await engine.use_network(SUBNET, GATEWAY)
+                await story(Bench(engine, dict.fromkeys(commands, "busybox:1"), commands))
+            finally:
+                await engine.undo()
+                engine.close()
+
+        asyncio.run(main())
+
+    yield tell
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.root])])
+def tell(request: pytest.FixtureRequest) -> Iterator[Callable[[Story], None]]:
+    """Tells a story to an engine, to its end."""
+    if request.param == "fake":
+        yield from fake_bench()
+    else:
+        yield from docker_bench(request.getfixturevalue("docker_node"))
+
+
+def test_info_names_the_engine_and_its_machine(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        info = await bench.engine.info()
+        assert info.name
+        assert info.capacity.cpus > 0
+        assert info.capacity.memory_bytes > 0
+
+    tell(story)
+
+
+def test_container_is_made_then_started_then_stopped_then_removed(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.engine.create(await bench.spec(SLEEPS))
+        made = Container(container, "t1", running=False, started=False, address="10.200.7.5")
+        assert await bench.only() == made
+        await bench.engine.start(container)
+        assert await bench.only() == replace(made, running=True, started=True)
+        await bench.engine.stop(container, 5.0)
+        assert await bench.only() == replace(made, started=True, exit_code=143)
+        await bench.engine.remove(container)
+        assert await bench.engine.containers() == []
+
+    tell(story)
+
+
+def test_one_task_never_gets_two_containers(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        spec = await bench.spec(SLEEPS)
+        first, second = await asyncio.gather(bench.engine.create(spec), bench.engine.create(spec))
+        assert first == second == await bench.engine.create(spec)
+        assert (await bench.only()).id == first
+
+    tell(story)
+
+
+def test_container_that_ends_by_itself_shows_its_code_and_its_last_lines(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(EXITS)
+        ended = await bench.until(lambda one: not one.running)
+        assert (ended.exit_code, ended.started, ended.oom_killed) == (3, True, False)
+        assert b"bye\n" in await bench.log(container)
+        assert len((await bench.log(container, tail=1)).splitlines()) == 1
+
+    tell(story)
+
+
+def test_stop_ends_what_ignores_it_after_the_grace(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(STUBBORN)
+        before = asyncio.get_running_loop().time()
+        await bench.engine.stop(container, 1.0)
+        assert 0.6 <= asyncio.get_running_loop().time() - before < 5.0
+        assert (await bench.only()).exit_code == 137
+
+    tell(story)
+
+
+def test_stop_and_remove_may_be_repeated(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(EXITS)
+        await bench.until(lambda one: not one.running)
+        await bench.engine.stop(container, 1.0)
+        await bench.engine.stop(container, 1.0)
+        await bench.engine.remove(container)
+        await bench.engine.remove(container)
+
+    tell(story)
+
+
+def test_running_container_is_removed_at_once(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(STUBBORN)
+        await bench.engine.remove(container)
+        assert await bench.engine.containers() == []
+
+    tell(story)
+
+
+def test_command_inside_has_an_exit_code(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        assert (await bench.engine.run_in(container, ("true",), 5.0)).exit_code == 0
+
+    tell(story)
+
+
+def test_command_in_a_dead_container_is_an_error(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(EXITS)
+        await bench.until(lambda one: not one.running)
+        with pytest.raises(EngineError):
+            await bench.engine.run_in(container, ("true",), 5.0)
+
+    tell(story)
+
+
+def test_changes_are_told(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        heard = asyncio.Event()
+
+        async def listen() -> None:
+            async for _ in bench.engine.changes():
+                heard.set()
+
+        listening = asyncio.ensure_future(listen())
+        await asyncio.sleep(0.3)
+        container = await bench.started(SLEEPS)
+        await asyncio.wait_for(heard.wait(), 5.0)
+        await asyncio.sleep(0.3)
+        heard.clear()
+        await bench.engine.stop(container, 5.0)
+        await asyncio.wait_for(heard.wait(), 5.0)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    tell(story)
+
+
+def test_followed_log_ends_with_its_container(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        chunks = []
+
+        async def follow() -> None:
+            async for chunk in bench.engine.logs(container, tail=10, follow=True):
+                chunks.append(chunk)
+
+        following = asyncio.ensure_future(follow())
+        await asyncio.sleep(0.3)
+        await bench.engine.stop(container, 5.0)
+        await asyncio.wait_for(following, 5.0)
+        assert b"started\n" in b"".join(chunks)
+
+    tell(story)
+
+
+def test_image_that_is_not_to_be_had_is_an_error_that_names_it(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        with pytest.raises(EngineError, match="nowhere:1") as caught:
+            await bench.engine.pull("nowhere:1", quiet)
+        assert not caught.value.temporary
+
+    tell(story)
+
+
+def test_build_that_breaks_is_an_error_that_names_the_image(tell: Any, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox:1\nRUN echo sorry; exit 9\n")
+
+    async def story(bench: Bench) -> None:
+        with pytest.raises(EngineError, match="broken:1") as caught:
+            await bench.engine.build("broken:1", Build(str(tmp_path), "d"), quiet)
+        assert not caught.value.temporary
+
+    tell(story)
+
+
+def test_build_makes_an_image_once(tell: Any, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox:1\nENV X=1\n")
+
+    async def story(bench: Bench) -> None:
+        lines: list[str] = []
+        made = await bench.engine.build("good:1", Build(str(tmp_path), "d"), lines.append)
+        await asyncio.sleep(0)
+        assert any("building good:1" in line for line in lines)
+        assert await bench.engine.build("good:1", Build(str(tmp_path), "d"), quiet) == made
+        assert await bench.engine.pull("good:1", quiet) == made
+
+    tell(story)

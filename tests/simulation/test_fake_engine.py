@@ -1,0 +1,156 @@
+"""Faults on order: the fake engine's own rules, beyond the contract that it shares with Docker."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from agent.engine import ContainerSpec
+from miniorch.errors import EngineError
+from miniorch.model import Resources
+from miniorch.simulation.engine import Behaviour, FakeEngine
+from miniorch.simulation.loop import VirtualClock, run
+
+
+def on_engine(story: Callable[[FakeEngine], Awaitable[None]]) -> None:
+    async def main() -> None:
+        engine = FakeEngine(VirtualClock(), random.Random(1))
+        await engine.use_network("10.200.0.0/24", "10.200.0.1")
+        await story(engine)
+
+    run(main(), seed=1)
+
+
+def spec(image_id: str, task: str = "t1") -> ContainerSpec:
+    return ContainerSpec(f"chat-web.1-{task}", task, image_id, "10.200.0.2", "web", None, None, {}, {}, Resources())
+
+
+async def started(engine: FakeEngine, task: str = "t1") -> str:
+    container = await engine.create(spec(await engine.pull("web", lambda line: None), task))
+    await engine.start(container)
+    return container
+
+
+def test_image_that_cannot_be_had_is_an_error_and_comes_back() -> None:
+    async def story(engine: FakeEngine) -> None:
+        engine.fail_pull("web", "no such host")
+        with pytest.raises(EngineError, match="no such host") as caught:
+            await engine.pull("web", lambda line: None)
+        assert not caught.value.temporary
+        engine.mend_pull("web")
+        assert (await engine.pull("web", lambda line: None)).startswith("sha256:")
+
+    on_engine(story)
+
+
+def test_operation_goes_on_when_its_caller_dies() -> None:
+    async def story(engine: FakeEngine) -> None:
+        image = await engine.pull("web", lambda line: None)
+        agent = asyncio.ensure_future(engine.create(spec(image)))
+        await asyncio.sleep(0.01)
+        agent.cancel()
+        assert await engine.containers() == []
+        await asyncio.sleep(1)
+        assert [container.task for container in await engine.containers()] == ["t1"]
+        assert await engine.create(spec(image)) == (await engine.containers())[0].id
+
+    on_engine(story)
+
+
+def test_address_outside_the_nodes_subnet_is_refused() -> None:
+    async def story(engine: FakeEngine) -> None:
+        await engine.use_network("10.200.7.0/24", "10.200.7.1")
+        image = await engine.pull("web", lambda line: None)
+        with pytest.raises(EngineError, match=r"10\.200\.0\.2"):
+            await engine.create(spec(image))
+
+    on_engine(story)
+
+
+def test_two_creates_of_one_task_at_once_make_one_container() -> None:
+    async def story(engine: FakeEngine) -> None:
+        image = await engine.pull("web", lambda line: None)
+        first, second = await asyncio.gather(engine.create(spec(image)), engine.create(spec(image)))
+        assert first == second
+        assert len(await engine.containers()) == 1
+
+    on_engine(story)
+
+
+def test_container_exits_when_its_image_says_so() -> None:
+    async def story(engine: FakeEngine) -> None:
+        engine.behave("web", Behaviour(exits_after_seconds=5.0, exit_code=3, output=("one", "two")))
+        container = await started(engine)
+        lines = [line async for line in engine.logs(container, tail=10, follow=True)]
+        (seen,) = await engine.containers()
+        assert (seen.running, seen.started, seen.exit_code) == (False, True, 3)
+        assert lines == [b"one\n", b"two\n", b"ended with code 3\n"]
+
+    on_engine(story)
+
+
+def test_probe_fails_until_the_container_is_healthy_and_after_it_sickened() -> None:
+    async def story(engine: FakeEngine) -> None:
+        engine.behave("web", Behaviour(healthy_after_seconds=5.0))
+        container = await started(engine)
+        assert (await engine.run_in(container, ("true",), 1.0)).exit_code == 1
+        await asyncio.sleep(6)
+        assert (await engine.run_in(container, ("true",), 1.0)).exit_code == 0
+        engine.sicken("t1")
+        assert (await engine.run_in(container, ("true",), 1.0)).exit_code == 1
+
+    on_engine(story)
+
+
+def test_container_that_ignores_sigterm_is_killed_after_the_grace() -> None:
+    async def story(engine: FakeEngine) -> None:
+        engine.behave("web", Behaviour(ignores_term=True))
+        container, clock = await started(engine), VirtualClock()
+        began = clock.monotonic()
+        await engine.stop(container, 10.0)
+        assert clock.monotonic() - began > 6.0
+        assert (await engine.containers())[0].exit_code == 137
+        await engine.stop(container, 10.0)
+
+    on_engine(story)
+
+
+@pytest.mark.parametrize("live_restore", [True, False])
+def test_engine_that_restarts_breaks_what_it_was_doing_and_keeps_containers_with_live_restore(
+    live_restore: bool,
+) -> None:
+    async def story(engine: FakeEngine) -> None:
+        await started(engine)
+        image = await engine.pull("web", lambda line: None)
+        creating = asyncio.ensure_future(engine.create(spec(image, "t2")))
+        await asyncio.sleep(0.01)
+        engine.restart(3.0, live_restore=live_restore)
+        with pytest.raises(EngineError) as caught:
+            await creating
+        assert caught.value.temporary
+        with pytest.raises(EngineError) as caught:
+            await engine.containers()
+        assert caught.value.temporary
+        await asyncio.sleep(4)
+        assert [(item.task, item.running) for item in await engine.containers()] == [("t1", live_restore)]
+
+    on_engine(story)
+
+
+def test_change_is_told_to_who_listens() -> None:
+    async def story(engine: FakeEngine) -> None:
+        await started(engine)
+        changes = engine.changes()
+        soon = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(1)
+        assert not soon.done()
+        assert engine.kill("t1")
+        await soon
+        assert engine.deaths == 1
+        assert not engine.kill("t1")
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    on_engine(story)

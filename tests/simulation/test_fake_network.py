@@ -1,0 +1,131 @@
+"""Messages get lost here in both ways: before they were done, and after."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from miniorch.client import list_kind, mirror
+from miniorch.errors import NotFound, Unreachable
+from miniorch.model import Node
+from miniorch.server import Server
+from miniorch.simulation.loop import VirtualClock, run
+from miniorch.simulation.network import SimTransport, Weather, Wire
+from miniorch.state.memory import MemoryStore
+
+CAPACITY = {"capacity": {"cpus": 4.0, "memory_bytes": 4096}, "engine": "Fake"}
+
+
+def no_logs(*args: Any) -> Any:
+    raise NotFound("no logs here")
+
+
+def with_server(story: Callable[[Wire, Server], Awaitable[None]], seed: int = 1) -> None:
+    async def main() -> None:
+        chance = random.Random(seed)
+        server = Server(MemoryStore(), VirtualClock(), chance, no_logs)
+        await server.prepare()
+        wire = Wire(chance)
+        wire.up(server.handlers)
+        await story(wire, server)
+        await wire.down()
+        await server.store.close()
+
+    run(main(), seed=seed)
+
+
+def test_request_and_its_errors_arrive_as_over_a_socket() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        transport = SimTransport(wire)
+        node = await transport.request("POST", "/v1/nodes/node1/register", CAPACITY)
+        assert node["subnet"] == "10.200.0.0/24"
+        assert list((await list_kind(transport, Node)).items) == ["node1"]
+        with pytest.raises(NotFound):
+            await transport.request("GET", "/v1/nothing/here/at/all")
+
+    with_server(story)
+
+
+@pytest.mark.parametrize(
+    ("weather", "happened"),
+    [(Weather(lost_requests=1.0), False), (Weather(lost_answers=1.0), True)],
+)
+def test_lost_request_has_not_happened_and_lost_answer_has(weather: Weather, happened: bool) -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        wire.weather = weather
+        with pytest.raises(Unreachable):
+            await SimTransport(wire).request("POST", "/v1/nodes/node1/register", CAPACITY)
+        assert (await server.store.get("/nodes/node1") is not None) is happened
+
+    with_server(story)
+
+
+def test_server_that_is_down_does_not_answer() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        await wire.down()
+        with pytest.raises(Unreachable, match="does not answer"):
+            await SimTransport(wire).request("GET", "/v1/nodes")
+
+    with_server(story)
+
+
+def test_mirror_follows_through_a_restart_of_the_server_and_a_pulled_cable() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        transport, seen = SimTransport(wire), []
+        admin = SimTransport(wire)
+
+        async def follow() -> None:
+            async for snapshot in mirror(transport, Node):
+                seen.append(sorted(snapshot.items))
+
+        async def join(name: str) -> None:
+            await admin.request("POST", f"/v1/nodes/{name}/register", CAPACITY)
+            await asyncio.sleep(5)
+
+        following = asyncio.ensure_future(follow())
+        await asyncio.sleep(1)
+        await join("node1")
+        await wire.down()
+        await asyncio.sleep(3)
+        wire.up(server.handlers)
+        await join("node2")
+        transport.cut = True
+        await join("node3")
+        assert seen[-1] == ["node1", "node2"]
+        transport.cut = False
+        await asyncio.sleep(1)
+        assert seen[-1] == ["node1", "node2", "node3"]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    with_server(story)
+
+
+def test_mirror_loses_nothing_in_bad_weather() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        wire.weather = Weather((0.001, 0.3), 0.1, 0.1, 0.2)
+        last: list[list[str]] = []
+
+        async def follow() -> None:
+            async for snapshot in mirror(SimTransport(wire), Node):
+                last[:] = [sorted(snapshot.items)]
+
+        following = asyncio.ensure_future(follow())
+        joined = 0
+        while joined < 20:
+            try:
+                await SimTransport(wire).request("POST", f"/v1/nodes/node{joined:02}/register", CAPACITY)
+                joined += 1
+            except Unreachable:
+                await asyncio.sleep(0.5)
+        await asyncio.sleep(60)
+        assert last == [[f"node{number:02}" for number in range(20)]]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    for seed in range(5):
+        with_server(story, seed)

@@ -1,0 +1,117 @@
+"""The checker is checked: each promise is broken once on purpose and must notice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.engine import ContainerSpec
+from miniorch.model import (
+    Backend,
+    Endpoints,
+    Mount,
+    Node,
+    Port,
+    Resources,
+    Service,
+    ServiceSpec,
+    Status,
+    Task,
+    TaskSpec,
+    TaskState,
+    Volume,
+)
+from miniorch.simulation import invariants
+from miniorch.simulation.engine import Behaviour, Box
+from miniorch.simulation.invariants import ALWAYS, AT_REST, History, Picture, broken
+
+SPEC = TaskSpec("db", mounts=(Mount("data", "/data"),), reserved=Resources(1.0, 0))
+
+
+def task(name: str = "t1", state: TaskState = TaskState.RUNNING, slot: int = 1, node: str = "node1") -> Task:
+    return Task(name, "chat", "db", slot, SPEC, 0.0, node=node, status=Status(state, address="10.200.0.2"))
+
+
+def box(task: str = "t1", address: str = "10.200.0.2", state: str = "running", slot: int = 1) -> Box:
+    name, binds = f"chat-db.{slot}-{task}", {"/data": ("/volumes/chat/data/data", False)}
+    spec = ContainerSpec(name, task, "sha256:1", address, "", None, None, {}, binds, Resources())
+    return Box(f"c-{task}-{address}", spec, Behaviour(), state)
+
+
+BACKENDS = Endpoints("chat", "db", "10.201.0.1", (Port(5000, 80),), (Backend("t1", 1, "node1", "10.200.0.2", True),))
+FOLDERS = frozenset({"/volumes/chat/data/data"})
+GOOD = Picture(
+    tasks={"t1": task()},
+    services={"chat/db": Service("chat", "db", ServiceSpec(SPEC), "10.201.0.1")},
+    nodes={
+        "node1": Node("node1", "10.200.0.0/24", "10.200.0.1", Resources(2.0, 0)),
+        "node2": Node("node2", "10.200.1.0/24", "10.200.1.1", Resources(2.0, 0)),
+    },
+    volumes={"chat/data": Volume("chat", "data", "node1")},
+    endpoints={"chat/db": BACKENDS},
+    folders={"node1": FOLDERS, "node2": FOLDERS},
+    traffic={"node1": (BACKENDS,), "node2": (BACKENDS,)},
+    boxes={"node1": (box(),), "node2": ()},
+)
+
+BROKEN = {
+    "a_slot_has_at_most_one_live_task": replace(GOOD, tasks={"t1": task(), "t2": task("t2")}),
+    "a_task_has_at_most_one_container": replace(GOOD, boxes={"node1": (box(), box(state="created"))}),
+    "a_slot_has_at_most_one_running_container": replace(GOOD, boxes={"node1": (box(),), "node2": (box("forgotten"),)}),
+    "an_ended_task_runs_no_container": replace(GOOD, tasks={"t1": task(state=TaskState.FAILED)}),
+    "an_address_is_held_by_one_running_container": replace(GOOD, boxes={"node1": (box(), box("t2", slot=2))}),
+    "an_address_lies_in_its_nodes_subnet": replace(GOOD, boxes={"node1": (box(address="10.200.1.2"),)}),
+    "a_subnet_or_service_address_has_one_owner": replace(
+        GOOD, nodes={name: replace(GOOD.nodes["node1"], name=name) for name in ("node1", "node2")}
+    ),
+    "a_node_is_never_above_its_capacity": replace(GOOD, tasks={f"t{n}": task(f"t{n}", slot=n) for n in (1, 2, 3)}),
+    "a_task_lies_on_its_volumes_node": replace(GOOD, tasks={"t1": task(node="node2")}),
+    "a_container_runs_where_its_task_was_put": replace(GOOD, boxes={"node2": (box(address="10.200.1.2"),)}),
+    "every_service_runs_as_often_as_wanted": replace(GOOD, tasks={"t1": task(state=TaskState.STARTING)}),
+    "what_the_store_says_runs_runs": replace(GOOD, boxes={"node1": (box(state="exited"),)}),
+    "no_container_is_an_orphan": replace(GOOD, boxes={"node1": (box(), box("gone", "10.200.0.3", "exited"))}),
+    "endpoints_name_exactly_the_tasks_that_run": replace(GOOD, endpoints={}, traffic={}),
+    "what_a_container_mounts_is_on_the_disk": replace(GOOD, folders={"node1": frozenset()}),
+    "published_ports_follow_the_endpoints": replace(GOOD, traffic={"node1": (BACKENDS,), "node2": ()}),
+}
+
+
+def test_good_world_breaks_no_promise() -> None:
+    assert broken(GOOD, AT_REST) == []
+
+
+def test_every_promise_has_a_broken_world_here() -> None:
+    assert {promise.__name__ for promise in AT_REST} == set(BROKEN)
+    assert set(ALWAYS) <= set(AT_REST)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_promise_is_noticed(name: str) -> None:
+    assert len(getattr(invariants, name)(BROKEN[name])) == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ({"t1": task(state=TaskState.STARTING)}, "t1 went from running back to starting"),
+        ({"t1": task(node="node2")}, "t1 moved from node1 to node2"),
+        ({"t1": replace(task(), spec=TaskSpec("other"))}, "the spec of t1 has changed"),
+        (
+            {"t1": replace(task(), status=Status(TaskState.RUNNING, address="10.200.0.9"))},
+            "t1 changed its address from 10.200.0.2 to 10.200.0.9",
+        ),
+    ],
+)
+def test_task_that_does_not_move_forward_is_noticed(after: dict[str, Task], words: str) -> None:
+    history = History()
+    assert history.look(GOOD) == []
+    assert history.look(replace(GOOD, tasks=after)) == [words]
+
+
+def test_end_is_final_and_what_is_gone_stays_gone() -> None:
+    history = History()
+    history.look(replace(GOOD, tasks={"t1": task(state=TaskState.FAILED)}))
+    assert history.look(replace(GOOD, tasks={"t1": task(state=TaskState.LOST)})) == ["t1 went from failed back to lost"]
+    assert history.look(replace(GOOD, tasks={})) == []
+    assert history.look(GOOD) == ["t1 has come back from the dead"]

@@ -1,0 +1,117 @@
+"""Virtual time: fast, repeatable, and honest about what it cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import pytest
+
+from miniorch.simulation.loop import EPOCH, SimulationError, VirtualClock, run
+
+
+def test_hours_pass_in_no_time_and_timers_fire_in_order() -> None:
+    async def main() -> list[float]:
+        clock, seen = VirtualClock(), []
+
+        async def sleeper(seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            seen.append(clock.monotonic())
+
+        await asyncio.gather(*(sleeper(seconds) for seconds in (3000.0, 0.5, 20.0)))
+        assert clock.now() == pytest.approx(EPOCH + 3000.0)
+        return seen
+
+    began = time.monotonic()
+    assert run(main()) == pytest.approx([0.5, 20.0, 3000.0])
+    assert time.monotonic() - began < 2.0
+
+
+def test_thousands_of_virtual_seconds_take_less_than_a_second_each() -> None:
+    async def main() -> float:
+        for _ in range(3000):
+            await asyncio.sleep(1.0)
+        return VirtualClock().monotonic()
+
+    began = time.monotonic()
+    assert run(main()) == pytest.approx(3000.0)
+    assert time.monotonic() - began < 3.0
+
+
+def order(seed: int | None) -> list[int]:
+    async def main() -> list[int]:
+        seen: list[int] = []
+
+        async def step(number: int) -> None:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            seen.append(number)
+
+        await asyncio.gather(*(step(number) for number in range(20)))
+        return seen
+
+    return run(main(), seed=seed)
+
+
+def test_a_seed_is_an_order_and_another_seed_another() -> None:
+    assert order(None) == list(range(20))
+    assert order(7) == order(7)
+    assert order(7) != order(8)
+    assert sorted(order(7)) == list(range(20))
+
+
+def test_timeouts_follow_virtual_time() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(600):
+                await asyncio.Event().wait()
+
+    run(main())
+
+
+def test_deadlock_is_reported_instead_of_waiting_for_ever() -> None:
+    async def main() -> None:
+        await asyncio.sleep(2)
+        await asyncio.Event().wait()
+
+    with pytest.raises(SimulationError, match=r"at 2\.000 s everything waits"):
+        run(main())
+
+
+def test_simulation_that_does_not_end_in_time_is_stopped() -> None:
+    async def main() -> None:
+        while True:
+            await asyncio.sleep(1)
+
+    with pytest.raises(SimulationError, match="within 50 virtual seconds"):
+        run(main(), until=50)
+
+
+def test_task_that_fails_unseen_fails_the_run() -> None:
+    async def main() -> None:
+        async def broken() -> None:
+            raise ValueError("a bug")
+
+        asyncio.get_running_loop().create_task(broken())
+        await asyncio.sleep(1)
+
+    with pytest.raises(SimulationError, match="a bug"):
+        run(main())
+
+
+@pytest.mark.parametrize(
+    "real",
+    [
+        lambda: asyncio.to_thread(print),
+        lambda: asyncio.open_connection("127.0.0.1", 1),
+        lambda: asyncio.open_unix_connection("/nowhere"),
+        lambda: asyncio.create_subprocess_exec(sys.executable),
+    ],
+)
+def test_threads_sockets_and_processes_are_refused(real: object) -> None:
+    async def main() -> None:
+        await real()  # type: ignore[operator]
+
+    with pytest.raises((SimulationError, FileNotFoundError)):
+        run(main())

@@ -1,0 +1,263 @@
+"""The agent's loop against a server of thirty lines and the simulation's engine, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.agent import Agent
+from agent.engine import ContainerSpec
+from miniorch.codec import to_plain
+from miniorch.errors import Unreachable
+from miniorch.model import DesiredState, HealthCheck, Node, Resources, Status, Task, TaskSpec, TaskState
+from miniorch.simulation.engine import Behaviour
+from miniorch.simulation.loop import VirtualClock, run
+from miniorch.simulation.machine import Machine
+
+NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())
+SPEC = TaskSpec("web:1", stop_grace_seconds=5.0)
+
+
+class Server:
+    """Lists and watches tasks, keeps what is reported. `away` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.away = False
+        self.posts: list[tuple[float, str, Any]] = []
+        self.changed = asyncio.Event()
+        self.revision = 1
+
+    def put(self, *tasks: Task) -> None:
+        self.tasks.update({task.id: task for task in tasks})
+        self._tell()
+
+    def _tell(self) -> None:
+        self.revision += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def request(self, method: str, path: str, body: Any = None) -> Any:
+        await asyncio.sleep(0.001)
+        if self.away:
+            raise Unreachable("away")
+        action = path.split("?")[0].rpartition("/")[2]
+        if method == "GET":
+            items = list(self.tasks.values()) if action == "tasks" else []
+            return to_plain({"revision": self.revision, "items": items})
+        self.posts.append((asyncio.get_running_loop().time(), action, body))
+        if action == "statuses":
+            for report in body:
+                self.tasks[report["task"]] = replace(self.tasks[report["task"]], status=report["status"])
+            self._tell()
+        return to_plain(NODE) if action == "register" else {}
+
+    async def stream(self, path: str) -> AsyncIterator[Any]:
+        while not self.away:
+            changed = self.changed
+            yield {"revision": self.revision}
+            if "/tasks" in path:
+                for task in list(self.tasks.values()):
+                    yield to_plain({"revision": self.revision, "put": task})
+            await changed.wait()
+        raise Unreachable("away")
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    async def is_in(self, state: TaskState, task: str = "t1", seconds: float = 60.0) -> Status:
+        await self.until(lambda: self.tasks[task].status.state is state, seconds)
+        return self.tasks[task].status
+
+
+def task(name: str = "t1", **changes: Any) -> Task:
+    made = Task(name, "chat", "web", 1, SPEC, 0.0, node="node1", status=Status(TaskState.ASSIGNED))
+    return replace(made, **changes)
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.server = Server()
+        self.machine = Machine(self.clock, random.Random(1))
+        self.engine = self.machine.engine
+        self.agent: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        made = Agent(
+            self.server, self.engine, self.machine.ingress, "node1", self.clock, random.Random(2), self.machine.files
+        )
+        self.agent = asyncio.get_running_loop().create_task(made.run())
+
+    async def crash(self) -> None:
+        assert self.agent is not None
+        self.agent.cancel()
+        await asyncio.gather(self.agent, return_exceptions=True)
+
+
+def on_stage(story: Callable[[Stage], Awaitable[None]]) -> None:
+    async def main() -> None:
+        stage = Stage()
+        stage.start()
+        await story(stage)
+        await stage.crash()
+
+    run(main(), seed=1)
+
+
+def test_task_goes_through_its_life() -> None:
+    async def story(stage: Stage) -> None:
+        stage.server.put(task())
+        status = await stage.server.is_in(TaskState.RUNNING)
+        assert (status.address, status.message) == ("10.200.0.2", "")
+        stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.REMOVED))
+        await stage.server.is_in(TaskState.SHUTDOWN)
+        await stage.server.until(lambda: stage.server.tasks["t1"].status.container_id == "")
+        assert stage.engine.boxes == {}
+        await stage.server.until(lambda: not stage.machine.files.folders)
+
+    on_stage(story)
+
+
+def test_address_rests_before_it_is_given_again() -> None:
+    async def story(stage: Stage) -> None:
+        for number in range(3):
+            stage.server.put(task(f"t{number}"))
+            await stage.server.is_in(TaskState.RUNNING, f"t{number}")
+            stage.server.put(replace(stage.server.tasks[f"t{number}"], desired_state=DesiredState.REMOVED))
+            await stage.server.is_in(TaskState.SHUTDOWN, f"t{number}")
+        assert [address for address, _ in stage.engine.used] == ["10.200.0.2", "10.200.0.3", "10.200.0.4"]
+
+    on_stage(story)
+
+
+def test_nothing_is_removed_before_the_server_has_listed_tasks() -> None:
+    async def story(stage: Stage) -> None:
+        stage.server.put(task())
+        await stage.server.is_in(TaskState.RUNNING)
+        await stage.crash()
+        stage.server.away = True
+        stage.start()
+        await asyncio.sleep(60)
+        assert len(stage.engine.boxes) == 1
+        stage.server.away = False
+        await asyncio.sleep(20)
+        assert [box.state for box in stage.engine.boxes.values()] == ["running"]
+
+    on_stage(story)
+
+
+def test_container_of_a_task_that_nobody_knows_is_removed() -> None:
+    async def story(stage: Stage) -> None:
+        image = await stage.engine.pull("web:1", lambda line: None)
+        await stage.server.until(lambda: any(action == "heartbeat" for _, action, _ in stage.server.posts))
+        spec = ContainerSpec("x", "ghost", image, "10.200.0.9", "x", None, None, {}, {}, Resources())
+        await stage.engine.start(await stage.engine.create(spec))
+        await stage.server.until(lambda: not stage.engine.boxes)
+
+    on_stage(story)
+
+
+def test_reports_wait_for_a_server_that_is_away() -> None:
+    async def story(stage: Stage) -> None:
+        stage.server.put(task())
+        await stage.server.is_in(TaskState.PREPARING)
+        stage.server.away = True
+        stage.server._tell()
+        await asyncio.sleep(30)
+        assert stage.server.tasks["t1"].status.state is TaskState.PREPARING
+        assert [box.state for box in stage.engine.boxes.values()] == ["running"]
+        stage.server.away = False
+        await stage.server.is_in(TaskState.RUNNING, seconds=5)
+
+    on_stage(story)
+
+
+def test_many_reports_are_few_requests() -> None:
+    async def story(stage: Stage) -> None:
+        names = [f"t{number}" for number in range(40)]
+        stage.server.put(*(task(name, slot=number) for number, name in enumerate(names)))
+        for name in names:
+            await stage.server.is_in(TaskState.RUNNING, name)
+        posts = [at for at, action, _ in stage.server.posts if action == "statuses"]
+        assert all(later - earlier >= 0.1 for earlier, later in zip(posts, posts[1:], strict=False))
+        assert len({status.address for status in (one.status for one in stage.server.tasks.values())}) == 40
+
+    on_stage(story)
+
+
+def test_image_is_given_up_when_its_task_is_not_wanted_any_more() -> None:
+    async def story(stage: Stage) -> None:
+        stage.engine.behave("web:1", Behaviour(pull_seconds=1000.0))
+        stage.server.put(task())
+        await stage.server.is_in(TaskState.PREPARING)
+        stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.SHUTDOWN))
+        await stage.server.is_in(TaskState.SHUTDOWN, seconds=5)
+        assert stage.engine.boxes == {}
+
+    on_stage(story)
+
+
+def test_unhealthy_task_fails_with_its_last_probe_and_leaves_no_process() -> None:
+    async def story(stage: Stage) -> None:
+        stage.engine.behave("web:1", Behaviour(healthy_after_seconds=None))
+        check = HealthCheck(("true",), interval_seconds=1.0, retries=2, start_period_seconds=5.0)
+        stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
+        assert (await stage.server.is_in(TaskState.STARTING)).health == "starting"
+        status = await stage.server.is_in(TaskState.FAILED)
+        assert status.message == "never became healthy: not healthy"
+        assert [box.state for box in stage.engine.boxes.values()] == ["exited"]
+
+    on_stage(story)
+
+
+def test_engine_that_is_away_fails_no_task() -> None:
+    async def story(stage: Stage) -> None:
+        check = HealthCheck(("true",), interval_seconds=1.0, retries=1)
+        stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
+        await stage.server.is_in(TaskState.RUNNING)
+        stage.engine.restart(20.0)
+        await stage.server.until(
+            lambda: any(b.get("ready") is False for _, a, b in stage.server.posts if a == "heartbeat")
+        )
+        stage.server.put(task("t2"))
+        await stage.server.is_in(TaskState.RUNNING, "t2")
+        assert stage.server.tasks["t1"].status.state is TaskState.RUNNING
+
+    on_stage(story)
+
+
+def test_heartbeat_names_ports_in_foreign_hands_and_the_revision_that_traffic_follows() -> None:
+    async def story(stage: Stage) -> None:
+        stage.machine.ingress.held = {5000: "nginx (pid 12)"}
+        await asyncio.sleep(12)
+        beats = [body for _, action, body in stage.server.posts if action == "heartbeat"]
+        assert beats[-1] == {"ready": True, "message": "", "ports_in_use": {"5000": "nginx (pid 12)"}}
+        assert 2 <= len(beats) <= 4
+        applied = [body for _, action, body in stage.server.posts if action == "applied"]
+        assert applied[-1]["component"] == "agent"
+        assert applied[-1]["revision"] >= 1
+
+    on_stage(story)
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 3000, 150))
+def test_agent_that_is_killed_at_any_moment_doubles_nothing(milliseconds: int) -> None:
+    async def story(stage: Stage) -> None:
+        stage.server.put(task("t1"), task("t2", slot=2))
+        await asyncio.sleep(milliseconds / 1000)
+        await stage.crash()
+        stage.start()
+        await stage.server.is_in(TaskState.RUNNING, "t1")
+        await stage.server.is_in(TaskState.RUNNING, "t2")
+        assert sorted(box.spec.task for box in stage.engine.boxes.values()) == ["t1", "t2"]
+        assert stage.engine.deaths == 0
+
+    on_stage(story)
