@@ -59,8 +59,13 @@ def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
     try:
         transport = UnixTransport(timeout_seconds=FOLLOW_SECONDS if follow else 30.0)
         _, response = transport.open("GET", f"/v1/tasks/{task.id}/logs?tail={tail}&follow={int(follow)}")
+        wrote = False
         for line in response:
+            wrote = True
             _write(before + line.decode(errors="replace"))
+        if not wrote:
+            said = (task.status.message.splitlines() or [task.status.state.value])[0]
+            print(f"{task.name} has written nothing; it is {task.status.state.value}: {said}", file=sys.stderr)
     except MiniorchError as error:
         # The container is gone; what the agent kept of a failed task is not.
         for kept in task.status.log_tail[-tail:]:

@@ -8,6 +8,7 @@ net or the agent die meanwhile, they are started again and the waiting goes on: 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from time import sleep
 from typing import TypeVar
@@ -27,7 +28,9 @@ from miniorch.up import Machine
 
 LOOK_SECONDS = 0.2
 CARE_SECONDS = 1.0  # how often it is checked that the processes live
+PORT_PATIENCE_SECONDS = 2.0  # then it is said that only the port is missing
 LOG_LINES = 20
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 T = TypeVar("T")
 
 
@@ -146,7 +149,11 @@ class Waiting:
         """Each published port must answer. Raises `AppFailed`."""
         for name, service in sorted(self.app.spec.services.items()):
             for port in service.ports if service.replicas else ():
+                patience = self.waited() + PORT_PATIENCE_SECONDS
                 while reason := knock(port.published):
+                    if self.waited() > patience:
+                        self.screen.say(f"all tasks run; port {port.published} does not answer yet: {reason}")
+                        patience = float("inf")
                     if self.waited() > self.timeout:
                         raise AppFailed(
                             f"{self.app.name}/{name} runs, but port {port.published} does not answer: {reason}",
@@ -225,4 +232,5 @@ class Waiting:
 
 
 def _indented(lines: Sequence[str]) -> list[str]:
-    return [f"  | {line}" for line in lines[-LOG_LINES:]]
+    """As they are, but for colours: Docker paints what a build writes on stderr red."""
+    return [f"  | {COLOUR.sub('', line)}" for line in lines[-LOG_LINES:]]

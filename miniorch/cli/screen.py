@@ -23,6 +23,9 @@ TOLD = {
 }
 
 
+WHY_LETTERS = 120  # the whole reason stands in the final error
+
+
 class Screen(Protocol):
     def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None: ...
 
@@ -62,9 +65,8 @@ class Plain:
         for task in tasks:
             state = task.status.state
             if (task.id, state) in seen - self._told:
-                why = task.status.message.splitlines()
-                ended = state.ended and bool(why)
-                print(f"{task.name} {TOLD[state]}{': ' + why[0] if ended else ''}", flush=True)
+                why = " ".join(task.status.message.split()) if state.ended else ""
+                print(f"{task.name} {TOLD[state]}{': ' if why else ''}{why[:WHY_LETTERS]}", flush=True)
         self._told |= seen
 
     def say(self, message: str) -> None:

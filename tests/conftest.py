@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that tests can say `from node import TestNode`
-
 from node import TestNode, lock_folder
 
 NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy")

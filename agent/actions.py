@@ -1,0 +1,175 @@
+"""What an agent can do about a task, each as a value with its sentence.
+
+`agent/reconcile.py` decides on these, `agent/agent.py` executes them, and the log shows `describe()`. One task has at
+most one action under way at any time; `key` is what that is counted by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.engine import Container
+from miniorch.model import Status, Task
+
+
+def full_name(task: Task) -> str:
+    return f"{task.app}/{task.name} ({task.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the server. Done at once, by itself changes nothing on this machine."""
+
+    task: Task
+    status: Status
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        if not self.task.live:
+            return f"report {full_name(self.task)}: it has no container any more"
+        why = f": {self.status.message}" if self.status.message else ""
+        return f"report {full_name(self.task)} {self.status.state.value}{why}"
+
+
+@dataclass(frozen=True, slots=True)
+class FetchImage:
+    """Pull or build. The only action that may be given up half-way."""
+
+    task: Task
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"{'build' if self.task.spec.build else 'get'} {self.task.spec.image} for {full_name(self.task)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Give up a `FetchImage` under way."""
+
+    key: str
+
+    def describe(self) -> str:
+        return f"give up the image for {self.key}: the task is not wanted any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Volume folders, task folder, address, container."""
+
+    task: Task
+    image_id: str
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"make the container of {full_name(self.task)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    task: Task
+    container: Container
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"start {full_name(self.task)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Begin to watch the health of a running container."""
+
+    task: Task
+    container: Container
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"watch the health of {full_name(self.task)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    task: Task
+    container: Container
+    why: str
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"stop {full_name(self.task)} within {self.task.spec.stop_grace_seconds:g} s: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """Read a dead container's last lines, then report `status` with them."""
+
+    task: Task
+    container: Container
+    status: Status
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"conclude {full_name(self.task)} {self.status.state.value}: {self.status.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the container of a task that has ended."""
+
+    task: Task
+    container: Container
+
+    @property
+    def key(self) -> str:
+        return self.task.id
+
+    def describe(self) -> str:
+        return f"remove the container of {full_name(self.task)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFiles:
+    """Remove the folder of a task that is gone."""
+
+    key: str
+
+    def describe(self) -> str:
+        return f"remove the files of {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Stop and remove a container that belongs to nothing the server knows."""
+
+    container: Container
+
+    @property
+    def key(self) -> str:
+        return self.container.id
+
+    def describe(self) -> str:
+        return f"remove container {self.container.id[:12]}: the server does not know its task {self.container.task}"
+
+
+Action = (
+    Report | FetchImage | Abandon | Create | Start | Probe | Stop | Conclude | Remove | RemoveFiles | Discard
+)  # fmt: skip

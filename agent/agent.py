@@ -1,0 +1,376 @@
+"""One node's loop: hear what is wanted, look at what is there, take each task's next step, report.
+
+The problem: the server, the engine and this very process come and go, each at any moment. The idea: three pictures
+(tasks and volumes as the server lists them, containers as the engine lists them, what the probes say), each replaced
+whole whenever it may have changed, and one pure decision over them (`agent/reconcile.py`). Events only say "look
+again"; a look every ten seconds makes up for all that were lost. Each task has at most one action under way.
+
+Nothing in this file knows Docker, sockets or threads, and all order is repeatable: the simulation runs this class on
+virtual time. `agent/main.py` gives it the real things. Next file: `agent/execute.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from agent.actions import Abandon, Action, Conclude, Create, FetchImage, Probe, Report, Start, Stop
+from agent.engine import Container, Engine
+from agent.execute import Executor
+from agent.files import Files
+from agent.ingress import Ingress
+from agent.probes import Probes
+from agent.reconcile import Known, plan
+from agent.report import Reporter
+from agent.volumes import to_remove
+from miniorch.client import RECONNECT_SECONDS, Snapshot, Transport, mirror
+from miniorch.clock import Clock
+from miniorch.codec import from_plain
+from miniorch.errors import EngineError, MiniorchError, NotFound
+from miniorch.model import Endpoints, Node, Task, Volume
+
+log = logging.getLogger("agent")
+
+LOOK_SECONDS = 10.0  # look again, whether or not anything happened
+HEARTBEAT_SECONDS = 5.0
+ENGINE_RETRY_SECONDS = 1.0
+EVENT_PAUSE_SECONDS = 0.1  # a burst of engine events is one look
+MAKING_AT_ONCE = 8  # more only makes each one slower
+BACKOFF_LIMIT_SECONDS = 10.0
+T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Agent:
+    """The agent of one node. `run` it; cancelling that is like killing it: containers stay as they are."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        engine: Engine,
+        ingress: Ingress,
+        node_name: str,
+        clock: Clock,
+        chance: random.Random,
+        files: Files,
+        *,
+        avx: bool = True,
+    ) -> None:
+        self._transport = transport
+        self._engine = engine
+        self._ingress = ingress
+        self._name = node_name
+        self._clock = clock
+        self._chance = chance
+        self._files = files
+        self._avx = avx
+        self._tasks: dict[str, Task] | None = None  # None: never heard
+        self._volumes: dict[str, Volume] = {}
+        self._endpoints: Snapshot[Endpoints] | None = None
+        self._endpoints_changed = asyncio.Event()
+        self._reporter = Reporter(transport, node_name, clock)
+        self._probes = Probes(engine, clock, self._look)
+        self._executor = Executor(engine, files, self._reporter, clock, self._current_tasks)
+        self._wake = asyncio.Event()
+        self._stale = True  # the picture of the containers may be wrong
+        self._listed = False
+        self._engine_trouble = ""
+        self._lists = 0
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._doing: dict[str, str] = {}  # key -> name of its action
+        self._settling: dict[str, int] = {}  # key -> number of the list that will show what its action did
+        self._attempts: dict[str, int] = {}
+        self._retry_at: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        loops: list[Work] = [
+            self._reporter.run,
+            self._heartbeat,
+            self._watch_engine,
+            lambda: self._follow(Task, f"node={self._name}", self._heard_tasks),
+            lambda: self._follow(Volume, f"node={self._name}", self._heard_volumes),
+            lambda: self._follow(Endpoints, "", self._heard_endpoints),
+            self._direct_traffic,
+            self._work,
+        ]
+        running: list[asyncio.Task[None]] = []
+        try:
+            await self._register_until_done()
+            self._executor.folders.update(await self._files.tasks())
+            running += [asyncio.create_task(loop(), name=f"agent {number}") for number, loop in enumerate(loops)]
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
+        finally:
+            running += self._workers.values()
+            for task in running:
+                task.cancel()
+            await self._probes.close()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def container_of(self, task: str) -> Container | None:
+        """The container of a task as last seen."""
+        return next((one for one in self._executor.containers.values() if one.task == task), None)
+
+    # ---- hearing ----
+
+    async def _register_until_done(self) -> None:
+        said = ""
+        while True:
+            try:
+                await self._register()
+                return
+            except MiniorchError as error:
+                if error.message != said:
+                    log.warning("cannot register: %s; trying again", error.message)
+                said = error.message
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _register(self) -> None:
+        info = await self._engine.info()
+        body = {"capacity": info.capacity, "engine": info.name, "avx": self._avx}
+        node = from_plain(Node, await self._transport.request("POST", f"/v1/nodes/{self._name}/register", body))
+        await self._engine.use_network(node.subnet, node.pool_address)
+        self._executor.node = node
+        log.info("node %s registered: %s, subnet %s", node.name, info.name, node.subnet)
+
+    async def _heartbeat(self) -> None:
+        said = ""
+        while True:
+            try:
+                await self._beat()
+                said = ""
+            except NotFound:
+                await self._register_until_done()
+            except MiniorchError as error:
+                if error.message != said:
+                    log.warning("no heartbeat: %s", error.message)
+                said = error.message
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _beat(self) -> None:
+        held = await self._ingress.ports_in_use()
+        body = {
+            "ready": not self._engine_trouble,
+            "message": self._engine_trouble,
+            "ports_in_use": {str(port): held[port] for port in sorted(held)},
+        }
+        await self._transport.request("POST", f"/v1/nodes/{self._name}/heartbeat", body)
+
+    async def _follow(self, kind: type[T], query: str, heard: Callable[[Snapshot[T]], None]) -> None:
+        while True:
+            try:
+                async for snapshot in mirror(self._transport, kind, query):
+                    heard(snapshot)
+            except MiniorchError as error:  # not a temporary one, which `mirror` takes care of
+                log.error("following %s: %s", kind.__name__, error.message)
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _heard_tasks(self, snapshot: Snapshot[Task]) -> None:
+        self._tasks = snapshot.items
+        self._reporter.compare(snapshot.items.values())
+        self._look()
+
+    def _heard_volumes(self, snapshot: Snapshot[Volume]) -> None:
+        self._volumes = snapshot.items
+        self._look()
+
+    def _heard_endpoints(self, snapshot: Snapshot[Endpoints]) -> None:
+        self._endpoints = snapshot
+        self._endpoints_changed.set()
+
+    async def _watch_engine(self) -> None:
+        """Engine events make us look at once. While they cannot be had, we look every `ENGINE_RETRY_SECONDS`."""
+        while True:
+            try:
+                async for _ in self._engine.changes():
+                    self._look(stale=True)
+                    await asyncio.sleep(EVENT_PAUSE_SECONDS)
+            except EngineError:
+                pass  # `_list` says it
+            self._look(stale=True)
+            await asyncio.sleep(ENGINE_RETRY_SECONDS)
+
+    async def _direct_traffic(self) -> None:
+        """Published ports follow the endpoints; the server hears which revision they follow."""
+        said = ""
+        while True:
+            self._endpoints_changed.clear()
+            try:
+                if self._endpoints is not None:
+                    known = self._endpoints
+                    await self._ingress.apply([known.items[key] for key in sorted(known.items)])
+                    body = {"component": "agent", "revision": known.revision}
+                    await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
+                said = ""
+            except MiniorchError as error:
+                if error.message != said:
+                    log.warning("published ports: %s", error.message)
+                said = error.message
+            await _wait(self._endpoints_changed, HEARTBEAT_SECONDS)
+
+    # ---- deciding ----
+
+    def _current_tasks(self) -> list[Task]:
+        return [self._reporter.newest(task) for task in (self._tasks or {}).values()]
+
+    def _look(self, stale: bool = False) -> None:
+        self._stale = self._stale or stale
+        self._wake.set()
+
+    async def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            if self._stale:
+                await self._list()
+            pause = LOOK_SECONDS
+            if self._engine_trouble:
+                pause = ENGINE_RETRY_SECONDS
+            elif self._listed and self._tasks is not None:
+                pause = self._act()
+            if not await _wait(self._wake, pause):
+                self._stale = True
+
+    async def _list(self) -> None:
+        """Look at the containers. A task whose action ended meanwhile keeps what that action left."""
+        self._stale = False
+        self._lists += 1
+        number, before = self._lists, set(self._workers)
+        try:
+            found = {one.id: one for one in await self._engine.containers()}
+        except EngineError as error:
+            self._stale = True
+            self._say_trouble(error.message)
+            return
+        self._say_trouble("")
+        self._listed = True
+        containers = self._executor.containers
+        unsure = before | set(self._workers) | {key for key, due in self._settling.items() if due > number}
+        for old in [one for one in containers.values() if one.id not in found]:
+            if old.task not in unsure and old.id not in unsure:
+                self._executor.forget(old)
+        for one in found.values():
+            if one.task not in unsure and one.id not in unsure:
+                containers[one.id] = one
+        self._settling = {key: due for key, due in self._settling.items() if due > number}
+        self._stale = self._stale or bool(before - set(self._workers)) or bool(self._settling)
+
+    def _say_trouble(self, message: str) -> None:
+        if message != self._engine_trouble:
+            log.warning("%s", message or "the engine answers again")
+        self._engine_trouble = message
+
+    def _act(self) -> float:
+        """Take every step that can be taken; returns the seconds until something is due again."""
+        tasks = self._current_tasks()
+        containers = list(self._executor.containers.values())
+        now = self._clock.monotonic()
+        running = {one.task for one in containers if one.running}
+        self._probes.keep_only({task.id for task in tasks if task.live and task.id in running})
+        self._forget_about({task.id for task in tasks})
+        known = Known(
+            busy={**dict.fromkeys(self._settling, "settling"), **self._doing},
+            retry_at=self._retry_at,
+            images=self._executor.images,
+            health=self._probes.health,
+            folders=sorted(self._executor.folders),
+            avx=self._avx,
+        )
+        for action in plan(tasks, containers, known, now):
+            self._begin(action)
+        for volume in to_remove(sorted(self._volumes.values(), key=lambda one: one.key), tasks, containers):
+            self._begin_removing(volume)
+        due = [at - now for at in self._retry_at.values() if at > now]
+        return min([LOOK_SECONDS, *due])
+
+    def _forget_about(self, tasks: set[str]) -> None:
+        for gone in [key for key in self._executor.images if key not in tasks]:
+            del self._executor.images[gone]
+
+    # ---- acting ----
+
+    def _begin(self, action: Action) -> None:
+        match action:
+            case Report(task, status):
+                log.info("%s", action.describe())
+                if self._reporter.put(task, status):
+                    self._wake.set()  # the next step may be due already
+            case Abandon(key):
+                if key in self._workers and not self._workers[key].cancelling():
+                    log.info("%s", action.describe())
+                    self._workers[key].cancel()
+            case Probe(task, container):
+                self._probes.begin(task, container)
+            case FetchImage() | Create() | Start():
+                making = (FetchImage.__name__, Create.__name__, Start.__name__)
+                if sum(kind in making for kind in self._doing.values()) < MAKING_AT_ONCE:
+                    self._begin_work(action.key, action, partial(self._executor.do, action))
+            case _:
+                self._begin_work(action.key, action, partial(self._executor.do, action))
+
+    def _begin_removing(self, volume: Volume) -> None:
+        key = f"volume {volume.key}"
+        if key in self._workers or self._retry_at.get(key, 0.0) > self._clock.monotonic():
+            return
+
+        async def remove() -> None:
+            await self._executor.remove_volume(volume)
+            await self._transport.request("POST", f"/v1/nodes/{self._name}/volumes-removed", [volume.key])
+
+        self._begin_work(key, None, remove)
+
+    def _begin_work(self, key: str, action: Action | None, work: Work) -> None:
+        if action is not None:
+            log.info("%s", action.describe())
+        self._doing[key] = type(action).__name__
+        worker = asyncio.create_task(self._worker(key, action, work), name=key)
+        worker.add_done_callback(lambda _: self._ended(key, action))
+        self._workers[key] = worker
+
+    async def _worker(self, key: str, action: Action | None, work: Work) -> None:
+        try:
+            await work()
+            self._attempts.pop(key, None)
+            self._retry_at.pop(key, None)
+        except MiniorchError as error:
+            known = error if isinstance(error, EngineError) else EngineError(error.message, temporary=True)
+            self._failed(key, action, known)
+        except OSError as error:
+            self._failed(key, action, EngineError(f"the machine's file system said: {error}", temporary=True))
+        except Exception:  # a bug with one task must not stop the others
+            log.exception("%s", action.describe() if action else key)
+            self._failed(key, action, EngineError("the agent has failed, see its log", temporary=True))
+
+    def _ended(self, key: str, action: Action | None) -> None:
+        """Called for every worker, also for one that was given up before its first step."""
+        self._workers.pop(key, None)
+        self._doing.pop(key, None)
+        if isinstance(action, Stop):
+            # Only a list that begins from now on shows how it ended.
+            self._settling[key] = self._lists + 1
+        self._look(stale=not isinstance(action, FetchImage | Create | Conclude))
+
+    def _failed(self, key: str, action: Action | None, error: EngineError) -> None:
+        log.warning("%s: %s", action.describe() if action else key, error.message)
+        if action is not None and self._executor.failed(action, error):
+            self._attempts.pop(key, None)
+            self._retry_at.pop(key, None)
+            return
+        attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
+        pause = min(0.5 * 2 ** (attempt - 1), BACKOFF_LIMIT_SECONDS) * (0.75 + self._chance.random() / 2)
+        self._retry_at[key] = self._clock.monotonic() + pause
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it came in time. Not `wait_for`: in Python 3.11 that forgets a cancellation that comes with the event."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,57 @@
+"""From a task to the container that runs it. Pure: everything the container will be is decided before it is made.
+
+The name teaches in `docker ps`: `dockchat-web.1-k3m9x2ab` is the app, the service, the slot and the task. It also
+makes a second container for one task impossible: Docker refuses a name that is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.engine import TASK_LABEL, ContainerSpec
+from miniorch.model import Node, Task
+
+DNS_ZONE = "miniorch.internal"
+
+
+def container_name(task: Task) -> str:
+    return f"{task.app}-{task.service}.{task.slot}-{task.id}"
+
+
+def resolv_conf(app: str, pool_address: str) -> str:
+    """The task's own /etc/resolv.conf: Docker's resolver would answer with the names of other apps first."""
+    return f"nameserver {pool_address}\nsearch {app}.{DNS_ZONE}\noptions ndots:1 timeout:2 attempts:2\n"
+
+
+def container_spec(
+    task: Task, node: Node, image_id: str, address: str, volumes: Mapping[str, str], resolv_path: str
+) -> ContainerSpec:
+    """`volumes`: name -> folder on this machine, for every mount of the task."""
+    binds = {mount.target: (volumes[mount.volume], mount.read_only) for mount in task.spec.mounts}
+    binds["/etc/resolv.conf"] = (resolv_path, True)
+    return ContainerSpec(
+        name=container_name(task),
+        task=task.id,
+        image_id=image_id,
+        address=address,
+        hostname=f"{task.service}-{task.slot}",
+        entrypoint=task.spec.entrypoint,
+        command=task.spec.command,
+        environment={
+            **task.spec.environment,
+            "MINIORCH_TASK": task.id,
+            "MINIORCH_SERVICE": task.service,
+            "MINIORCH_SLOT": str(task.slot),
+            "MINIORCH_NODE": node.name,
+        },
+        binds=binds,
+        limit=task.spec.limit,
+        labels={
+            TASK_LABEL: task.id,
+            "miniorch.address": address,
+            "miniorch.app": task.app,
+            "miniorch.service": task.service,
+            "miniorch.slot": str(task.slot),
+        },
+        networks=task.app,
+    )

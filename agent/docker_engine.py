@@ -1,0 +1,382 @@
+"""Docker behind the `Engine` protocol.
+
+The problem: a container's life is a few calls, and each of them has its own way to fail half-way. The idea: every
+method may be called again after any failure and after any crash. The name of a container carries its task's id, so it
+cannot be made twice, and all that must be remembered of it stands in its labels.
+
+What experience with the real dockerd put in here: only list calls are trusted to answer quickly, since `inspect` waits
+while a plugin call hangs; a stop may take 45 s while the network plugin is away; an endpoint that a restart left behind
+keeps its address taken and must be disconnected by force *after* its container is removed.
+
+Next file: `agent/docker_connection.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from docker.types import LogConfig
+from docker.utils import parse_repository_tag
+
+from agent.docker_connection import Connection, Reader, said_by
+from agent.engine import TASK_LABEL, Container, ContainerSpec, EngineInfo, ExecResult, Progress
+from agent.images import BuildProgress, PullProgress, pull_error, start_error
+from miniorch.errors import EngineError
+from miniorch.model import Build, Resources
+
+NETWORK = "miniorch"
+DRIVER = "miniorch"
+ADDRESS_LABEL = "miniorch.address"
+INSPECT_SECONDS = 5.0
+NAME_TRIES = 20
+SETTLE_SECONDS = (0.1, 0.5)
+OUTPUT_BYTES = 4096
+WATCHED_EVENTS = ["start", "die", "destroy", "oom"]  # not exec_*: each probe would make us look at everything
+
+
+class DockerEngine:
+    """One dockerd. `driver` is the network driver of the node's network."""
+
+    def __init__(self, base_url: str | None = None, driver: str = DRIVER) -> None:
+        self._docker = Connection(base_url)
+        self._driver = driver
+        self._subnet = self._gateway = ""
+        self._image_locks: dict[str, asyncio.Lock] = {}
+        self._oom: dict[str, bool] = {}  # ended container -> whether memory was the reason
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._docker.close()
+
+    # ---- asking ----
+
+    async def info(self) -> EngineInfo:
+        def ask() -> EngineInfo:
+            info = self._docker.client().info()
+            memory = Resources(float(info["NCPU"]), int(info["MemTotal"]))
+            return EngineInfo(f"Docker {info['ServerVersion']}", memory)
+
+        return await self._docker.call(self._docker.waiting, ask)
+
+    async def containers(self) -> list[Container]:
+        listed = await self._docker.call(
+            self._docker.waiting, lambda: self._docker.client().containers(all=True, filters={"label": TASK_LABEL})
+        )
+        containers = [_container(entry) for entry in listed]
+        self._oom = {one.id: self._oom[one.id] for one in containers if one.id in self._oom}
+        for number, one in enumerate(containers):
+            if one.started and not one.running and one.exit_code in (None, 128 + signal.SIGKILL):
+                containers[number] = await self._with_cause(one)
+        return containers
+
+    async def _with_cause(self, container: Container) -> Container:
+        """What the list does not say: whether SIGKILL came from the memory limit."""
+
+        def inspect() -> tuple[int, bool]:
+            state = self._docker.client().inspect_container(container.id)["State"]
+            return int(state["ExitCode"]), bool(state["OOMKilled"])
+
+        code = container.exit_code
+        if container.id not in self._oom or code is None:
+            try:
+                async with asyncio.timeout(INSPECT_SECONDS):
+                    code, self._oom[container.id] = await self._docker.call(self._docker.waiting, inspect)
+            except (EngineError, TimeoutError):  # it hangs or is gone; the next list will tell
+                return container
+        return replace(container, exit_code=code, oom_killed=self._oom[container.id])
+
+    # ---- images ----
+
+    async def pull(self, image: str, progress: Progress) -> str:
+        async with self._image_lock(image):
+            return await self._with_progress(progress, lambda tell: self._pull(image, tell))
+
+    def _pull(self, image: str, tell: Callable[[str], None]) -> str:
+        found = self._image_id(image)
+        if found:
+            return found
+        reading = PullProgress(image)
+        repository, tag = parse_repository_tag(image)
+        tell(f"pulling {image}")
+        try:
+            for event in self._docker.client().pull(repository, tag or "latest", stream=True, decode=True):
+                tell(reading.feed(event))
+        except APIError as error:
+            raise pull_error(image, said_by(error)) from None
+        if reading.error:
+            raise pull_error(image, reading.error)
+        found = self._image_id(image)
+        if not found:
+            raise pull_error(image, "the pull ended without an image")
+        return found
+
+    async def build(self, image: str, build: Build, progress: Progress) -> str:
+        async with self._image_lock(image):
+            return await self._with_progress(progress, lambda tell: self._build(image, build, tell))
+
+    def _build(self, image: str, build: Build, tell: Callable[[str], None]) -> str:
+        found = self._image_id(image)
+        if found:
+            return found
+        if not os.path.isdir(build.context):
+            raise EngineError(f"the build of {image} failed: there is no folder {build.context} on this machine")
+        reading = BuildProgress(image)
+        tell(f"building {image}")
+        try:
+            for event in self._docker.client().build(
+                path=build.context, dockerfile=build.dockerfile, tag=image, buildargs=dict(build.args),
+                rm=True, forcerm=True, decode=True,
+            ):  # fmt: skip
+                tell(reading.feed(event))
+        except APIError as error:
+            reading.error = said_by(error)
+        if reading.error:
+            raise reading.failure()
+        found = self._image_id(image)
+        if not found:
+            raise reading.failure()
+        return found
+
+    def _image_id(self, image: str) -> str:
+        try:
+            return str(self._docker.client().inspect_image(image)["Id"])
+        except NotFound:
+            return ""
+
+    def _image_lock(self, image: str) -> asyncio.Lock:
+        return self._image_locks.setdefault(image, asyncio.Lock())
+
+    async def _with_progress(self, progress: Progress, work: Callable[[Callable[[str], None]], str]) -> str:
+        """Run image work in a thread; its lines come back to the loop. Giving up ends it at its next line."""
+        loop = asyncio.get_running_loop()
+        given_up = threading.Event()
+        last = ""
+
+        def tell(line: str) -> None:
+            nonlocal last
+            if given_up.is_set():
+                raise EngineError("given up")
+            if line != last:
+                last = line
+                loop.call_soon_threadsafe(progress, line)
+
+        try:
+            return await self._docker.call(self._docker.images, lambda: work(tell))
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+
+    # ---- the life of a container ----
+
+    async def create(self, spec: ContainerSpec) -> str:
+        return await self._docker.call(self._docker.making, lambda: self._create(spec))
+
+    def _create(self, spec: ContainerSpec, again: bool = True) -> str:
+        api = self._docker.client()
+        host = api.create_host_config(
+            binds=[f"{path}:{target}:{'ro' if only else 'rw'}" for target, (path, only) in spec.binds.items()],
+            init=True,  # PID 1 that reaps zombies and passes signals on
+            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+            mem_limit=spec.limit.memory_bytes or None,
+            nano_cpus=int(spec.limit.cpus * 1e9) or None,
+            network_mode=NETWORK,
+            restart_policy={"Name": "no"},  # the orchestrator restarts, with back-off
+        )
+        options = {"miniorch.task": spec.task, "miniorch.networks": spec.networks}
+        endpoint = api.create_endpoint_config(ipv4_address=spec.address, driver_opt=options)
+        try:
+            return str(
+                api.create_container(
+                    spec.image_id,
+                    command=None if spec.command is None else list(spec.command),
+                    entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
+                    environment=dict(spec.environment),
+                    healthcheck={"test": ["NONE"]},  # the image's own; the agent probes
+                    host_config=host,
+                    hostname=spec.hostname,
+                    labels={**spec.labels, TASK_LABEL: spec.task, ADDRESS_LABEL: spec.address},
+                    name=spec.name,
+                    networking_config=api.create_networking_config({NETWORK: endpoint}),
+                )["Id"]
+            )
+        except APIError as error:
+            if error.status_code == 409:
+                return self._made_before(spec)
+            if again and error.status_code == 404 and f"network {NETWORK} not found" in said_by(error):
+                self._make_network()
+                return self._create(spec, again=False)
+            raise
+
+    def _made_before(self, spec: ContainerSpec) -> str:
+        for _ in range(NAME_TRIES):  # a call just before ours has taken the name and not made the container yet
+            try:
+                found = self._docker.client().inspect_container(spec.name)
+                break
+            except NotFound:
+                time.sleep(0.1)
+        else:
+            raise EngineError(f"the name {spec.name} is taken by a container that cannot be seen", temporary=True)
+        if found["Config"]["Labels"].get(TASK_LABEL) != spec.task:
+            raise EngineError(f"the name {spec.name} is taken by a container that is not miniorch's")
+        return str(found["Id"])
+
+    async def start(self, container: str) -> None:
+        await self._docker.call(self._docker.making, lambda: self._start(container))
+
+    def _start(self, container: str, again: bool = True) -> None:
+        try:
+            self._docker.client().start(container)
+        except APIError as error:
+            said = said_by(error)
+            if again and ("Address already in use" in said or "already exists in network" in said):
+                self._free_stuck_endpoints()
+                return self._start(container, again=False)
+            raise (start_error(said) or error) from None
+
+    async def stop(self, container: str, grace_seconds: float) -> None:
+        def stop() -> None:
+            try:
+                self._docker.client().stop(container, timeout=math.ceil(grace_seconds))
+            except NotFound:
+                return
+
+        await self._docker.call(self._docker.waiting, stop)
+
+    async def remove(self, container: str) -> None:
+        def remove() -> None:
+            try:
+                self._docker.client().remove_container(container, v=True, force=True)
+            except NotFound:
+                return
+            except APIError as error:
+                if "already in progress" not in said_by(error):
+                    raise
+
+        await self._docker.call(self._docker.making, remove)
+
+    async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
+        api = await self._docker.call(self._docker.waiting, self._docker.client)
+        made = await self._docker.call(self._docker.waiting, lambda: api.exec_create(container, list(command))["Id"])
+
+        def run() -> ExecResult:
+            output = api.exec_start(made)
+            code = api.exec_inspect(made)["ExitCode"]
+            return ExecResult(-1 if code is None else code, output[-OUTPUT_BYTES:].decode(errors="replace"))
+
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._docker.call(self._docker.waiting, run)
+        except TimeoutError:
+            await self._docker.call(self._docker.waiting, lambda: _kill(api.exec_inspect(made)))
+            raise EngineError(f"`{' '.join(command)}` did not end within {timeout_seconds:g} s") from None
+
+    # ---- streams ----
+
+    async def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
+        def read(follow: bool) -> Any:
+            return self._docker.client().logs(
+                container, stdout=True, stderr=True, tail=tail, follow=follow, stream=follow
+            )
+
+        if not follow:
+            yield await self._docker.call(self._docker.waiting, lambda: read(False))
+            return
+        async for chunk in Reader(await self._docker.call(self._docker.waiting, lambda: read(True))).items():
+            yield chunk
+
+    async def changes(self) -> AsyncIterator[None]:
+        filters = {"type": "container", "label": TASK_LABEL, "event": WATCHED_EVENTS}
+        stream = await self._docker.call(
+            self._docker.waiting, lambda: self._docker.client().events(decode=True, filters=filters)
+        )
+        async for _ in Reader(stream).items(only_newest=True):
+            # dockerd says "die" before its list shows it; how long before depends on the network driver.
+            for pause in SETTLE_SECONDS:
+                await asyncio.sleep(pause)
+                yield None
+
+    # ---- the node's network ----
+
+    async def use_network(self, subnet: str, gateway: str) -> None:
+        self._subnet, self._gateway = subnet, gateway
+        await self._docker.call(self._docker.making, self._make_network)
+
+    def _make_network(self) -> None:
+        """docker network create --driver miniorch --subnet 10.200.0.0/24 --gateway 10.200.0.1 miniorch"""
+        api = self._docker.client()
+        try:
+            found = api.inspect_network(NETWORK)
+        except NotFound:
+            pool = {"Subnet": self._subnet, "Gateway": self._gateway}
+            api.create_network(NETWORK, driver=self._driver, ipam={"Driver": "default", "Config": [pool]})
+            return
+        subnets = [pool.get("Subnet") for pool in found["IPAM"]["Config"] or []]
+        if subnets == [self._subnet] and found["Driver"] == self._driver:
+            return
+        if found["Containers"]:
+            raise EngineError(
+                f"Docker's network {NETWORK} has the subnet {', '.join(map(str, subnets))} and containers; "
+                f"this node's subnet is {self._subnet}",
+                remedy="miniorch down --all",
+            )
+        api.remove_network(found["Id"])
+        self._make_network()
+
+    def _free_stuck_endpoints(self) -> None:
+        """docker network disconnect --force miniorch NAME, for names without a container.
+
+        With the container still there this would take the network from it and leave the endpoint.
+        """
+        api = self._docker.client()
+        names = {name.lstrip("/") for one in api.containers(all=True) for name in one["Names"]}
+        for entry in (api.inspect_network(NETWORK)["Containers"] or {}).values():
+            if entry["Name"] not in names:
+                api.disconnect_container_from_network(entry["Name"], NETWORK, force=True)
+
+    async def undo(self) -> int:
+        """Remove every container of ours, and the network. Returns how many containers there were."""
+        containers = await self.containers()
+        for one in containers:
+            await self.remove(one.id)
+
+        def remove_network() -> None:
+            try:
+                self._docker.client().remove_network(NETWORK)
+            except NotFound:
+                return
+
+        await self._docker.call(self._docker.making, remove_network)
+        return len(containers)
+
+
+def _container(entry: Any) -> Container:
+    """From one entry of the list call. Its "Exited (137) 3 seconds ago" saves an inspect per container."""
+    ended = re.match(r"Exited \((-?\d+)\)", entry.get("Status", ""))
+    state = entry["State"]
+    return Container(
+        id=entry["Id"],
+        task=entry["Labels"][TASK_LABEL],
+        running=state in ("running", "paused", "restarting"),
+        started=state != "created",
+        exit_code=int(ended[1]) if ended else None,
+        address=entry["Labels"].get(ADDRESS_LABEL, ""),
+    )
+
+
+def _kill(found: Any) -> None:
+    """End a command that was run in a container: the API has no call for it, but its process is one of ours."""
+    if found["Running"] and found["Pid"] > 0:
+        try:
+            os.kill(found["Pid"], signal.SIGKILL)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,84 @@
+"""The agent's own files below the state directory: one folder per volume, one per task.
+
+    volumes/<app>/<name>/data   what a named volume holds
+    tasks/<id>/resolv.conf      bind-mounted into the task's container
+
+Everything here is idempotent: a crash between any two lines is mended by calling again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from miniorch.errors import EngineError
+
+
+class Files(Protocol):
+    """What the agent keeps on disk. Survives the agent."""
+
+    async def make_volume(self, key: str) -> str:
+        """The folder of volume `app/name`, made if it is not there."""
+
+    async def remove_volume(self, key: str) -> None:
+        """Remove a volume with all that is in it."""
+
+    async def make_task(self, task: str, resolv_conf: str) -> str:
+        """Make a task's folder; returns the path of its resolv.conf."""
+
+    async def remove_task(self, task: str) -> None: ...
+
+    async def tasks(self) -> list[str]:
+        """The ids of all tasks that have a folder, sorted."""
+
+
+class NodeFiles:
+    """The real thing. Work that may take long is done in a thread."""
+
+    def __init__(self, state: Path) -> None:
+        self._volumes = state / "volumes"
+        self._tasks = state / "tasks"
+        for folder in (self._volumes, self._tasks):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)  # containers' users pass through, and see nothing
+
+    def _volume(self, key: str) -> Path:
+        folder = self._volumes / key
+        if not re.fullmatch(r"[a-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", key):  # the server checks it, too
+            raise EngineError(f"not a volume of an app: {key!r}")
+        return folder
+
+    async def make_volume(self, key: str) -> str:
+        folder = self._volume(key) / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    async def remove_volume(self, key: str) -> None:
+        folder = self._volume(key)
+        # Renamed first: a volume that is made anew under this name at once does not lose files to the old one's end.
+        doomed = folder.with_name(f".{folder.name}.removing")
+        if folder.exists() and not doomed.exists():
+            folder.rename(doomed)
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if folder.parent.is_dir() and not os.listdir(folder.parent):
+            folder.parent.rmdir()
+
+    async def make_task(self, task: str, resolv_conf: str) -> str:
+        folder = self._tasks / task
+        folder.mkdir(mode=0o711, exist_ok=True)
+        path = folder / "resolv.conf"
+        if not path.exists() or path.read_text() != resolv_conf:
+            # In place, never by rename: a container that has it mounted must see the new lines.
+            path.write_text(resolv_conf)
+            path.chmod(0o644)
+        return str(path)
+
+    async def remove_task(self, task: str) -> None:
+        shutil.rmtree(self._tasks / task, ignore_errors=True)
+
+    async def tasks(self) -> list[str]:
+        return sorted(entry.name for entry in self._tasks.iterdir())

@@ -1,0 +1,95 @@
+"""Telling the server what is true of each task, in batches, until it has heard.
+
+The problem: a hundred tasks that start at once are a thousand changes of status, and the server may be away. The idea:
+keep only the newest status of each task; send what has changed in one request per tenth of a second; forget a status
+only when the server has confirmed it. Nothing of this needs the disk: after a crash the containers say it all again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from miniorch.client import RECONNECT_SECONDS, Transport
+from miniorch.clock import Clock
+from miniorch.errors import MiniorchError
+from miniorch.model import Status, Task
+
+log = logging.getLogger("agent")
+
+WINDOW_SECONDS = 0.1
+PROGRESS_SECONDS = 1.0
+
+
+class Reporter:
+    """The newest status of every task of this node, and which of them the server has not heard yet."""
+
+    def __init__(self, transport: Transport, node: str, clock: Clock) -> None:
+        self._transport = transport
+        self._node = node
+        self._clock = clock
+        self._newest: dict[str, Status] = {}
+        self._unsent: dict[str, Status] = {}
+        self._spoke: dict[str, float] = {}  # task -> when its last progress was passed on
+        self._wake = asyncio.Event()
+
+    def newest(self, task: Task) -> Task:
+        """The task with the newest status known: ours, unless the server's is further in life."""
+        own = self._newest.get(task.id)
+        if own is None or task.status.state.order > own.state.order:
+            return task
+        return replace(task, status=own)
+
+    def put(self, task: Task, status: Status) -> bool:
+        """A new status; False for one that is not new, or further back in life than what is known."""
+        known = self.newest(task).status
+        backwards = status.state.order < known.state.order
+        if status == known or backwards or (known.state.ended and status.state is not known.state):
+            return False
+        if status.state is not known.state:
+            status = replace(status, since=self._clock.now())
+        self._newest[task.id] = self._unsent[task.id] = status
+        self._wake.set()
+        return True
+
+    def progress(self, task: Task, message: str) -> None:
+        """A new message for a task that is being prepared; at most one a second is passed on."""
+        now = self._clock.monotonic()
+        if now - self._spoke.get(task.id, now - PROGRESS_SECONDS) >= PROGRESS_SECONDS:
+            self._spoke[task.id] = now
+            self.put(task, replace(self.newest(task).status, message=message))
+
+    def compare(self, tasks: Iterable[Task]) -> None:
+        """What the server says: forget tasks that it has forgotten, say again what it seems not to have kept."""
+        listed = {task.id: task for task in tasks}
+        for book in (self._newest, self._unsent, self._spoke):
+            for gone in [key for key in book if key not in listed]:
+                del book[gone]
+        for key, status in self._newest.items():
+            if status.state.order > listed[key].status.state.order and key not in self._unsent:
+                self._unsent[key] = status
+                self._wake.set()
+
+    async def run(self) -> None:
+        """Send, for ever."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(WINDOW_SECONDS)
+            self._wake.clear()
+            batch = dict(self._unsent)
+            body = [{"task": key, "status": status} for key, status in batch.items()]
+            try:
+                await self._transport.request("POST", f"/v1/nodes/{self._node}/statuses", body)
+            except MiniorchError as error:
+                if error.temporary:
+                    self._wake.set()
+                    await asyncio.sleep(RECONNECT_SECONDS)
+                    continue
+                log.error("the server refused %d reports: %s", len(batch), error.message)
+            for key, status in batch.items():
+                if self._unsent.get(key) == status:
+                    del self._unsent[key]
+            if self._unsent:
+                self._wake.set()

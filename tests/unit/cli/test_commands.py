@@ -1,0 +1,178 @@
+"""Each command as a user types it, against a server that says what the test wants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_api import Cli, FakeApi, a_task, shop
+
+from miniorch.errors import Conflict
+from miniorch.model import App, Event, Service, TaskState
+
+WEB = Service("shop", "web", shop(2).services["web"], "10.201.0.1")
+FILE = "name: shop\nservices: {web: {image: 'web:1', deploy: {replicas: 2}}}\n"
+
+
+@pytest.fixture
+def there(api: FakeApi) -> FakeApi:
+    """An app of one service with a live and an ended task."""
+    api.lists["apps"] = [App("shop", 0.0)]
+    api.lists["services"] = [WEB]
+    api.lists["tasks"] = [
+        a_task(1, address="10.200.0.2", health="healthy", message="all\nis well"),
+        a_task(1, TaskState.FAILED, id="zzz", message="exit code 3", exit_code=3, log_tail=("boom",)),
+        a_task(2, TaskState.STARTING),
+    ]
+    return api
+
+
+def test_ps_shows_live_tasks_in_plain_columns(there: FakeApi, cli: Cli) -> None:
+    lines = cli("ps").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "SINCE", "NODE", "ADDRESS", "IMAGE", "MESSAGE"]
+    assert [line.split()[:2] for line in lines[1:]] == [["shop/web.1", "running"], ["shop/web.2", "starting"]]
+    assert lines[1].endswith("10.200.0.2  web:1  all is well")
+    assert "zzz" not in cli("ps", "shop").stdout
+    assert "failed" in cli("ps", "-a").stdout
+
+
+def test_ps_json_has_the_promised_keys(there: FakeApi, cli: Cli) -> None:
+    assert json.loads(cli("ps", "shop", "--json").stdout)[0] == {
+        "id": "k3m9x2a1", "app": "shop", "service": "web", "slot": 1, "state": "running", "desired_state": "running",
+        "node": "node1", "address": "10.200.0.2", "image": "web:1", "health": "healthy", "exit_code": None,
+    }  # fmt: skip
+
+
+def test_an_unknown_app_is_an_error_and_an_idle_cluster_is_not(api: FakeApi, cli: Cli) -> None:
+    assert cli("ps").stdout == "nothing runs\n"
+    done = cli("ps", "shp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error[E0201]: there is no app shp\nhelp: miniorch services\n"
+
+
+def test_services_events_and_version(there: FakeApi, cli: Cli) -> None:
+    there.lists["events"] = [
+        Event("b", 2.0, "task", "shop/web.1", "second"), Event("a", 1.0, "app", "shop", "first"),
+        Event("c", 3.0, "app", "other", "third"),
+    ]  # fmt: skip
+    assert cli("services").stdout.splitlines()[1].split() == ["shop/web", "1/2", "10.201.0.1", "-", "web:1"]
+    assert [line.split()[-1] for line in cli("events").stdout.splitlines()] == ["first", "second", "third"]
+    assert [one["message"] for one in json.loads(cli("events", "shop", "-n", "1", "--json").stdout)] == ["second"]
+    assert "cluster k3m9x2ab, revision 412" in cli("version").stdout
+
+
+def test_logs_by_service_slot_id_and_prefix(there: FakeApi, cli: Cli) -> None:
+    there.answers["GET", "/v1/tasks/k3m9x2a1/logs"] = b"one\ntwo"
+    there.answers["GET", "/v1/tasks/k3m9x2a2/logs"] = b"three\n"
+    assert cli("logs", "shop/web").stdout == "web.1 | one\nweb.1 | two\nweb.2 | three\n"
+    assert cli("logs", "shop/web.2").stdout == "three\n"
+    assert cli("logs", "k3m9x2a2").stdout == "three\n"
+    assert cli("logs", "k3m").returncode == 2
+    assert "there is no task q" in cli("logs", "q").stderr
+    assert "has no slot 7" in cli("logs", "shop/web.7").stderr
+    assert ("GET", "/v1/tasks/k3m9x2a2/logs?tail=5&follow=0", None) not in there.asked
+    cli("logs", "shop/web.2", "-n", "5")
+    assert ("GET", "/v1/tasks/k3m9x2a2/logs?tail=5&follow=0", None) in there.asked
+
+
+def test_the_last_lines_of_a_failed_task_survive_its_container(there: FakeApi, cli: Cli) -> None:
+    assert cli("logs", "zzz").stdout == "boom\n"
+
+
+def test_logs_f_of_one_task_ends_with_it(there: FakeApi, cli: Cli) -> None:
+    there.answers["GET", "/v1/tasks/k3m9x2a2/logs"] = b"three\n"
+    assert cli("logs", "shop/web.2", "-f").stdout == "three\n"
+
+
+def test_scale_asks_the_server_and_refuses_what_is_no_number(there: FakeApi, cli: Cli) -> None:
+    there.answers["PUT", "/v1/services/shop/web/replicas"] = {"revision": 413}
+    assert cli("scale", "shop/web=3").returncode == 0
+    assert there.asked[-1] == ("PUT", "/v1/services/shop/web/replicas", {"replicas": 3})
+    for bad in ("shop/web", "shop/web=x", "shop/web=-1", "web=3", "a/b/c=3"):
+        assert cli("scale", bad).returncode == 2
+
+
+def test_explain_shows_every_node_and_rule(there: FakeApi, cli: Cli) -> None:
+    rules = [{"rule": "ready", "ok": True, "detail": "yes"}, {"rule": "ports", "ok": False, "detail": "5000 is held"}]
+    there.answers["GET", "/v1/explain/shop/web"] = {
+        "revision": 412,
+        "tasks": [{"task": "k3m", "name": "shop/web.1", "state": "pending", "message": "no node fits",
+                   "nodes": [{"node": "node1", "fits": False, "rules": rules}]}],
+    }  # fmt: skip
+    assert cli("explain", "shop/web").stdout.splitlines() == [
+        "shop/web.1 (k3m) is pending, revision 412",
+        "  no node fits",
+        "  node1: does not fit",
+        "    ok  ready  yes",
+        "    no  ports  5000 is held",
+    ]
+
+
+def test_rm_waits_until_the_app_is_gone(there: FakeApi, cli: Cli) -> None:
+    looks = iter([[App("shop", 0.0, removing=True)], []])
+    there.answers["DELETE", "/v1/apps/shop"] = {"revision": 413}
+    there.answers["GET", "/v1/apps"] = lambda _: {"revision": 414, "items": next(looks)}
+    assert cli("rm", "shop").stdout == "shop is gone; the data in its volumes is kept\n"
+
+
+def test_data_dies_only_when_that_was_confirmed(there: FakeApi, cli: Cli) -> None:
+    there.answers["DELETE", "/v1/apps/shop"] = {"revision": 413}
+    there.lists["apps"] = []
+    for refused in (cli("rm", "shop", "--volumes"), cli("rm", "shop", "--volumes", "--no-input")):
+        assert refused.returncode == 2
+        assert "--yes" in refused.stderr
+    assert not [one for one in there.asked if one[0] == "DELETE"]
+    assert cli("rm", "shop", "--volumes", "--yes").returncode == 0
+    assert ("DELETE", "/v1/apps/shop?volumes=1", None) in there.asked
+
+
+def test_plan_compares_with_what_runs_or_says_that_nothing_does(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "app.yml"
+    file.write_text(FILE.replace("web:1", "web:2"))
+    assert cli("plan", str(file)).stdout.splitlines() == [
+        "shop, compared with revision 412:",
+        "  replace web: image web:1 -> web:2",
+    ]
+    assert "image web:1 -> web:3" in cli("plan", str(file), "--image", "web=web:3").stdout
+    there.stop()
+    assert cli("plan", str(file)).stdout.splitlines() == [
+        "shop: miniorch does not run here, so everything would be new:",
+        "  create web: 2 x web:2",
+    ]
+
+
+def test_exit_codes(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text("services: {web: {}}\n")
+    assert cli("plan", str(tmp_path / "bad.yml")).returncode == 3
+    assert cli("plan", str(tmp_path / "bad.yml"), "--image", "web").returncode == 2
+    assert cli("ps", "--nonsense").returncode == 2
+    there.answers["PUT", "/v1/services/shop/web/replicas"] = Conflict("somebody else was faster")
+    assert cli("scale", "shop/web=3").returncode == 7
+    there.stop()
+    down = cli("ps")
+    assert down.returncode == 5
+    assert down.stderr.splitlines()[-1] == "help: miniorch up"
+
+
+def test_a_traceback_is_shown_only_when_asked_for(there: FakeApi, cli: Cli) -> None:
+    assert "Traceback" not in cli("ps", "nope").stderr
+    assert "Traceback" in cli("ps", "nope", "--debug").stderr
+    assert "Traceback" in cli("ps", "nope", env={"MINIORCH_DEBUG": "1"}).stderr
+
+
+def test_a_bug_of_ours_is_one_line_and_a_file(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
+    there.answers["GET", "/v1/tasks"] = {"nonsense": 1}
+    done = cli("ps", env={"TMPDIR": str(tmp_path)})
+    assert done.returncode == 1
+    assert done.stderr.startswith("error[E0000]: this is a bug in miniorch (KeyError); details: ")
+    assert "Traceback" in Path(done.stderr.split()[-1]).read_text()
+
+
+def test_every_command_has_help_that_ends_with_an_example(cli: Cli) -> None:
+    commands = [
+        line.split()[0] for line in cli("--help").stdout.split("Commands:")[1].split("\n\n")[0].splitlines()[1:]
+    ]
+    assert len(commands) == 13
+    for command in commands:
+        assert cli(command, "--help").stdout.splitlines()[-1].strip().startswith(f"Example: miniorch {command}")

@@ -1,0 +1,149 @@
+"""Processes of a machine: units, pid files, starting and stopping. What is started here are small stand-ins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from miniorch.errors import Unreachable
+from miniorch.processes import PidFile, Process, last_lines, rotate, started_at, table, unit
+from miniorch.up import Machine
+
+LISTEN = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(60)"
+
+
+def test_a_unit_restarts_its_process_and_leaves_haproxy_alone() -> None:
+    agent = table("node1", "")[2]
+    assert unit(agent, ["/opt/my env/python", *agent.arguments]).splitlines() == [
+        "# Written by miniorch up --systemd.",
+        "[Unit]",
+        "Description=miniorch agent: containers, health, published ports",
+        "After=docker.service miniorch-net.service miniorch-server.service",
+        "Wants=docker.service",
+        "StartLimitIntervalSec=0",
+        "",
+        "[Service]",
+        "ExecStart='/opt/my env/python' -m agent.main --node node1",
+        "Restart=always",
+        "RestartSec=1",
+        "KillMode=process",
+        "TimeoutStopSec=10",
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    ]
+
+
+def test_net_is_started_before_docker_and_the_server_first() -> None:
+    server, net, agent = table("n", "10.64.0.0/15")
+    assert [one.name for one in (server, net, agent)] == ["server", "net", "agent"]
+    assert "Before=docker.service" in unit(net, net.command)
+    assert server.arguments[-2:] == ("--pool", "10.64.0.0/15")
+
+
+def test_systemd_itself_accepts_the_units(tmp_path: Path) -> None:
+    paths = []
+    for process in table("node1", "10.200.0.0/15"):
+        paths.append(tmp_path / process.unit_name)
+        paths[-1].write_text(unit(process, process.command))
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True)
+        assert [line for line in done.stderr.splitlines() if "miniorch" in line] == []
+
+
+def test_a_pid_file_knows_its_process_and_nobody_elses(tmp_path: Path) -> None:
+    file = PidFile(tmp_path / "server.pid")
+    assert file.pid() is None
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        file.write(child.pid)
+        assert file.pid() == child.pid
+        started = started_at(child.pid)
+        assert started is not None
+        file.path.write_text(f"{child.pid} {started - 1}\n")  # as if the number had been given to another process
+        assert file.pid() is None
+        file.write(child.pid)
+    finally:
+        child.kill()
+        deadline = time.monotonic() + 5
+        while started_at(child.pid) is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert file.pid() is None  # a zombie is no process
+        child.wait()
+    for nonsense in ("", "x y\n", "1\n"):
+        file.path.write_text(nonsense)
+        assert file.pid() is None
+
+
+def test_a_large_log_is_moved_aside_and_its_end_can_be_read(tmp_path: Path) -> None:
+    log = tmp_path / "net.log"
+    log.write_text("1\n2\n3\n")
+    rotate(log)
+    assert last_lines(log, 2) == ["2", "3"]
+    rotate(log, limit=3)
+    assert not log.exists()
+    assert (tmp_path / "net.log.1").read_text() == "1\n2\n3\n"
+    assert last_lines(log, 2) == []
+
+
+def machine(tmp_path: Path, said: list[str], code: str, *arguments: str) -> Machine:
+    """A machine whose only process is a stand-in for net."""
+    made = Machine(
+        said.append, "n1", run=str(tmp_path / "r"), state=str(tmp_path / "s"), plugin_socket=str(tmp_path / "p")
+    )
+    made.processes = (Process("net", "a stand-in", ("-c", code, *arguments)),)
+    return made
+
+
+def test_only_what_is_missing_is_started_and_it_outlives_us_in_a_session_of_its_own(tmp_path: Path) -> None:
+    said: list[str] = []
+    one = machine(tmp_path, said, LISTEN, str(tmp_path / "p"))
+    try:
+        assert one.ensure_up() == ["net"]
+        pid = PidFile(tmp_path / "r" / "net.pid").pid()
+        assert pid is not None
+        assert os.getsid(pid) == pid
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        assert (one.ensure_up(), one.missing(), said) == ([], [], ["starting net (a stand-in)"])
+        os.kill(pid, 9)
+        deadline = time.monotonic() + 5
+        while not one.missing():
+            assert time.monotonic() < deadline
+        (tmp_path / "p").unlink()
+        assert one.ensure_up() == ["net"]
+    finally:
+        assert one.down() == ["net"]
+    assert one.down() == []
+    assert one.missing() == ["net"]
+
+
+def test_a_process_that_ends_at_once_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    one = machine(tmp_path, [], "import sys; sys.exit('no such database')")
+    with pytest.raises(Unreachable) as caught:
+        one.ensure_up()
+    assert caught.value.message == "miniorch's net ended at once\n  | no such database"
+    assert str(tmp_path / "s" / "logs" / "net.log") in caught.value.remedy
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miniorch.up.STOP_SECONDS", 0.3)
+    code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {LISTEN}"
+    one = machine(tmp_path, [], code, str(tmp_path / "p"))
+    one.ensure_up()
+    assert one.down() == ["net"]
+    assert PidFile(tmp_path / "r" / "net.pid").pid() is None
+
+
+def test_the_nodes_name_is_remembered(tmp_path: Path) -> None:
+    one = machine(tmp_path, [], LISTEN, str(tmp_path / "p"))
+    one.ensure_up()
+    one.down()
+    assert Machine(print, run=str(tmp_path / "r"), state=str(tmp_path / "s")).node == "n1"
+    assert replace(one.processes[0]).command[0] == sys.executable
