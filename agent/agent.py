@@ -72,6 +72,7 @@ class Agent:
         self._volumes: dict[str, Volume] = {}
         self._endpoints: Snapshot[Endpoints] | None = None
         self._endpoints_changed = asyncio.Event()
+        self._said_held: dict[int, str] = {}  # ports in use, as the last heartbeat named them
         self._reporter = Reporter(transport, node_name, clock)
         self._probes = Probes(engine, clock, self._look)
         self._executor = Executor(engine, files, self._reporter, clock, self._current_tasks)
@@ -154,7 +155,7 @@ class Agent:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _beat(self) -> None:
-        held = await self._ingress.ports_in_use()
+        self._said_held = held = dict(await self._ingress.ports_in_use())
         body = {
             "ready": not self._engine_trouble,
             "message": self._engine_trouble,
@@ -207,6 +208,8 @@ class Agent:
                     await self._ingress.apply([known.items[key] for key in sorted(known.items)])
                     body = {"component": "agent", "revision": known.revision}
                     await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
+                    if dict(await self._ingress.ports_in_use()) != self._said_held:
+                        await self._beat()  # a port that cannot be published must not wait for the next heartbeat
                 said = ""
             except MiniorchError as error:
                 if error.message != said:

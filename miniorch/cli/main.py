@@ -196,11 +196,11 @@ def doctor(json: Json = False) -> None:
 
 
 @app.command(epilog="Example: miniorch version")
-def version() -> None:
+def version(json: Json = False) -> None:
     """Print the version and the cluster's id."""
     from miniorch.cli import show
 
-    show.version()
+    show.version(json=json)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from miniorch.cli.progress import Failures, Verdict, failures, judge, slowest
 from miniorch.cli.screen import Screen, open_screen
 from miniorch.clock import Clock, SystemClock
 from miniorch.codec import from_plain
-from miniorch.errors import AppFailed, MiniorchError, NotPlaced, Temporary, UsageError
+from miniorch.errors import AppFailed, MiniorchError, NotPlaced, Temporary, Unreachable, UsageError
 from miniorch.model import Service, Task, TaskState
 from miniorch.up import Machine
 
@@ -30,6 +30,7 @@ LOOK_SECONDS = 0.2
 CARE_SECONDS = 1.0  # how often it is checked that the processes live
 PORT_PATIENCE_SECONDS = 2.0  # then it is said that only the port is missing
 LOG_LINES = 20
+HEARTBEAT_PATIENCE_SECONDS = 7.0  # a port that has just become free is still in the last heartbeat
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 T = TypeVar("T")
 
@@ -146,7 +147,12 @@ class Waiting:
             self._care()
 
     def until_ports_answer(self) -> None:
-        """Each published port must answer. Raises `AppFailed`."""
+        """Each published port must answer, and not by somebody else. Raises `NotPlaced`, `AppFailed`."""
+        patience = self.waited() + HEARTBEAT_PATIENCE_SECONDS
+        while refused := self._held_port():
+            if self.waited() > patience:
+                raise refused
+            sleep(LOOK_SECONDS)
         for name, service in sorted(self.app.spec.services.items()):
             for port in service.ports if service.replicas else ():
                 patience = self.waited() + PORT_PATIENCE_SECONDS
@@ -161,6 +167,18 @@ class Waiting:
                         )
                     sleep(LOOK_SECONDS)
                     self._care()
+
+    def _held_port(self) -> NotPlaced | None:
+        """The error to raise when another program holds one of the ports, as the nodes' last heartbeats say."""
+        for node in self._persist(self.server.nodes):
+            for name, service in sorted(self.app.spec.services.items()):
+                for port in service.ports:
+                    if holder := node.ports_in_use.get(str(port.published)):
+                        return NotPlaced(
+                            f"{self.app.name}/{name}: port {port.published} is held by {holder} on {node.name}",
+                            remedy="end that program or publish another port, then run this again",
+                        )
+        return None
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -199,6 +217,8 @@ class Waiting:
         name = f"{task.app}/{task.name}"
         first, *more = task.status.message.splitlines() or [task.status.state.value]
         if verdict.kind == "unplaced":
+            if trouble := self._no_node():
+                return trouble
             text = "\n".join([f"{name} waits for a node that fits: {first}", *more])
             return NotPlaced(text, remedy=f"miniorch explain {name}")
         verb = "could not be made" if verdict.kind == "rejected" else f"failed {verdict.times} times in a row"
@@ -206,7 +226,17 @@ class Waiting:
         remedy = f"miniorch events {task.app}" if verdict.kind == "rejected" else f"miniorch logs {name}"
         return AppFailed("\n".join(lines), remedy=remedy)
 
+    def _no_node(self) -> Unreachable | None:
+        """The error to raise when no node is ready: that is the cause of whatever else can be seen."""
+        nodes = self.server.nodes()
+        if any(node.ready for node in nodes):
+            return None
+        why = "; ".join(f"{node.name}: {node.message}" for node in nodes) or "no node has joined"
+        return Unreachable(f"no node is ready: {why}", remedy="miniorch doctor")
+
     def _too_late(self, services: Sequence[Service], tasks: Sequence[Task], now: float) -> MiniorchError:
+        if trouble := self._no_node():
+            return trouble
         task = slowest(services, tasks, now)
         limit = f"{self.timeout:g} s"
         if task is None:

@@ -63,16 +63,38 @@ def _plain(task: Task) -> dict[str, Any]:
 def services(app: str, *, json: bool) -> None:
     server = Server()
     found, tasks = server.services(app), server.tasks(app)
-    if json:
-        as_json(found)
-        return
     rows = []
     for one in found:
         running = sum(1 for task in tasks if task.service_key == one.key and task.status.state.value == "running")
-        ports = ", ".join(f"{port.published}->{port.target}" for port in one.spec.ports)
-        state = "removing" if one.removing else f"{running}/{one.spec.replicas}"
-        rows.append((one.key, state, one.vip, ports or "-", one.spec.task.image))
-    table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), rows, "no services")
+        rows.append((one, running, [f"{port.published}->{port.target}" for port in one.spec.ports]))
+    if json:
+        as_json(
+            [
+                {
+                    "app": one.app,
+                    "service": one.name,
+                    "running": running,
+                    "replicas": one.spec.replicas,
+                    "address": one.vip,
+                    "ports": ports,
+                    "image": one.spec.task.image,
+                    "removing": one.removing,
+                }
+                for one, running, ports in rows
+            ]
+        )
+        return
+    cells = [
+        (
+            one.key,
+            "removing" if one.removing else f"{running}/{one.spec.replicas}",
+            one.vip,
+            ", ".join(ports) or "-",
+            one.spec.task.image,
+        )
+        for one, running, ports in rows
+    ]
+    table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), cells, "no services")
 
 
 def events(app: str, *, count: int, json: bool) -> None:
@@ -115,10 +137,16 @@ def _on(task: dict[str, Any]) -> str:
     return f" on {task['node']}" if task.get("node") else ""
 
 
-def version() -> None:
-    print(f"miniorch {__version__}")
+def version(*, json: bool) -> None:
     try:
-        answer = Server().version()
-        print(f"server {answer['version']}, cluster {answer['cluster']}, revision {answer['revision']}")
+        server = Server().version()
     except Temporary:
+        server = {"version": None, "cluster": None, "revision": None}
+    if json:
+        as_json({"miniorch": __version__, **server})
+        return
+    print(f"miniorch {__version__}")
+    if server["version"] is None:
         print("server: does not run here (miniorch up)")
+    else:
+        print(f"server {server['version']}, cluster {server['cluster']}, revision {server['revision']}")

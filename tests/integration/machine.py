@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,17 +77,7 @@ class Machine:
 
     def pid(self, process: str) -> int:
         """The pid of the server, agent or net process."""
-        modules = {"server": "miniorch.server", "agent": "agent.main", "net": "netplugin.main"}
-        listed = self.node.run(["pgrep", "-f", f"-m {modules[process]}"], check=False).stdout.split()
-        inside = [int(pid) for pid in listed if self._is_inside(int(pid))]
-        assert len(inside) == 1, f"{process} runs {len(inside)} times: {inside}"
-        return inside[0]
-
-    def _is_inside(self, pid: int) -> bool:
-        try:
-            return os.readlink(f"/proc/{pid}/ns/net") == os.readlink(f"/proc/{self.node.pid}/ns/net")
-        except OSError:
-            return False
+        return int(self.node.run(["cat", f"/run/miniorch/{process}.pid"]).stdout.split()[0])
 
     def kill(self, process: str) -> None:
         """kill -9 of one of the three, by its pid; returns when it is gone."""
@@ -95,7 +86,7 @@ class Machine:
         until(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not _command(pid), 5, f"{process} has ended")
 
     def tasks(self, app: str) -> list[dict[str, Any]]:
-        return [task for task in self.json("ps", app) if task["app"] == app]
+        return [task for task in self.json("ps") if task["app"] == app]
 
     def settled(self, app: str, wanted: int, seconds: float = 60.0) -> list[dict[str, Any]]:
         """Wait until exactly `wanted` tasks of an app run and nothing else of it is alive; those tasks."""
@@ -108,6 +99,11 @@ class Machine:
         tasks: list[dict[str, Any]] = until(there, seconds, f"{wanted} tasks of {app} run", pause=0.2)
         assert len(self.containers(app)) == wanted, self.containers(app)
         return tasks
+
+    def happened(self, pattern: str) -> bool:
+        """Whether an event's subject and message fit, as in `web.1 running`."""
+        said = self.miniorch("events", code=None).stdout
+        return re.search(pattern.replace(" ", r"\s+"), said) is not None
 
     def start(self, *argv: str) -> subprocess.Popen[bytes]:
         """A command in the background; its output goes to run.log in the folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_rm_leaves_nothing_of_the_app(small: Machine) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "no such file|does not exist|cannot be read"),
+        (None, "there is no file .*missing.yml"),
         ("services: [", "YAML"),
         ("", "empty"),
         (SMALL.replace("image: busybox:1", "imge: busybox:1", 1), "image"),
@@ -184,14 +185,13 @@ def test_a_build_that_fails_ends_run_with_its_last_lines(machine: Machine) -> No
 
 
 def test_a_taken_port_is_named_with_its_holder(machine: Machine) -> None:
-    holder = machine.node.popen(["busybox", "nc", "-lk", "-p", "8100", "-e", "cat"])
+    path = machine.file(SMALL)
+    holder = machine.node.popen([sys.executable, "-m", "http.server", "8100", "--directory", str(machine.folder)])
     try:
-        path = machine.file(SMALL)
+        until(lambda: machine.fetch("http://127.0.0.1:8100/"), 10, "the port is taken")
         done = machine.miniorch("run", path, code=4, timeout=60)
-        said = done.stdout + done.stderr
-        assert "8100" in said
-        assert str(holder.pid) in said
-        assert "busybox" in said
+        assert "port 8100 is held by" in done.stderr, done.stderr
+        assert f"(pid {holder.pid})" in done.stderr, done.stderr
     finally:
         holder.kill()
         holder.wait()
@@ -201,8 +201,7 @@ def test_a_taken_port_is_named_with_its_holder(machine: Machine) -> None:
 def test_without_docker_run_says_so_and_goes_on_when_it_is_back(machine: Machine) -> None:
     machine.node.stop_dockerd()
     try:
-        done = machine.miniorch("run", machine.file(SMALL), "--timeout", "5", code=None, timeout=60)
-        assert done.returncode in (4, 5)
+        done = machine.miniorch("run", machine.file(SMALL), "--timeout", "15", code=5, timeout=60)
         assert "Docker" in done.stdout + done.stderr
     finally:
         machine.node.start_dockerd()
@@ -233,10 +232,10 @@ def test_kill_9_at_rest_touches_nothing_and_up_brings_it_back(small: Machine, pr
 
 
 @pytest.mark.parametrize("process", ["server", "agent", "net"])
-@pytest.mark.parametrize("moment", ["web.1: assigned", "web.1: preparing", "web.1: starting", "web.1: running"])
+@pytest.mark.parametrize("moment", ["web.1 assigned", "web.1 preparing", "web.1 (starting|running)", "web.2 running"])
 def test_kill_9_in_the_middle_of_run_converges_without_doubles(machine: Machine, process: str, moment: str) -> None:
     running = machine.start("run", machine.file(SMALL))
-    until(lambda: moment in machine.miniorch("events", code=None).stdout, 60, f"the moment {moment}")
+    until(lambda: machine.happened(moment), 60, f"the moment {moment}")
     machine.kill(process)
     assert running.wait(timeout=120) == 0, (machine.folder / "run.log").read_text()
     machine.settled("small", 3)
@@ -269,8 +268,8 @@ def test_services_find_each_other_by_name(small: Machine) -> None:
 def test_doctor_finds_nothing_wrong_here(machine: Machine) -> None:
     checks = machine.json("doctor")
     assert len(checks) >= 10
-    assert all({"check", "ok", "seen", "wanted", "remedy"} <= set(check) for check in checks)
-    assert [check for check in checks if not check["ok"] and check["check"] != "live-restore"] == []
+    assert all({"check", "state", "seen", "wanted", "mend"} <= set(check) for check in checks)
+    assert [check for check in checks if check["state"] == "bad"] == []
 
 
 def test_plan_needs_neither_server_nor_docker(node: TestNode, tmp_path: Path) -> None:
