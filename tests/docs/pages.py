@@ -30,7 +30,7 @@ class Step:
     exit_code: int = 0
 
     def matches(self, output: str) -> bool:
-        return not self.expected.strip() or _pattern(self.expected).fullmatch(_trim(output)) is not None
+        return not self.expected.strip() or _pattern(self.expected).fullmatch(_trim(output) + "\n") is not None
 
 
 def steps(page: Path) -> list[Step]:
@@ -61,4 +61,4 @@ def _pattern(expected: str) -> re.Pattern[str]:
         else:
             words = [r"\s+".join(map(re.escape, piece.split(" "))) for piece in re.sub(r" +", " ", line).split("...")]
             parts.append(r"[^\n]*".join(words) + r"[ ]*\n")
-    return re.compile("".join(parts).removesuffix(r"\n") + r"\n?" if parts else "")
+    return re.compile("".join(parts))

@@ -217,6 +217,15 @@ def test_dockerd_restarted_in_the_middle_recreates_nothing(small: Machine) -> No
     assert small.containers("small") == before
 
 
+def test_dockerd_killed_and_started_in_the_middle_of_run_delays_it_and_no_more(machine: Machine) -> None:
+    running = machine.start("run", machine.file(SMALL))
+    until(lambda: machine.happened("web.1 preparing"), 60, "web.1 is being made")
+    machine.node.stop_dockerd(kill=True)
+    machine.node.start_dockerd()
+    assert running.wait(timeout=120) == 0, (machine.folder / "run.log").read_text()
+    machine.settled("small", 3)
+
+
 @pytest.mark.parametrize("process", ["server", "agent", "net"])
 def test_kill_9_at_rest_touches_nothing_and_up_brings_it_back(small: Machine, process: str) -> None:
     before = small.containers("small")
@@ -263,6 +272,23 @@ def test_services_find_each_other_by_name(small: Machine) -> None:
     assert re.search(r"10\.201\.\d+\.\d+", answer), answer
     asked = ["sh", "-c", "echo -e 'GET / HTTP/1.0\\r\\n\\r\\n' | nc web 8000"]
     assert "web-" in small.node.docker("exec", side, *asked).stdout
+
+
+AS_NOBODY = """
+import os, sys
+import miniorch.cli.main, miniorch.cli.show  # before the rights go: nobody may not be able to read this checkout
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.argv = ["miniorch", "ps"]
+miniorch.cli.main.main()
+"""
+
+
+def test_a_user_without_rights_is_told_so_and_what_helps(machine: Machine) -> None:
+    done = machine.node.run([sys.executable, "-c", AS_NOBODY], check=False)
+    assert done.returncode == 6, done.stderr
+    assert "may not talk to miniorch's server" in done.stderr
+    assert "sudo" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_doctor_finds_nothing_wrong_here(machine: Machine) -> None:
