@@ -141,8 +141,7 @@ class _Look:
             status=Status(since=self.now),
             attempt=attempt,
         )
-        why = "created" if attempt == 0 else f"created in place of {last.id if last else ''}, which {_fate(last)}"
-        self.writes.append(Write(task, 0, why=why))
+        self.writes.append(Write(task, 0, why=f"created in place of {_fate(last)}" if last and attempt else "created"))
 
     def _retire(self, task: Task, goal: DesiredState, why: str) -> None:
         """The next step on a task's way out: out of traffic, then stopped, then (goal REMOVED) gone."""
@@ -193,8 +192,8 @@ class _Look:
         return Plan(self.writes, self.again)
 
 
-def _fate(task: Task | None) -> str:
-    if task is None:
-        return "is gone"
-    status = task.status
-    return status.message or status.state.value
+def _fate(task: Task) -> str:
+    """`k3m9x2ab, which failed (exit code 1)`."""
+    verbs = {TaskState.FAILED: "failed", TaskState.COMPLETE: "ended", TaskState.LOST: "was lost"}
+    why = f" ({task.status.message})" if task.status.message else ""
+    return f"{task.id}, which {verbs.get(task.status.state, 'was rejected')}{why}"

@@ -33,6 +33,15 @@ def test_first_failure_is_replaced_at_once() -> None:
     assert plan.writes[0].item.attempt == 1
 
 
+def test_event_says_in_a_sentence_whom_a_task_replaces() -> None:
+    killed = task(1, TaskState.FAILED, ident="old", since=0.0)
+    killed = replace(killed, status=replace(killed.status, message="exit code 137: ended by SIGKILL"))
+    (write,) = plan_service(service(), killed).writes
+    assert write.why == "created in place of old, which failed (exit code 137: ended by SIGKILL)"
+    (write,) = plan_service(service(), task(1, TaskState.REJECTED, ident="old", since=0.0)).writes
+    assert write.why == "created in place of old, which was rejected"
+
+
 def test_a_slot_that_keeps_failing_rests() -> None:
     failed = replace(task(1, TaskState.FAILED, since=0.5), attempt=2)
     plan = plan_service(service(), failed)
