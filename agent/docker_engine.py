@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from docker.errors import APIError, NotFound
 from docker.types import LogConfig
@@ -41,6 +41,7 @@ INSPECT_SECONDS = 5.0
 NAME_TRIES = 20
 SETTLE_SECONDS = (0.1, 0.5)
 OUTPUT_BYTES = 4096
+T = TypeVar("T")
 WATCHED_EVENTS = ["start", "die", "destroy", "oom"]  # not exec_*: each probe would make us look at everything
 
 
@@ -179,9 +180,9 @@ class DockerEngine:
     # ---- the life of a container ----
 
     async def create(self, spec: ContainerSpec) -> str:
-        return await self._docker.call(self._docker.making, lambda: self._create(spec))
+        return await self._docker.call(self._docker.making, lambda: self._with_network(lambda: self._create(spec)))
 
-    def _create(self, spec: ContainerSpec, again: bool = True) -> str:
+    def _create(self, spec: ContainerSpec) -> str:
         api = self._docker.client()
         host = api.create_host_config(
             binds=[f"{path}:{target}:{'ro' if only else 'rw'}" for target, (path, only) in spec.binds.items()],
@@ -212,9 +213,6 @@ class DockerEngine:
         except APIError as error:
             if error.status_code == 409:
                 return self._made_before(spec)
-            if again and error.status_code == 404 and f"network {NETWORK} not found" in said_by(error):
-                self._make_network()
-                return self._create(spec, again=False)
             raise
 
     def _made_before(self, spec: ContainerSpec) -> str:
@@ -231,7 +229,7 @@ class DockerEngine:
         return str(found["Id"])
 
     async def start(self, container: str) -> None:
-        await self._docker.call(self._docker.making, lambda: self._start(container))
+        await self._docker.call(self._docker.making, lambda: self._with_network(lambda: self._start(container)))
 
     def _start(self, container: str, again: bool = True) -> None:
         try:
@@ -331,6 +329,16 @@ class DockerEngine:
             )
         api.remove_network(found["Id"])
         self._make_network()
+
+    def _with_network(self, work: Callable[[], T]) -> T:
+        """Do some work. If the network is missing, make it: `docker network prune` removes one that is not in use."""
+        try:
+            return work()
+        except APIError as error:
+            if f"network {NETWORK} not found" not in said_by(error):
+                raise
+        self._make_network()
+        return work()
 
     def _free_stuck_endpoints(self) -> None:
         """docker network disconnect --force miniorch NAME, for names without a container.

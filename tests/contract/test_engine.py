@@ -178,6 +178,27 @@ def test_container_that_ends_by_itself_shows_its_code_and_its_last_lines(tell: A
     tell(story)
 
 
+@pytest.mark.root
+@pytest.mark.docker
+def test_network_that_was_pruned_is_made_again(docker_node: TestNode) -> None:
+    async def story(bench: Bench) -> None:
+        docker_node.docker("network", "rm", "miniorch")
+        spec = await bench.spec(SLEEPS)
+        container = await bench.engine.create(spec)
+        await bench.engine.start(container)
+        assert (await bench.only()).running
+        await bench.engine.stop(container, 1.0)
+        docker_node.docker("network", "rm", "miniorch")  # between create and start
+        await bench.engine.remove(container)
+        container = await bench.engine.create(spec)
+        docker_node.docker("network", "rm", "miniorch", check=False)
+        await bench.engine.start(container)
+        assert (await bench.only()).running
+
+    for tell in docker_bench(docker_node):
+        tell(story)
+
+
 def test_stop_ends_what_ignores_it_after_the_grace(tell: Any) -> None:
     async def story(bench: Bench) -> None:
         container = await bench.started(STUBBORN)
