@@ -17,15 +17,19 @@ def full_name(task: Task) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Tell the server. Done at once, by itself changes nothing on this machine."""
-
+class _OfTask:
     task: Task
-    status: Status
 
     @property
     def key(self) -> str:
         return self.task.id
+
+
+@dataclass(frozen=True, slots=True)
+class Report(_OfTask):
+    """Tell the server. Done at once, by itself changes nothing on this machine."""
+
+    status: Status
 
     def describe(self) -> str:
         if not self.task.live:
@@ -35,14 +39,8 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchImage:
+class FetchImage(_OfTask):
     """Pull or build. The only action that may be given up half-way."""
-
-    task: Task
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"{'build' if self.task.spec.build else 'get'} {self.task.spec.image} for {full_name(self.task)}"
@@ -59,88 +57,58 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
+class Create(_OfTask):
     """Volume folders, task folder, address, container."""
 
-    task: Task
     image_id: str
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"make the container of {full_name(self.task)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    task: Task
+class Start(_OfTask):
     container: Container
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"start {full_name(self.task)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(_OfTask):
     """Begin to watch the health of a running container."""
 
-    task: Task
     container: Container
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"watch the health of {full_name(self.task)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    task: Task
+class Stop(_OfTask):
     container: Container
     why: str
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"stop {full_name(self.task)} within {self.task.spec.stop_grace_seconds:g} s: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
-class Conclude:
+class Conclude(_OfTask):
     """Read a dead container's last lines, then report `status` with them."""
 
-    task: Task
     container: Container
     status: Status
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"conclude {full_name(self.task)} {self.status.state.value}: {self.status.message}"
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(_OfTask):
     """Remove the container of a task that has ended."""
 
-    task: Task
     container: Container
-
-    @property
-    def key(self) -> str:
-        return self.task.id
 
     def describe(self) -> str:
         return f"remove the container of {full_name(self.task)}"
