@@ -128,7 +128,8 @@ class Driver:
             return {"Err": f"miniorch's network driver does not know the call {call}"}
         try:
             request = json.loads(body)
-            return await asyncio.wait_for(self._calls[call](request), CALL_SECONDS) or {}
+            async with asyncio.timeout(CALL_SECONDS):
+                return await self._calls[call](request) or {}
         except MiniorchError as error:
             return {"Err": f"{error.message} ({error.remedy})" if error.remedy else error.message}
         except TimeoutError:

@@ -52,7 +52,8 @@ class Upstream:
         for server in self.servers(own):
             ask = self._ask_tcp if tcp else self._ask_udp
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                return await asyncio.wait_for(ask(server, query), UPSTREAM_SECONDS)
+                async with asyncio.timeout(UPSTREAM_SECONDS):
+                    return await ask(server, query)
         return refusal(query)
 
     async def _ask_udp(self, server: str, query: bytes) -> bytes:
