@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import random
 import re
-import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qs
-
-from uvicorn.config import Config
-from uvicorn.server import Server
 
 from agent.agent import Agent
 from agent.docker_engine import DockerEngine
@@ -34,7 +28,8 @@ from agent.files import NodeFiles
 from agent.haproxy import HAProxy
 from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
 from miniorch.clock import SystemClock
-from miniorch.errors import Conflict, MiniorchError
+from miniorch.errors import MiniorchError
+from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 
 log = logging.getLogger("agent")
 
@@ -91,17 +86,6 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-class QuietServer(Server):
-    """Uvicorn that leaves signals to us, and sleeps: its own loop would wake up ten times a second."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        await asyncio.Event().wait()  # until cancelled
-
-
 async def serve(node: str) -> None:
     """Run until SIGTERM or SIGINT."""
     run, state = Path(RUN_DIRECTORY), Path(STATE_DIRECTORY)
@@ -110,19 +94,11 @@ async def serve(node: str) -> None:
     agent = Agent(
         UnixTransport(), engine, ingress, node, SystemClock(), random.Random(), NodeFiles(state), avx=has_avx()
     )
-    config = Config(
-        Logs(agent, engine), interface="asgi3", lifespan="off", ws="none", loop="asyncio",
-        log_config=None, log_level="warning", access_log=False,
-    )  # fmt: skip
-    server = QuietServer(config)
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    server = QuietServer(Logs(agent, engine))
     log.info("node %s: listening on %s/agent.sock", node, run)
-    serving = asyncio.create_task(server.serve(sockets=[listen(run / "agent.sock")]), name="agent socket")
+    serving = asyncio.create_task(server.serve(sockets=[listen(run / "agent.sock", 0o600)]), name="agent socket")
     acting = asyncio.create_task(agent.run(), name="agent")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
+    stopping = asyncio.create_task(until_told_to_end().wait(), name="stop")
     await asyncio.wait([serving, acting, stopping], return_when=asyncio.FIRST_COMPLETED)
     failure = acting.exception() if acting.done() else None
     for task in (serving, acting, stopping):
@@ -139,30 +115,6 @@ def leave() -> NoReturn:
     """End at once. Threads may wait for Docker or the server for a minute, and Python would wait for them."""
     logging.shutdown()
     os._exit(0)
-
-
-def listen(path: Path) -> socket.socket:
-    """A Unix socket for this user alone, in place of one left by a dead process."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    return listener
-
-
-def take_lock(run: Path) -> int:
-    """Only one agent per machine. The kernel frees the lock however this process ends."""
-    run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise Conflict("an agent of miniorch runs on this machine already", remedy="miniorch down") from None
-    return descriptor
 
 
 def has_avx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -188,9 +140,8 @@ def main() -> int:
     parser.add_argument("--undo", action="store_true", help="remove all containers of miniorch here, and end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal does not concern us
     try:
-        lock = take_lock(Path(RUN_DIRECTORY))
+        lock = take_lock(Path(RUN_DIRECTORY) / "agent.lock", "an agent")
         asyncio.run(undo() if options.undo else serve(options.node))
         os.close(lock)
     except MiniorchError as error:

@@ -1,4 +1,4 @@
-"""HTTP over a Unix socket for the three processes: uvicorn, taught to keep still.
+"""What the three processes share: one of each per machine, HTTP over a Unix socket, and the way they end.
 
 Two things about uvicorn do not suit a process that must cost nothing while nothing happens, and must not be open to
 everybody: it wakes ten times a second to refresh a header, and it makes a Unix socket that it binds itself writable for
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import grp
 import os
 import signal
@@ -20,13 +21,16 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.server import Server
 
+from miniorch.errors import Conflict
+
 
 class QuietServer(Server):
     """A uvicorn server without a clock. It serves until `stop`, and leaves signals to its process."""
 
     def __init__(self, app: Any, **options: Any) -> None:
         fixed = {"http": "h11", "ws": "none", "lifespan": "off", "date_header": False, "access_log": False}
-        super().__init__(Config(app, **{"log_level": "warning", "timeout_graceful_shutdown": 1, **fixed, **options}))
+        quiet = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": 1}
+        super().__init__(Config(app, **{**quiet, **fixed, **options}))
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
@@ -74,3 +78,15 @@ def until_told_to_end() -> asyncio.Event:
         loop.add_signal_handler(number, ending.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return ending
+
+
+def take_lock(path: Path, what: str) -> int:
+    """Only one `what` per machine. The kernel frees the lock however this process ends. Raises `Conflict`."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Conflict(f"{what} of miniorch runs on this machine already", remedy="miniorch down") from None
+    return descriptor

@@ -14,25 +14,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
-
-from uvicorn.config import Config
-from uvicorn.server import Server
 
 from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Snapshot, Transport, UnixTransport, mirror
 from miniorch.clock import SystemClock
 from miniorch.codec import decode, encode
 from miniorch.errors import Conflict, MiniorchError
+from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 from miniorch.model import Cluster, Endpoints, Node
 from netplugin.dns import Answerer
 from netplugin.driver import Driver, EndpointNotes, Wiring
@@ -89,9 +85,9 @@ class Net:
         """Serve until cancelled."""
         driver = Driver(self.kernel, self.notes, log)
         # Docker keeps its connection open; were it closed in the moment of a call, Docker would repeat that 1 s later.
-        config = Config(driver, http="h11", ws="none", lifespan="off", log_config=None, timeout_keep_alive=3600)
+        server = QuietServer(driver, timeout_keep_alive=3600)
         async with asyncio.TaskGroup() as group:
-            group.create_task(PluginServer(config).serve([plugin]))
+            group.create_task(server.serve([plugin]))
             group.create_task(self.apply_changes())
             group.create_task(self.report())
             for kind in (Cluster, Node, Endpoints):
@@ -137,7 +133,8 @@ class Net:
                 self.say(f"could not apply the endpoints of revision {self.known.revision}: {error}")
                 pause = RETRY_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait(), pause)
+                async with asyncio.timeout(pause):  # not `wait_for`: in Python 3.11 it can swallow a cancellation
+                    await self.changed.wait()
 
     async def apply(self, known: Known) -> None:
         """Kernel, DNS, disk, and only then the word that it is done."""
@@ -176,17 +173,6 @@ class Net:
         self._said = message
 
 
-class PluginServer(Server):
-    """Uvicorn that leaves signals to `serve`, and sleeps: its own loop wakes ten times a second to refresh a header."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        await asyncio.Event().wait()
-
-
 def learn(known: Known, node: str, kind: type, snapshot: Snapshot[Any]) -> Known:
     """What is known after a snapshot. A node or cluster that is not listed (yet) makes nothing known wrong."""
     if kind is Endpoints:
@@ -221,48 +207,20 @@ def save(path: Path, known: Known) -> None:
     fresh.replace(path)
 
 
-def bind(path: Path) -> socket.socket:
-    """Docker's plugin socket, for root only from its first moment, in place of one left by a dead process."""
-    fresh = path.with_suffix(".new")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o077)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        listener.bind(str(fresh))
-        fresh.chmod(0o600)
-    finally:
-        os.umask(old)
-    listener.listen(128)
-    listener.setblocking(False)
-    fresh.replace(path)  # Docker never sees a socket on which nobody listens
-    return listener
-
-
-def take_lock(run: Path) -> int:
-    """Only one net process per machine. The kernel frees the lock however this process ends."""
-    (run / "net").mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(run / "net" / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Conflict("a net process of miniorch runs on this machine already", remedy="miniorch down") from None
-    return descriptor
-
-
 async def serve(node: str) -> None:
     """Run until SIGTERM or SIGINT. The data path stays."""
-    plugin = bind(PLUGIN_SOCKET)
+    plugin = listen(PLUGIN_SOCKET, 0o600)
     log(f"node {node}: Docker finds the network driver at {PLUGIN_SOCKET}")
     net = Net(node, UnixTransport(), Kernel(SystemClock()), Path(RUN_DIRECTORY), Path(STATE_DIRECTORY))
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        await net.run(plugin)
-    except asyncio.CancelledError:
-        log("ended; containers keep their network")
+    running = asyncio.create_task(net.run(plugin), name="net")
+    told = asyncio.create_task(until_told_to_end().wait(), name="signals")
+    await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
+    for task in (running, told):
+        task.cancel()
+    await asyncio.gather(told, return_exceptions=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running  # raises what ended it
+    log("ended; containers keep their network")
 
 
 def undo() -> None:
@@ -279,7 +237,7 @@ def main() -> int:
     parser.add_argument("--undo", action="store_true", help="remove all that was made on this machine, and end")
     options = parser.parse_args()
     try:
-        lock = take_lock(Path(RUN_DIRECTORY))
+        lock = take_lock(Path(RUN_DIRECTORY) / "net" / "lock", "a net process")
         if options.undo:
             undo()
         else:

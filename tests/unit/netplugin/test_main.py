@@ -15,8 +15,9 @@ import pytest
 from miniorch.client import Snapshot
 from miniorch.codec import to_plain
 from miniorch.errors import Conflict, Unreachable
+from miniorch.listener import listen, take_lock
 from miniorch.model import Backend, Cluster, Endpoints, Node, Resources
-from netplugin.main import Known, Net, bind, learn, load, save, take_lock
+from netplugin.main import Known, Net, learn, load, save
 from netplugin.topology import Topology
 
 CLUSTER = Cluster("c1")
@@ -58,17 +59,17 @@ def test_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
 def test_plugin_socket_replaces_a_dead_one_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "plugins" / "miniorch.sock"
     for _ in range(2):
-        with bind(path), socket.socket(socket.AF_UNIX) as client:
+        with listen(path, 0o600), socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
-    lock = take_lock(tmp_path)
+    lock = take_lock(tmp_path / "net" / "lock", "a net process")
     with pytest.raises(Conflict):
-        take_lock(tmp_path)
+        take_lock(tmp_path / "net" / "lock", "a net process")
     os.close(lock)
-    os.close(take_lock(tmp_path))
+    os.close(take_lock(tmp_path / "net" / "lock", "a net process"))
 
 
 class Server:
@@ -124,7 +125,7 @@ def test_change_is_applied_kept_and_only_then_reported(tmp_path: Path, monkeypat
     async def run() -> None:
         server, machine = Server(), Machine()
         net = Net("node1", server, machine, tmp_path / "run", tmp_path / "state", port)
-        plugin = bind(tmp_path / "miniorch.sock")
+        plugin = listen(tmp_path / "miniorch.sock", 0o600)
         task = asyncio.create_task(net.run(plugin))
         try:
             path, body = await asyncio.wait_for(server.reports.get(), 5)
