@@ -4,8 +4,6 @@
 most one action under way at any time; `key` is what that is counted by.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from agent.engine import Container

@@ -9,8 +9,6 @@ Who does this for real: AWS's VPC CNI lets freed addresses cool down for 30 s. W
 the containers' labels and the tasks' statuses say it. Next file: `agent/health.py`.
 """
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Collection, Mapping
 

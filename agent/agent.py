@@ -9,8 +9,6 @@ Nothing in this file knows Docker, sockets or threads, and all order is repeatab
 virtual time. `agent/main.py` gives it the real things. Next file: `agent/execute.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

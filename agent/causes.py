@@ -4,8 +4,6 @@ An exit code is a riddle: 137 may be a stop, an operator or the kernel's memory 
 (128 + signal, 126, 127) and what the engine knows answer most of it.
 """
 
-from __future__ import annotations
-
 import signal
 
 from agent.engine import Container

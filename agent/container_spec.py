@@ -4,8 +4,6 @@ The name teaches in `docker ps`: `dockchat-web.1-k3m9x2ab` is the app, the servi
 makes a second container for one task impossible: Docker refuses a name that is taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from agent.engine import TASK_LABEL, ContainerSpec

@@ -4,8 +4,6 @@ The SDK blocks, so every call runs in a thread. There are three pools, so that e
 probe or a stop waiting. Every error of the SDK becomes an `EngineError` here, which says whether trying again helps.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -11,8 +11,6 @@ keeps its address taken and must be disconnected by force *after* its container 
 Next file: `agent/docker_connection.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import os

@@ -12,8 +12,6 @@ Every method may raise `EngineError`; `temporary` says whether the same call may
 `agent/reconcile.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol

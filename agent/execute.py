@@ -4,8 +4,6 @@ Every branch is safe to repeat. A crash between two lines is mended by the next 
 id and address in its labels, so whatever was not reported can be read from it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import replace

@@ -6,8 +6,6 @@
 Everything here is idempotent: a crash between any two lines is mended by calling again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -10,8 +10,6 @@ command line. A second file, written after each successful reload, says what the
 that was killed between writing and signalling notices. Next file: `agent/listeners.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -5,8 +5,6 @@ Docker streams JSON objects: for a pull several per layer, for a build its whole
 what to do next.
 """
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Mapping

@@ -11,8 +11,6 @@ Who does this for real: Docker's mesh uses IPVS in the kernel, Kubernetes' ingre
 nginx or HAProxy. Next file: `agent/haproxy.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ lists listening sockets by inode, and each process's open files name the inodes:
 second half is slow (every open file of every process), so its answers are kept for as long as the socket lives.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ listens on one socket, for the server alone: `GET /logs/{task}?tail=N&follow=1`.
 miniorch from this machine, Docker's network and HAProxy; volumes stay.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

@@ -1,7 +1,5 @@
 """Running health checks: one small loop per container, with `agent/health.py` as its judge."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 

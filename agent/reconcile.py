@@ -19,8 +19,6 @@ The last line waits until the server has listed this node's tasks once: empty is
 Who does this for real: the kubelet's `SyncPod`, swarmkit's `exec.Do`. Next file: `agent/agent.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 

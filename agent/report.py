@@ -5,8 +5,6 @@ keep only the newest status of each task; send what has changed in one request p
 only when the server has confirmed it. Nothing of this needs the disk: after a crash the containers say it all again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterable

@@ -7,8 +7,6 @@ volume. A folder is only removed when the server says so *and* no container can 
 Next file: `agent/docker_engine.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from agent.engine import Container

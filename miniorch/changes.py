@@ -4,8 +4,6 @@ The server answers a `run` with this list, and the command line computes the sam
 differ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 

@@ -12,8 +12,6 @@ for each batch of changes, which is simple and fast enough for one node's share.
 The command line uses `UnixTransport`'s blocking methods directly; importing asyncio would cost it 30 ms per command.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

@@ -8,8 +8,6 @@ Waiting needs nothing of its own: `asyncio.sleep` follows the event loop's time,
 event loop.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from typing import Protocol

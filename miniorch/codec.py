@@ -8,8 +8,6 @@ an older agent; missing keys take the field's default.
 Who does this for real: pydantic and msgspec; both cost every command more time to import than it takes to run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -19,8 +19,6 @@ turns an error into that message and `exit_code`; the API turns it into `status`
 that body back into the same class: `to_wire` and `from_wire`.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 

@@ -5,8 +5,6 @@ everybody: it wakes ten times a second to refresh a header, and it makes a Unix 
 all users (0666). So the socket is bound here, and the loop only waits for its end.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import fcntl

@@ -12,8 +12,6 @@ object of its own from which DNS, service addresses and HAProxy are all made.
 Units stand in the names (`_seconds`, `_bytes`); times are seconds since 1970. Next file: `miniorch/state/store.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -8,8 +8,6 @@ Who does this for real: systemd, by being the parent; where there is systemd, th
 (`unit`), and it does the supervising. Next file: `miniorch/up.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

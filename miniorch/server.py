@@ -8,8 +8,6 @@ ones and the socket.
 Next file, if you follow a request: `miniorch/api/routes.py`; if you follow a task: `miniorch/controllers/loop.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import ipaddress

@@ -9,8 +9,6 @@ nothing of all this.
 Who does this for real: systemd; `miniorch up --systemd` hands the same table over to it (`processes.py`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

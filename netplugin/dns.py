@@ -16,8 +16,6 @@ resolvers ask for AAAA first and would believe that the name does not exist.
 `netplugin/resolve.py`, what goes elsewhere, and `netplugin/main.py`.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterable
 from ipaddress import AddressValueError, IPv4Address, IPv4Network

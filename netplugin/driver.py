@@ -14,8 +14,6 @@ address, in a file which survives a restart of this process; devices are made in
 follows, so DeleteEndpoint removes the device as well. Next file: `netplugin/dns.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -13,8 +13,6 @@ Methods block for some milliseconds and are thread-safe. Each line says which co
 `netplugin/driver.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shutil

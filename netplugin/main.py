@@ -9,8 +9,6 @@ The plugin socket comes first, before anything that might take time: dockerd wai
 that is away. `--undo` removes all that was made on this machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

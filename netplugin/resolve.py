@@ -8,8 +8,6 @@ SERVFAIL at once: a machine without an uplink is slow only if its DNS keeps sile
 Who does this for real: dnsmasq, CoreDNS's `forward`. Next file: `netplugin/main.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -12,8 +12,6 @@ refused at once (a nat chain cannot refuse, a filter chain can) instead of leavi
 Read the result on any node: `nft list table ip miniorch`. Next file: `netplugin/kernel.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The shape is the one in docs/api.md: per node whether it fits, and per rule the value seen. Fitting nodes come first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@ Who does this for real: swarmkit (manager/scheduler/filter.go) and Kubernetes' f
 have no "set" step before "check", so none can hold the settings of the task before. Next file: `scheduler/scorers.py`.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from scheduler.request import NodeView, Request

@@ -8,8 +8,6 @@ Who does this for real: Kubernetes keeps a status per node and plugin and shows 
 per filter. Where we differ: every node and every rule is kept, with the value seen. Next file: `scheduler/filters.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

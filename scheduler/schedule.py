@@ -10,8 +10,6 @@ function of its arguments. Who wants many tasks placed adds each to the node's v
 `scheduler/explain.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ scorers that are compared one after the other, like the letters of a word.
 Who does this for real: swarmkit compares in this way; Kubernetes adds up weighted scores between 0 and 100.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from scheduler.request import NodeView, Request

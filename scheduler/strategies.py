@@ -5,8 +5,6 @@ What is still equal is decided by the node's name, so that the same input always
 `scheduler/schedule.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from scheduler.request import NodeView, Request, Rule

@@ -1,7 +1,5 @@
 """FastAPI around the table of routes: turns HTTP into `Call`s and answers into HTTP, and does nothing else."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

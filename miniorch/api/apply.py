@@ -1,7 +1,5 @@
 """An app file's spec to writes: what `PUT /v1/apps/{app}` does, as pure functions."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Sequence

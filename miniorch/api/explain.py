@@ -1,7 +1,5 @@
 """Why is it here, and why is it not: the answer to `miniorch explain`, computed afresh from the state as it is now."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from miniorch.controllers.cache import Cache

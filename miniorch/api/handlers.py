@@ -5,8 +5,6 @@ that somebody else was faster (`_retrying`). So two people may scale the same se
 requests are the same as if one had waited for the other.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

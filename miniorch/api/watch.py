@@ -4,8 +4,6 @@ Each line carries the revision from which to go on after a break. A line without
 reader that the server lives, so that silence means that it does not.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any

@@ -9,8 +9,6 @@ real: compose-go. Where we differ: one file, and what miniorch cannot do yet is 
 Next file: `miniorch/appfile/service.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ Who does this for real: Bazel and Nix name every output by its inputs. Docker's 
 only after it was sent all files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -9,8 +9,6 @@ way Elm and rustc do: what was refused, `file:line:column`, the line itself, a c
     E0102 a key nobody knows      E0105 something is missing          E0108 a ${VARIABLE}     E0109 the build folder
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

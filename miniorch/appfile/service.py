@@ -4,8 +4,6 @@ A service's name becomes a DNS name, its port a listener on every node, its volu
 What could go wrong with that is refused here, before anything is started. Next file: `miniorch/changes.py`.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

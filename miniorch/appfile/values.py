@@ -3,8 +3,6 @@
 So a file with three mistakes yields three errors and not one. Units: durations in seconds, sizes in bytes.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping

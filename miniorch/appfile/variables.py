@@ -5,8 +5,6 @@ The rules are Compose's, the common part of them: `$NAME`, `${NAME}`, `${NAME:-i
 not the empty text, because an empty image or port is only found out later.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

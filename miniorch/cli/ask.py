@@ -3,8 +3,6 @@
 `dockchat/web` is a service, `dockchat/web.2` one slot of it, and a task's id, or the beginning of one, is that task.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

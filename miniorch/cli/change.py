@@ -1,7 +1,5 @@
 """`scale` and `rm`: changes that need no app file."""
 
-from __future__ import annotations
-
 from time import sleep
 
 from miniorch.cli.ask import Server, split_service

@@ -5,8 +5,6 @@ miniorch can live with. What must be tried (a veth pair, NAT) is tried in a netw
 Nothing on this machine is changed. The functions called `judge...` are pure, all others look.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import json as jsonlib
 import os

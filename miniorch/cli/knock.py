@@ -6,8 +6,6 @@ answer: a login page is a 401. Some servers hang up on what they do not understa
 that was closed without a word gets a second chance, in which we say nothing.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 

@@ -1,7 +1,5 @@
 """`logs`: what containers wrote. Several tasks at once get their names in front, as Compose does it."""
 
-from __future__ import annotations
-
 import http.client
 import sys
 import threading

@@ -1,7 +1,5 @@
 """`up` and `down`: the processes of this machine."""
 
-from __future__ import annotations
-
 from miniorch.cli.ask import Server
 from miniorch.cli.change import wait_until_gone
 from miniorch.cli.output import confirm, sentence

@@ -4,8 +4,6 @@ On a terminal a table is drawn by rich, which is imported only then: it costs as
 In a pipe it is plain aligned columns, one line per row and never cut, so that `grep` and `cut` work.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

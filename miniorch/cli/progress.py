@@ -8,8 +8,6 @@ earlier `run` left behind does not count, its cause may have been mended. Not pl
 Who does this for real: `kubectl rollout status`, without the second half; fly's deploy. Next file: `run.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

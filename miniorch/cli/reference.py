@@ -3,8 +3,6 @@
 .venv/bin/python -m miniorch.cli.reference > docs/cli.md
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

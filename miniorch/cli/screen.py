@@ -3,8 +3,6 @@
 At most three lines per task in a pipe (preparing, starting, and how it ended up), whatever happens. With `-q` nothing.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol

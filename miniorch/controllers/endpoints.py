@@ -8,8 +8,6 @@ leaves all traffic by one write, before anybody tells it to stop.
 Who does this for real: Kubernetes' EndpointSlice controller. Next files: `netplugin/topology.py`, `agent/ingress.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from miniorch.controllers.cache import Cache

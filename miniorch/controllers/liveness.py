@@ -5,8 +5,6 @@ nobody reads. The idea: heartbeats live in memory, and only a *change* (a node f
 written. A server that has just started knows of no heartbeat, so it grants every node a full period of grace.
 """
 
-from __future__ import annotations
-
 from miniorch.clock import Clock
 
 HEARTBEAT_SECONDS = 5.0

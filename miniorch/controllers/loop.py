@@ -12,8 +12,6 @@ share one worker and one queue, which makes every run repeatable in the simulati
 life: `services.py`, `placement.py`, `endpoints.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

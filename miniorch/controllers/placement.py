@@ -9,8 +9,6 @@ Who does this for real: swarmkit's scheduler loop; kube-scheduler's "unschedulab
 whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `agent/reconcile.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 

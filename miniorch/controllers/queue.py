@@ -7,8 +7,6 @@ later, up to a limit. 4. A key can be put off until a moment.
 Who does this for real: client-go's workqueue. Where we differ: times are parameters, so it runs on a virtual clock.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import heapq

@@ -13,8 +13,6 @@ Who does this for real: swarmkit's replicated orchestrator, updater and restart 
 differ: stop-first only. Next file: `miniorch/controllers/placement.py`.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable
 from dataclasses import replace

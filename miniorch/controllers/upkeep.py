@@ -1,7 +1,5 @@
 """The small loops that keep the rest honest: silent nodes, apps on their way out, a bounded history."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 

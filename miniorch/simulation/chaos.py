@@ -10,8 +10,6 @@ must be exactly as wanted (`AT_REST`).
 Who does this for real: etcd's robustness tests, Jepsen's nemesis. Next file: `tests/simulation/test_simulation.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 from dataclasses import dataclass, replace

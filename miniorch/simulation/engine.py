@@ -11,8 +11,6 @@ contract suite runs against this and Docker, so that the fake cannot drift away.
 `miniorch/simulation/network.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import random

@@ -12,8 +12,6 @@ Who does this for real: FoundationDB's simulator, TigerBeetle's VOPR, trio's Moc
 `miniorch/simulation/engine.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import random

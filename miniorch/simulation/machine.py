@@ -4,8 +4,6 @@ Both belong to the machine and survive its agent, and both take a moment, so tha
 file: `miniorch/simulation/invariants.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Mapping, Sequence

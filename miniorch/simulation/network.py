@@ -11,8 +11,6 @@ Who does this for real: the `SimulatedNetwork` of FoundationDB, Maelstrom in fro
 `miniorch/simulation/machine.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

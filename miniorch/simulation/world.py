@@ -12,8 +12,6 @@ Who does this for real: FoundationDB, TigerBeetle (vopr.zig), Antithesis. Where 
 code under test is unchanged Python.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import random

@@ -8,8 +8,6 @@ Who does this for real: etcd refuses requests above 1.5 MiB, because everything 
 `miniorch/state/watchers.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from miniorch.errors import UsageError

@@ -8,8 +8,6 @@ Who does this for real: swarmkit keeps its whole state in such a memory store an
 file: `miniorch/state/sqlite.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import bisect
 from collections.abc import AsyncGenerator, Callable, Sequence

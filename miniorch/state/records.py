@@ -4,8 +4,6 @@ The key of an object is `/<kind>/<key>`: `/services/dockchat/web`, `/tasks/k3m9x
 says at which revision it was read (`Versioned.modified`); the store refuses if it has moved on since.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar

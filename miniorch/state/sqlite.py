@@ -12,8 +12,6 @@ Who does this for real: kine, which gives k3s its SQLite. Where we differ: a tra
 here, as in etcd, so the revision is a column and not the row's number. Next file: `miniorch/controllers/loop.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import fcntl

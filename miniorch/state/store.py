@@ -12,8 +12,6 @@ Backends: `memory.py` (tests, simulation), `sqlite.py` (the default). One contra
 `tests/contract/test_store.py`. Next file: `miniorch/controllers/loop.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -10,8 +10,6 @@ same way (mvcc/watchable_store.go). Where we differ: here every watcher works li
 `miniorch/state/memory.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
