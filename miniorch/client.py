@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from miniorch.codec import from_plain, to_plain
 from miniorch.errors import Compacted, MiniorchError, NotAllowed, Temporary, Unreachable, from_wire
-from miniorch.model import KINDS, key_of
+from miniorch.model import key_of, kind_of
 
 T = TypeVar("T")
 
@@ -99,14 +99,6 @@ class UnixTransport:
         finally:
             connection.close()
 
-    def lines_now(self, path: str) -> Iterator[Any]:
-        """The decoded JSON lines of a stream (blocking)."""
-        connection, response = self.open("GET", path)
-        try:
-            yield from self._lines(response)
-        finally:
-            connection.close()
-
     @staticmethod
     def _lines(response: http.client.HTTPResponse) -> Iterator[Any]:
         try:
@@ -179,7 +171,7 @@ class Snapshot(Generic[T]):
 
 async def list_kind(transport: Transport, cls: type[T], query: str = "") -> Snapshot[T]:
     """All objects of a kind, now. `query` narrows it, e.g. `node=node1` for tasks and volumes."""
-    answer = await transport.request("GET", f"/v1/{_plural(cls)}{'?' if query else ''}{query}")
+    answer = await transport.request("GET", f"/v1/{kind_of(cls)}{'?' if query else ''}{query}")
     items = [from_plain(cls, plain) for plain in answer["items"]]
     return Snapshot(answer["revision"], {key_of(item): item for item in items})
 
@@ -197,7 +189,7 @@ async def mirror(transport: Transport, cls: type[T], query: str = "") -> AsyncGe
             yield snapshot
             items, revision = dict(snapshot.items), snapshot.revision
             while True:
-                path = f"/v1/watch/{_plural(cls)}?revision={revision}{'&' if query else ''}{query}"
+                path = f"/v1/watch/{kind_of(cls)}?revision={revision}{'&' if query else ''}{query}"
                 async with contextlib.aclosing(transport.stream(path)) as changes:
                     async for change in changes:
                         revision = change["revision"]
@@ -214,7 +206,3 @@ async def mirror(transport: Transport, cls: type[T], query: str = "") -> AsyncGe
             continue
         except Temporary:
             await asyncio.sleep(RECONNECT_SECONDS)
-
-
-def _plural(cls: type) -> str:
-    return next(kind for kind, known in KINDS.items() if known is cls)

@@ -317,9 +317,6 @@ def key_of(item: object) -> str:
             raise TypeError(f"{type(item).__name__} is not a kind of object that the store holds")
 
 
-def kind_of(item: object) -> str:
-    """The plural name under which the API lists an object: `tasks` for a Task."""
-    for kind, cls in KINDS.items():
-        if isinstance(item, cls):
-            return kind
-    raise TypeError(f"{type(item).__name__} is not a kind of object that the store holds")
+def kind_of(cls: type) -> str:
+    """The plural name under which the API lists objects of a class: `tasks` for Task."""
+    return next(kind for kind, known in KINDS.items() if known is cls)

@@ -1,10 +1,11 @@
 """The handlers: check, write one transaction, return. They decide nothing; deciding is the controllers' work.
 
 A handler that changes something reads it with its revision, and tries again from the start when the transaction shows
-that somebody else was faster (`_retrying`). So two people may scale the same service at once, and both orders of their
+that somebody else was faster (`retrying`). So two people may scale the same service at once, and both orders of their
 requests are the same as if one had waited for the other.
 """
 
+import contextlib
 import ipaddress
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from miniorch import __version__
-from miniorch.api.apply import check_spec, plan_apply
+from miniorch.api.apply import MAX_REPLICAS, check_spec, plan_apply
 from miniorch.api.explain import explain_task_now
 from miniorch.api.routes import Call
 from miniorch.api.watch import watch_kind
@@ -27,13 +28,27 @@ from miniorch.state.records import Versioned, Write, commit, from_entry, read, r
 from miniorch.state.store import Store
 
 ATTEMPTS = 10
-MAX_REPLICAS = 1000
 T = TypeVar("T")
 Logs = Callable[[str, str, int, bool], AsyncIterator[bytes]]  # (node, task, tail, follow)
 
 
 class Retry(Exception):
     """A transaction lost a race: read again."""
+
+
+Handler = Callable[["Handlers", Call], Awaitable[Any]]
+
+
+def retrying(handler: Handler) -> Handler:
+    """A handler that starts again from its first read when it has lost a race."""
+
+    async def attempts(self: "Handlers", call: Call) -> Any:
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(Retry):
+                return await handler(self, call)
+        raise Conflict("too many others write the same object at the same time: try again")
+
+    return attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +79,10 @@ class Handlers:
     """All routes of `routes.py`. `logs_of` fetches a container's output from its node."""
 
     def __init__(
-        self,
-        store: Store,
-        loop: Loop,
-        liveness: Liveness,
-        clock: Clock,
-        chance: random.Random,
-        logs_of: Logs,
+        self, store: Store, loop: Loop, liveness: Liveness, clock: Clock, chance: random.Random, logs_of: Logs
     ) -> None:
-        self._store = store
-        self._loop = loop
-        self._liveness = liveness
-        self._clock = clock
-        self._chance = chance
-        self._logs_of = logs_of
+        self._store, self._loop, self._liveness = store, loop, liveness
+        self._clock, self._chance, self._logs_of = clock, chance, logs_of
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -128,12 +133,10 @@ class Handlers:
 
     # --- what users write --------------------------------------------------------------------------------------------
 
+    @retrying
     async def apply(self, call: Call) -> Any:
         app, spec = call.names["app"], from_plain(AppSpec, call.body)
         check_spec(app, spec)
-        return await self._retrying(lambda: self._apply(app, spec))
-
-    async def _apply(self, app: str, spec: AppSpec) -> Any:
         cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         services = await read_all(self._store, Service)
         current = await read(self._store, App, app)
@@ -144,11 +147,9 @@ class Handlers:
         own = [service.item for service in services if service.item.app == app and not service.item.removing]
         return {"revision": revision, "changes": changes(app, spec, own)}
 
+    @retrying
     async def remove(self, call: Call) -> Any:
-        name, volumes = call.names["app"], call.query.get("volumes") == "1"
-        return await self._retrying(lambda: self._remove(name, volumes))
-
-    async def _remove(self, name: str, with_volumes: bool) -> Any:
+        name, with_volumes = call.names["app"], call.query.get("volumes") == "1"
         app = await read(self._store, App, name)
         if app is None:
             left = await read_all(self._store, Volume, f"{name}/")
@@ -161,14 +162,12 @@ class Handlers:
             writes.append(Write(replace(service.item, removing=True), service.modified))
         return {"revision": await self._commit(writes)}
 
+    @retrying
     async def scale(self, call: Call) -> Any:
         key = f"{call.names['app']}/{call.names['service']}"
         replicas = call.body.get("replicas") if isinstance(call.body, dict) else None
         if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas <= MAX_REPLICAS:
             raise UsageError(f"replicas wants a whole number from 0 to {MAX_REPLICAS}, got {replicas!r}")
-        return await self._retrying(lambda: self._scale(key, replicas))
-
-    async def _scale(self, key: str, replicas: int) -> Any:
         service = await self._must(Service, key, "no such service")
         if service.item.removing:
             raise Conflict(f"{key} is being removed")
@@ -178,12 +177,10 @@ class Handlers:
 
     # --- what agents write -------------------------------------------------------------------------------------------
 
-    async def register(self, call: Call) -> Any:
-        registration = from_plain(Registration, call.body)
-        self._liveness.beat(call.names["node"])
-        return await self._retrying(lambda: self._register(call.names["node"], registration))
-
-    async def _register(self, name: str, registration: Registration) -> Node:
+    @retrying
+    async def register(self, call: Call) -> Node:
+        name, registration = call.names["node"], from_plain(Registration, call.body)
+        self._liveness.beat(name)
         cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         nodes = await read_all(self._store, Node)
         known = next((node for node in nodes if node.item.name == name), None)
@@ -194,25 +191,17 @@ class Handlers:
             why = f"joined with {registration.engine}, subnet {subnet}"
             await self._commit([self._alone(cluster), Write(node, 0, why=why)])
             return node
-        node = replace(
-            known.item,
-            capacity=registration.capacity,
-            engine=registration.engine,
-            avx=registration.avx,
-            ready=True,
-            message="",
-        )
+        node = replace(known.item, capacity=registration.capacity, engine=registration.engine, avx=registration.avx)
+        node = replace(node, ready=True, message="")
         if node != known.item:
             why = "" if known.item.ready else "ready again"
             await self._commit([Write(node, known.modified, why=why)])
         return node
 
+    @retrying
     async def heartbeat(self, call: Call) -> Any:
         name, beat = call.names["node"], from_plain(Heartbeat, call.body)
         self._liveness.beat(name)
-        return await self._retrying(lambda: self._heartbeat(name, beat))
-
-    async def _heartbeat(self, name: str, beat: Heartbeat) -> Any:
         node = await self._must(Node, name, "no such node: register first")
         changed = replace(node.item, ready=beat.ready, message=beat.message, ports_in_use=beat.ports_in_use)
         if changed != node.item:
@@ -222,11 +211,9 @@ class Handlers:
             await self._commit([Write(changed, node.modified, why=why)])
         return {}
 
+    @retrying
     async def statuses(self, call: Call) -> Any:
-        reports = [from_plain(StatusReport, plain) for plain in call.body or ()]
-        return await self._retrying(lambda: self._statuses(call.names["node"], reports))
-
-    async def _statuses(self, node: str, reports: list[StatusReport]) -> Any:
+        node, reports = call.names["node"], [from_plain(StatusReport, plain) for plain in call.body or ()]
         writes = []
         for report in {report.task: report for report in reports}.values():
             task = await read(self._store, Task, report.task)
@@ -257,14 +244,11 @@ class Handlers:
                 self._loop.wake("services", task.service_key)
         return {}
 
+    @retrying
     async def volumes_removed(self, call: Call) -> Any:
-        keys = [str(key) for key in call.body or ()]
-        return await self._retrying(lambda: self._volumes_removed(call.names["node"], keys))
-
-    async def _volumes_removed(self, node: str, keys: list[str]) -> Any:
-        writes = []
-        for key in keys:
-            volume = await read(self._store, Volume, key)
+        node, writes = call.names["node"], []
+        for key in call.body or ():
+            volume = await read(self._store, Volume, str(key))
             if volume is not None and volume.item.node == node and volume.item.removing:
                 writes.append(Write(volume.item, volume.modified, erase=True, why="deleted"))
         if writes:
@@ -299,15 +283,6 @@ class Handlers:
         if revision is None:
             raise Retry
         return revision
-
-    @staticmethod
-    async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
-        for _ in range(ATTEMPTS):
-            try:
-                return await attempt()
-            except Retry:
-                continue
-        raise Conflict("too many others write the same object at the same time: try again")
 
 
 def selected(item: object, query: Any) -> bool:

@@ -5,7 +5,7 @@ At most three lines per task in a pipe (preparing, starting, and how it ended up
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from miniorch.cli.output import terminal
 from miniorch.cli.progress import Line, Verdict
@@ -19,38 +19,29 @@ TOLD = {
     TaskState.REJECTED: "was rejected",
     TaskState.COMPLETE: "ended",
 }
-
-
 WHY_LETTERS = 120  # the whole reason stands in the final error
 
 
-class Screen(Protocol):
-    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None: ...
+class Screen:
+    """The quiet one (`-q`): it shows nothing."""
+
+    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
+        """What waiting has come to so far."""
 
     def say(self, message: str) -> None:
         """One line that stays."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """What stays on the screen stays from now on."""
 
 
 def open_screen(quiet: bool) -> Screen:
     if quiet:
-        return Silent()
+        return Screen()
     return Live() if terminal() else Plain()
 
 
-class Silent:
-    def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
-        pass
-
-    def say(self, message: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Plain:
+class Plain(Screen):
     """A line when a task enters a state that is told, once. What stood there at the first look is no news."""
 
     def __init__(self) -> None:
@@ -70,15 +61,12 @@ class Plain:
     def say(self, message: str) -> None:
         print(message, flush=True)
 
-    def close(self) -> None:
-        pass
-
 
 def _settled(task: Task) -> bool:
     return task.status.state is TaskState.RUNNING or task.status.state.ended
 
 
-class Live:
+class Live(Screen):
     """Redrawn in place by rich, four times a second at most."""
 
     def __init__(self) -> None:

@@ -133,4 +133,4 @@ def event_about(item: object, message: str, now: float, chance: random.Random) -
         case _:
             subject = ""
     identifier = f"{int(now * 1000):013d}-{new_id(chance, 6)}"
-    return Event(identifier, now, kind_of(item).rstrip("s"), subject, message)
+    return Event(identifier, now, kind_of(type(item)).rstrip("s"), subject, message)

@@ -25,7 +25,7 @@ class Versioned(Generic[T]):
 
 def path_of(item: object) -> str:
     """Where an object stands in the store."""
-    return f"/{kind_of(item)}/{key_of(item)}"
+    return f"/{kind_of(type(item))}/{key_of(item)}"
 
 
 def put(item: object) -> Put:
@@ -40,15 +40,13 @@ def from_entry(entry: Entry) -> Any:
 
 async def read(store: Store, cls: type[T], key: str) -> Versioned[T] | None:
     """One object, or None."""
-    kind = next(name for name, known in KINDS.items() if known is cls)
-    entry = await store.get(f"/{kind}/{key}")
+    entry = await store.get(f"/{kind_of(cls)}/{key}")
     return None if entry is None else Versioned(decode(cls, entry.value), entry.modified)
 
 
 async def read_all(store: Store, cls: type[T], below: str = "") -> list[Versioned[T]]:
     """All objects of a kind whose key begins with `below`, sorted by key."""
-    kind = next(name for name, known in KINDS.items() if known is cls)
-    listing = await store.list(f"/{kind}/{below}")
+    listing = await store.list(f"/{kind_of(cls)}/{below}")
     return [Versioned(decode(cls, entry.value), entry.modified) for entry in listing.entries]
 
 

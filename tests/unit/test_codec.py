@@ -50,7 +50,7 @@ def test_every_object_survives_the_way_to_json_and_back() -> None:
     node = Node("n1", "10.200.0.0/24", "10.200.0.1", Resources(2, 3), ports_in_use={"80": "nginx (pid 1)"})
     for item in (TASK, service, endpoints, node, Cluster("c1")):
         assert decode(type(item), encode(item)) == item
-        assert KINDS[kind_of(item)] is type(item)
+        assert KINDS[kind_of(type(item))] is type(item)
         assert key_of(item)
 
 
