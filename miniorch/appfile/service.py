@@ -62,7 +62,7 @@ class Services:
             build=build,
             entrypoint=self._arguments(keys, "entrypoint", what),
             command=self._arguments(keys, "command", what),
-            environment=self._environment(keys, what),
+            environment=self.values.pairs(_given(keys, "environment"), f"{what}: environment"),
             mounts=self._mounts(keys, what),
             healthcheck=self._healthcheck(keys, what),
             reserved=reserved,
@@ -89,8 +89,7 @@ class Services:
         return "", None
 
     def _build(self, node: Node, what: str) -> Build:
-        place, dockerfile, arguments = node, "Dockerfile", {}
-        context = "."
+        place, context, dockerfile, arguments = node, ".", "Dockerfile", {}
         if isinstance(node.value, dict):
             keys = self.values.mapping(node, what, ("context", "dockerfile", "args"))
             if "context" in keys:
@@ -98,8 +97,7 @@ class Services:
                 context = self.values.text(place, f"{what}.context")
             if "dockerfile" in keys:
                 dockerfile = self.values.text(keys["dockerfile"].node, f"{what}.dockerfile")
-            if _given(keys.get("args")):
-                arguments = self.values.pairs(keys["args"].node, f"{what}.args")
+            arguments = self.values.pairs(_given(keys, "args"), f"{what}.args")
         else:
             context = self.values.text(node, what)
         folder = (self.folder / context).resolve()
@@ -117,9 +115,9 @@ class Services:
 
     def _arguments(self, keys: Entries, key: str, what: str) -> tuple[str, ...] | None:
         """`command` and `entrypoint`: a list is taken as it is, a text is split as a shell would."""
-        if key not in keys or keys[key].node.value is None:
+        node = _given(keys, key)
+        if node is None:
             return None
-        node = keys[key].node
         if isinstance(node.value, list):
             return self.values.texts(node, f"{what}: {key}")
         text = self.values.text(node, f"{what}: {key}", empty=True)
@@ -129,16 +127,11 @@ class Services:
             self.values.refuse("E0104", f"{what}: {key} has an open quotation mark", node.place, "write it as a list")
             return None
 
-    def _environment(self, keys: Entries, what: str) -> dict[str, str]:
-        if not _given(keys.get("environment")):
-            return {}
-        return self.values.pairs(keys["environment"].node, f"{what}: environment")
-
     def _healthcheck(self, keys: Entries, what: str) -> HealthCheck | None:
-        if not _given(keys.get("healthcheck")):
+        node = _given(keys, "healthcheck")
+        if node is None:
             return None
         what = f"{what}: healthcheck"
-        node = keys["healthcheck"].node
         inner = self.values.mapping(node, what, ("test", "interval", "timeout", "retries", "start_period", "disable"))
         seconds = {
             key: self.values.seconds(inner[key].node, f"{what}.{key}")
@@ -183,10 +176,8 @@ class Services:
     # --- where it can be reached, what it keeps ----------------------------------------------------------------------
 
     def _ports(self, keys: Entries, what: str) -> tuple[Port, ...]:
-        if not _given(keys.get("ports")):
-            return ()
         ports = []
-        for item in self.values.items(keys["ports"].node, f"{what}: ports"):
+        for item in self.values.items(_given(keys, "ports"), f"{what}: ports"):
             port = self._long_port(item, what) if isinstance(item.value, dict) else self._short_port(item, what)
             if port is None:
                 continue
@@ -237,10 +228,8 @@ class Services:
         return Port(*numbers)
 
     def _mounts(self, keys: Entries, what: str) -> tuple[Mount, ...]:
-        if not _given(keys.get("volumes")):
-            return ()
         mounts: list[Mount] = []
-        for item in self.values.items(keys["volumes"].node, f"{what}: volumes"):
+        for item in self.values.items(_given(keys, "volumes"), f"{what}: volumes"):
             mount = self._long_mount(item, what) if isinstance(item.value, dict) else self._short_mount(item, what)
             if mount is None:
                 continue
@@ -292,30 +281,24 @@ class Services:
     # --- what it needs -----------------------------------------------------------------------------------------------
 
     def _deploy(self, keys: Entries, what: str) -> tuple[int, Resources, Resources]:
-        nothing = Resources()
-        if not _given(keys.get("deploy")):
-            return 1, nothing, nothing
-        deploy = self.values.mapping(keys["deploy"].node, f"{what}: deploy", ("replicas", "resources"))
+        deploy = self.values.mapping(_given(keys, "deploy"), f"{what}: deploy", ("replicas", "resources"))
         replicas = 1
         if "replicas" in deploy:
             replicas = self.values.whole(deploy["replicas"].node, f"{what}: replicas", 0, MAX_REPLICAS, 3)
-        amounts = {"reservations": nothing, "limits": nothing}
-        if _given(deploy.get("resources")):
-            resources = self.values.mapping(deploy["resources"].node, f"{what}: resources", tuple(amounts))
-            for key, entry in resources.items():
-                inner = self.values.mapping(entry.node, f"{what}: {key}", ("cpus", "memory"))
-                amounts[key] = Resources(
-                    self.values.cpus(inner["cpus"].node, f"{what}: {key}.cpus") if "cpus" in inner else 0.0,
-                    self.values.size(inner["memory"].node, f"{what}: {key}.memory") if "memory" in inner else 0,
-                )
+        amounts = {"reservations": Resources(), "limits": Resources()}
+        resources = self.values.mapping(_given(deploy, "resources"), f"{what}: resources", tuple(amounts))
+        for key, entry in resources.items():
+            inner = self.values.mapping(entry.node, f"{what}: {key}", ("cpus", "memory"))
+            amounts[key] = Resources(
+                self.values.cpus(inner["cpus"].node, f"{what}: {key}.cpus") if "cpus" in inner else 0.0,
+                self.values.size(inner["memory"].node, f"{what}: {key}.memory") if "memory" in inner else 0,
+            )
         return replicas, amounts["reservations"], amounts["limits"]
 
     def _depends_on(self, name: str, keys: Entries, what: str) -> dict[str, Condition]:
-        if not _given(keys.get("depends_on")):
-            return {}
-        node = keys["depends_on"].node
+        node = _given(keys, "depends_on")
         found: dict[str, Condition] = {}
-        if isinstance(node.value, list):
+        if node is not None and isinstance(node.value, list):
             for item in node.value:
                 other = self.values.text(item, f"{what}: depends_on")
                 self._depends.append((name, other, item.place))
@@ -358,9 +341,9 @@ class Services:
                 self.values.refuse("E0106", f"services wait for each other: {ring}", place, "delete one dependency")
 
 
-def _given(entry: Entry | None) -> bool:
-    """False for a key that is not there, and for one with nothing behind it, which Compose allows."""
-    return entry is not None and entry.node.value is not None
+def _given(keys: Entries, key: str) -> Node | None:
+    """A key's value; None for a key that is not there, and for one with nothing behind it, which Compose allows."""
+    return keys[key].node if key in keys and keys[key].node.value is not None else None
 
 
 def _path(start: str, goal: str, needs: dict[str, list[str]]) -> list[str]:

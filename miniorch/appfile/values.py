@@ -31,8 +31,10 @@ class Values:
     ) -> None:
         self.problems.append(Problem(code, message, place, remedy, hint, note))
 
-    def mapping(self, node: Node, what: str, known: Collection[str] | None = None) -> dict[str, Entry]:
-        """The entries of a mapping; with `known`, those that are in it, and a problem for each other."""
+    def mapping(self, node: Node | None, what: str, known: Collection[str] | None = None) -> dict[str, Entry]:
+        """The entries of a mapping; with `known`, those that are in it, and a problem for each other. None is empty."""
+        if node is None:
+            return {}
         if not isinstance(node.value, dict):
             self.refuse("E0104", f"{what} wants a mapping, got {node.kind}", node.place)
             return {}
@@ -55,7 +57,9 @@ class Values:
         remedy = "rename it" if near else f"delete it; read here: {', '.join(known)}"
         self.refuse("E0102", f'{what} has no key "{shorten(key)}"', place, remedy, hint=hint)
 
-    def items(self, node: Node, what: str) -> list[Node]:
+    def items(self, node: Node | None, what: str) -> list[Node]:
+        if node is None:
+            return []
         if not isinstance(node.value, list):
             self.refuse("E0104", f"{what} wants a list, got {node.kind}", node.place)
             return []
@@ -143,10 +147,10 @@ class Values:
             self.refuse("E0104", f"{what} wants a number of CPUs, got {node.kind}", node.place, 'write it like "0.5"')
         return 0.0
 
-    def pairs(self, node: Node, what: str) -> dict[str, str]:
+    def pairs(self, node: Node | None, what: str) -> dict[str, str]:
         """`NAME: value` or `- NAME=value`. A name without value is taken from the environment, if it is there."""
         found: dict[str, str] = {}
-        for name, value, place in self._raw_pairs(node, what):
+        for name, value, place in self._raw_pairs(node, what) if node else ():
             if not name:
                 self.refuse("E0104", f"{what} has a line without a name", place, "write NAME=value")
             elif name in found:
