@@ -84,6 +84,7 @@ class Agent:
         self._settling: dict[str, int] = {}  # key -> number of the list that will show what its action did
         self._attempts: dict[str, int] = {}
         self._retry_at: dict[str, float] = {}
+        self._said: dict[str, str] = {}  # which trouble -> what was last logged of it
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -119,15 +120,12 @@ class Agent:
     # ---- hearing ----
 
     async def _register_until_done(self) -> None:
-        said = ""
         while True:
             try:
                 await self._register()
-                return
+                return self._complain("cannot register", "")
             except MiniorchError as error:
-                if error.message != said:
-                    log.warning("cannot register: %s; trying again", error.message)
-                said = error.message
+                self._complain("cannot register", f"{error.message}; trying again")
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _register(self) -> None:
@@ -139,17 +137,14 @@ class Agent:
         log.info("node %s registered: %s, subnet %s", node.name, info.name, node.subnet)
 
     async def _heartbeat(self) -> None:
-        said = ""
         while True:
             try:
                 await self._beat()
-                said = ""
+                self._complain("no heartbeat", "")
             except NotFound:
                 await self._register_until_done()
             except MiniorchError as error:
-                if error.message != said:
-                    log.warning("no heartbeat: %s", error.message)
-                said = error.message
+                self._complain("no heartbeat", error.message)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _beat(self) -> None:
@@ -197,7 +192,6 @@ class Agent:
 
     async def _direct_traffic(self) -> None:
         """Published ports follow the endpoints; the server hears which revision they follow."""
-        said = ""
         while True:
             self._endpoints_changed.clear()
             try:
@@ -208,12 +202,16 @@ class Agent:
                     await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
                     if dict(await self._ingress.ports_in_use()) != self._said_held:
                         await self._beat()  # a port that cannot be published must not wait for the next heartbeat
-                said = ""
+                self._complain("published ports", "")
             except MiniorchError as error:
-                if error.message != said:
-                    log.warning("published ports: %s", error.message)
-                said = error.message
+                self._complain("published ports", error.message)
             await _wait(self._endpoints_changed, HEARTBEAT_SECONDS)
+
+    def _complain(self, about: str, message: str) -> None:
+        """Log a lasting trouble once, not once a second; without a message it is over."""
+        if message and message != self._said.get(about):
+            log.warning("%s: %s", about, message)
+        self._said[about] = message
 
     # ---- deciding ----
 

@@ -12,6 +12,7 @@ Next file: `agent/docker_connection.py`.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import re
@@ -241,10 +242,8 @@ class DockerEngine:
 
     async def stop(self, container: str, grace_seconds: float) -> None:
         def stop() -> None:
-            try:
+            with contextlib.suppress(NotFound):
                 self._docker.client().stop(container, timeout=math.ceil(grace_seconds))
-            except NotFound:
-                return
 
         await self._docker.call(self._docker.waiting, stop)
 
@@ -356,10 +355,8 @@ class DockerEngine:
             await self.remove(one.id)
 
         def remove_network() -> None:
-            try:
+            with contextlib.suppress(NotFound):
                 self._docker.client().remove_network(NETWORK)
-            except NotFound:
-                return
 
         await self._docker.call(self._docker.making, remove_network)
         return len(containers)
@@ -382,7 +379,5 @@ def _container(entry: Any) -> Container:
 def _kill(found: Any) -> None:
     """End a command that was run in a container: the API has no call for it, but its process is one of ours."""
     if found["Running"] and found["Pid"] > 0:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(found["Pid"], signal.SIGKILL)
-        except ProcessLookupError:
-            return
