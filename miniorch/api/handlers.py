@@ -75,14 +75,16 @@ class StatusReport:
     status: Status
 
 
+@dataclass(eq=False)
 class Handlers:
     """All routes of `routes.py`. `logs_of` fetches a container's output from its node."""
 
-    def __init__(
-        self, store: Store, loop: Loop, liveness: Liveness, clock: Clock, chance: random.Random, logs_of: Logs
-    ) -> None:
-        self._store, self._loop, self._liveness = store, loop, liveness
-        self._clock, self._chance, self._logs_of = clock, chance, logs_of
+    _store: Store
+    _loop: Loop
+    _liveness: Liveness
+    _clock: Clock
+    _chance: random.Random
+    _logs_of: Logs
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -14,15 +14,16 @@ contract suite runs against this and Docker, so that the fake cannot drift away.
 import asyncio
 import ipaddress
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Progress
 from miniorch.clock import Clock, new_id
 from miniorch.errors import EngineError
 from miniorch.model import Build, Resources
 
+P = ParamSpec("P")
 T = TypeVar("T")
 TERMINATED, KILLED = 143, 137  # exit codes: 128 + SIGTERM, 128 + SIGKILL
 LOG_LINES = 1000
@@ -58,6 +59,23 @@ class Box:
     def view(self) -> Container:
         started = self.state != "created"
         return Container(self.id, self.spec.task, self.state == "running", started, self.exit_code, self.spec.address)
+
+
+def goes_on(
+    work: Callable[Concatenate["FakeEngine", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["FakeEngine", P], Coroutine[Any, Any, T]]:
+    """Work that the engine finishes even if whoever asked for it is gone, unless the engine itself goes down."""
+
+    async def detached(engine: "FakeEngine", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.get_running_loop().create_task(work(engine, *args, **kwargs))
+        engine._going_on[task] = None
+        task.add_done_callback(engine._finished)
+        await asyncio.wait([task])  # cancelling the waiter does not cancel the work
+        if task.cancelled():
+            raise EngineError("the engine went away in the middle", temporary=True)
+        return task.result()
+
+    return detached
 
 
 class FakeEngine:
@@ -133,11 +151,12 @@ class FakeEngine:
         return [box.view() for box in self.boxes.values()]
 
     async def pull(self, image: str, progress: Progress) -> str:
-        return await self._do(self._fetch(image, f"pulling {image}", progress))
+        return await self._fetch(image, f"pulling {image}", progress)
 
     async def build(self, image: str, build: Build, progress: Progress) -> str:
-        return await self._do(self._fetch(image, f"building {image}", progress))
+        return await self._fetch(image, f"building {image}", progress)
 
+    @goes_on
     async def _fetch(self, image: str, what: str, progress: Progress) -> str:
         await self._reach(0.02)
         if image not in self._images:
@@ -149,10 +168,8 @@ class FakeEngine:
             self._images.setdefault(image, f"sha256:{new_id(self._chance, 12)}")
         return self._images[image]
 
+    @goes_on
     async def create(self, spec: ContainerSpec) -> str:
-        return await self._do(self._create(spec))
-
-    async def _create(self, spec: ContainerSpec) -> str:
         await self._reach(0.1)
         name = next((name for name, known in self._images.items() if known == spec.image_id), None)
         if name is None:
@@ -168,10 +185,8 @@ class FakeEngine:
         self._tell()
         return box.id
 
+    @goes_on
     async def start(self, container: str) -> None:
-        await self._do(self._start(container))
-
-    async def _start(self, container: str) -> None:
         await self._reach(0.3)
         box = self._box(container)
         if box.state != "created":  # Docker would run it again; nothing of ours may want that
@@ -183,10 +198,8 @@ class FakeEngine:
             asyncio.get_running_loop().call_later(delay, self._die, box, box.behaviour.exit_code)
         self._tell(box)
 
+    @goes_on
     async def stop(self, container: str, grace_seconds: float) -> None:
-        await self._do(self._stop(container, grace_seconds))
-
-    async def _stop(self, container: str, grace_seconds: float) -> None:
         await self._reach(0.05)
         box = self._box(container)
         if box.state == "running":
@@ -194,10 +207,8 @@ class FakeEngine:
             await self._reach(grace_seconds if stubborn else box.behaviour.stop_seconds)
             self._end(box, KILLED if stubborn else TERMINATED)
 
+    @goes_on
     async def remove(self, container: str) -> None:
-        await self._do(self._remove(container))
-
-    async def _remove(self, container: str) -> None:
         await self._reach(0.1)
         box = self.boxes.pop(container, None)
         if box is not None:
@@ -252,16 +263,6 @@ class FakeEngine:
         await asyncio.sleep(seconds * self._chance.uniform(0.67, 1.33))
         if self._clock.monotonic() < self._down_until:
             raise EngineError("the engine does not answer", temporary=True)
-
-    async def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Work that the engine finishes even if whoever asked for it is gone, unless the engine itself goes down."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._going_on[task] = None
-        task.add_done_callback(self._finished)
-        await asyncio.wait([task])  # cancelling the waiter does not cancel the work
-        if task.cancelled():
-            raise EngineError("the engine went away in the middle", temporary=True)
-        return task.result()
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._going_on.pop(task, None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from miniorch.model import DesiredState, Endpoints, Node, Service, Task, TaskState, Volume
 from miniorch.simulation.engine import Box
@@ -37,18 +38,13 @@ class Picture:
 
     @classmethod
     def take(cls, listing: Listing, machines: Mapping[str, Machine]) -> Picture:
-        kinds: dict[str, dict[str, object]] = {}
+        kinds: dict[str, Any] = {kind: {} for kind in ("tasks", "services", "nodes", "volumes", "endpoints")}
         for entry in listing.entries:
             _, kind, key = entry.key.split("/", 2)
-            if kind in ("tasks", "services", "nodes", "volumes", "endpoints"):
-                kinds.setdefault(kind, {})[key] = from_entry(entry)
-        empty: dict[str, object] = {}
+            if kind in kinds:
+                kinds[kind][key] = from_entry(entry)
         return cls(
-            tasks=kinds.get("tasks", empty),  # type: ignore[arg-type]
-            services=kinds.get("services", empty),  # type: ignore[arg-type]
-            nodes=kinds.get("nodes", empty),  # type: ignore[arg-type]
-            volumes=kinds.get("volumes", empty),  # type: ignore[arg-type]
-            endpoints=kinds.get("endpoints", empty),  # type: ignore[arg-type]
+            **kinds,
             boxes={node: tuple(machine.engine.boxes.values()) for node, machine in machines.items()},
             folders={node: frozenset(machine.files.folders) for node, machine in machines.items()},
             traffic={node: machine.ingress.endpoints for node, machine in machines.items()},

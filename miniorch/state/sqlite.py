@@ -21,7 +21,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from miniorch.errors import Compacted, Conflict, MiniorchError, NotAllowed, Temporary, Unsupported, UsageError
 from miniorch.state.limits import after_prefix, check_key, check_txn
@@ -235,12 +235,11 @@ def _open(path: Path) -> sqlite3.Connection:
 _COLUMNS = "revision, key, created, previous, deleted, value"
 
 
-class _Written:
+class _Written(NamedTuple):
     """What a transaction has done, for the watchers."""
 
-    def __init__(self, revision: int, keys: Sequence[str]) -> None:
-        self.revision = revision
-        self.keys = keys
+    revision: int
+    keys: Sequence[str]
 
 
 def _entry(row: _Row | None) -> Entry | None:
