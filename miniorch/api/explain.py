@@ -5,6 +5,7 @@ from typing import Any
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.placement import WAITING, node_views, request_for, unmet_dependencies
 from miniorch.model import Task
+from scheduler.explain import rows
 from scheduler.schedule import schedule
 
 
@@ -27,12 +28,5 @@ def explain_task_now(task: Task, cache: Cache) -> dict[str, Any]:
         row["waits_for"] = unmet_dependencies(service, cache)
     volumes = {volume.key: volume.node for volume in cache.volumes.values()}
     answer = schedule(request_for(service, volumes), list(node_views(cache, without=task.id).values()))
-    row["nodes"] = [
-        {
-            "node": verdict.node,
-            "fits": all(rule.ok for rule in verdict.rules),
-            "rules": [{"rule": rule.rule, "ok": rule.ok, "detail": rule.detail} for rule in verdict.rules],
-        }
-        for verdict in answer.verdicts
-    ]
+    row["nodes"] = rows(answer.verdicts)
     return row
