@@ -10,7 +10,6 @@ from agent.engine import Container
 from miniorch.model import TaskSpec
 
 SIGILL_CODE = 128 + signal.SIGILL
-SIGKILL_CODE = 128 + signal.SIGKILL
 
 
 def why_it_ended(container: Container, spec: TaskSpec, *, avx: bool = True) -> str:

@@ -144,12 +144,7 @@ _BY_NAME: dict[str, type[MiniorchError]] = {
 
 def to_wire(error: MiniorchError) -> dict[str, Any]:
     """The JSON body that the API sends for an error."""
-    return {
-        "error": type(error).__name__,
-        "code": error.code,
-        "message": error.message,
-        "remedy": error.remedy,
-    }
+    return {"error": type(error).__name__, "code": error.code, "message": error.message, "remedy": error.remedy}
 
 
 def from_wire(body: Any, status: int) -> MiniorchError:

@@ -99,12 +99,7 @@ class Machine:
         rotate(log)
         with log.open("ab") as output:
             child = subprocess.Popen(
-                process.command,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+                process.command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         _children.append(child)
         self._pid_file(process).write(child.pid)

@@ -150,15 +150,14 @@ class Answerer:
             return None, None
         zone, owner = _name(*ZONE), self._owners.get(str(address))
         if str(address) == self._node.pool_address:
-            return [_record("PTR", PTR(_name(self._node.name, *ZONE)))] if kind in ("PTR", "ANY") else [], zone
-        if owner is None or app not in (None, owner[0].app):
+            name = _name(self._node.name, *ZONE)
+        elif owner is None or app not in (None, owner[0].app):
             return None, zone
-        item, backend = owner
-        host = () if backend is None else (str(backend.slot),)
-        return [_record("PTR", PTR(_name(*host, item.service, item.app, *ZONE)))] if kind in (
-            "PTR",
-            "ANY",
-        ) else [], zone
+        else:
+            item, backend = owner
+            host = () if backend is None else (str(backend.slot),)
+            name = _name(*host, item.service, item.app, *ZONE)
+        return [_record("PTR", PTR(name))] if kind in ("PTR", "ANY") else [], zone
 
 
 def refusal(query: bytes) -> bytes:

@@ -69,10 +69,7 @@ def dockchat(replicas: int = 2, port: int = 5000) -> AppSpec:
         stop_grace_seconds=5.0,
     )
     return AppSpec(
-        {
-            "db": ServiceSpec(db),
-            "web": ServiceSpec(web, replicas, (Port(port, 5000),), {"db": Condition.HEALTHY}),
-        },
+        {"db": ServiceSpec(db), "web": ServiceSpec(web, replicas, (Port(port, 5000),), {"db": Condition.HEALTHY})},
         ("data",),
     )
 
@@ -123,9 +120,11 @@ class Day:
                 await asyncio.sleep(fault.seconds)
                 world.wire.weather = POOR
             case "cut":
-                await self._cut(fault)
+                world.cut(fault.target, True)  # its containers do not notice
+                await asyncio.sleep(fault.seconds)
+                world.cut(fault.target, False)
             case "scale":
-                await self._scale(int(fault.target))
+                await self._change(web=replace(self.wanted.services["web"], replicas=int(fault.target)))
             case "change":
                 web = self.wanted.services["web"]
                 task = replace(web.task, environment={"VERSION": fault.target})
@@ -138,15 +137,6 @@ class Day:
             box = running[int(fault.seconds * 1000) % len(running)]
             self.world.note(f"the container of {box.spec.task} dies")
             engine.kill(box.spec.task)
-
-    async def _cut(self, fault: Fault) -> None:
-        """The node cannot reach the server for a while; its containers do not notice."""
-        self.world.cut(fault.target, True)
-        await asyncio.sleep(fault.seconds)
-        self.world.cut(fault.target, False)
-
-    async def _scale(self, replicas: int) -> None:
-        await self._change(web=replace(self.wanted.services["web"], replicas=replicas))
 
     async def _change(self, **services: ServiceSpec) -> None:
         self.wanted = replace(self.wanted, services={**self.wanted.services, **services})
