@@ -12,9 +12,14 @@ object of its own from which DNS, service addresses and HAProxy are all made.
 Units stand in the names (`_seconds`, `_bytes`); times are seconds since 1970. Next file: `miniorch/state/store.py`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+# Names of apps and services become DNS names (RFC 1123); 40 leaves room for ".1-k3m9x2ab" in a container's name.
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+MAX_REPLICAS = 1000
 
 
 class TaskState(StrEnum):

@@ -1,28 +1,23 @@
 """An app file's spec to writes: what `PUT /v1/apps/{app}` does, as pure functions."""
 
 import ipaddress
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from miniorch.errors import Conflict, UsageError
-from miniorch.model import App, AppSpec, Cluster, Service, ServiceSpec
+from miniorch.model import LABEL, MAX_REPLICAS, App, AppSpec, Cluster, Service, ServiceSpec
 from miniorch.state.records import Versioned, Write
-
-# RFC 1123 labels: names become DNS names. 40 leaves room for ".1-k3m9x2ab" in a container's name.
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-MAX_REPLICAS = 1000
 
 
 def check_spec(app: str, spec: AppSpec) -> None:
     """Raise `UsageError` for what no reader of app files should let through: this is the server's own border."""
-    if not NAME.fullmatch(app):
+    if not LABEL.fullmatch(app):
         raise UsageError(f"app name {app!r} wants lower-case letters, digits and '-', at most 40")
     if not spec.services:
         raise UsageError(f"app {app} has no services")
     published: dict[int, str] = {}
     for name, service in spec.services.items():
-        if not NAME.fullmatch(name):
+        if not LABEL.fullmatch(name):
             raise UsageError(f"service name {name!r} wants lower-case letters, digits and '-', at most 40")
         if not 0 <= service.replicas <= MAX_REPLICAS:
             raise UsageError(f"{name}: replicas wants 0 to {MAX_REPLICAS}, got {service.replicas}")
@@ -43,7 +38,7 @@ def _check_task(name: str, spec: AppSpec, service: ServiceSpec) -> None:
     if not task.image:
         raise UsageError(f"{name} has no image")
     for mount in task.mounts:
-        if mount.volume not in spec.volumes or not NAME.fullmatch(mount.volume.replace("_", "-").replace(".", "-")):
+        if mount.volume not in spec.volumes or not LABEL.fullmatch(mount.volume.replace("_", "-").replace(".", "-")):
             raise UsageError(f"{name} mounts volume {mount.volume!r}, which the app does not declare")
         if not mount.target.startswith("/"):
             raise UsageError(f"{name}: {mount.volume} wants an absolute place in the container, got {mount.target!r}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from miniorch import __version__
-from miniorch.api.apply import MAX_REPLICAS, check_spec, plan_apply
+from miniorch.api.apply import check_spec, plan_apply
 from miniorch.api.explain import explain_task_now
 from miniorch.api.routes import Call
 from miniorch.api.watch import watch_kind
@@ -23,7 +23,7 @@ from miniorch.codec import from_plain
 from miniorch.controllers.liveness import COMPONENTS, Liveness
 from miniorch.controllers.loop import Loop, event_about
 from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
-from miniorch.model import KINDS, App, AppSpec, Cluster, Node, Resources, Service, Status, Task, Volume
+from miniorch.model import KINDS, MAX_REPLICAS, App, AppSpec, Cluster, Node, Resources, Service, Status, Task, Volume
 from miniorch.state.records import Versioned, Write, commit, from_entry, read, read_all
 from miniorch.state.store import Store
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miniorch.appfile.problems import Place, refusal
-from miniorch.appfile.service import LABEL, LABEL_REMEDY, Services
+from miniorch.appfile.service import LABEL_REMEDY, Services
 from miniorch.appfile.values import Values
 from miniorch.appfile.variables import read_env_file
 from miniorch.appfile.yaml import MAX_BYTES, Node, Refused, parse, shorten
 from miniorch.errors import AppFileError, UsageError
-from miniorch.model import AppSpec
+from miniorch.model import LABEL, AppSpec
 
 TOP_KEYS = ("name", "services", "volumes")
 # Keys of Compose that people will have in their files, and what to do about them here.

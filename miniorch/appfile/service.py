@@ -8,6 +8,7 @@ import re
 import shlex
 from pathlib import Path
 
+from miniorch import model
 from miniorch.appfile import folder as build_folder
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Values
@@ -18,10 +19,8 @@ SERVICE_KEYS = (
     "image", "build", "command", "entrypoint", "environment", "ports", "volumes", "healthcheck", "depends_on",
     "deploy", "stop_grace_period",
 )  # fmt: skip
-LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # RFC 1123; 40 leaves room for ".1-k3m9x2ab"
 LABEL_REMEDY = "use lower-case letters, digits and -, at most 40"
 BIND_REMEDY = "use a named volume: data:/data"
-MAX_REPLICAS = 1000
 DIGEST_SHOWN = 12
 Entries = dict[str, Entry]
 
@@ -49,7 +48,7 @@ class Services:
         return found
 
     def _service(self, name: str, entry: Entry) -> ServiceSpec:
-        if not LABEL.fullmatch(name):
+        if not model.LABEL.fullmatch(name):
             message = f'the service name "{shorten(name)}" is no DNS label'
             self.values.refuse("E0104", message, entry.place, LABEL_REMEDY)
         what = f"service {shorten(name)}"
@@ -284,7 +283,7 @@ class Services:
         deploy = self.values.mapping(_given(keys, "deploy"), f"{what}: deploy", ("replicas", "resources"))
         replicas = 1
         if "replicas" in deploy:
-            replicas = self.values.whole(deploy["replicas"].node, f"{what}: replicas", 0, MAX_REPLICAS, 3)
+            replicas = self.values.whole(deploy["replicas"].node, f"{what}: replicas", 0, model.MAX_REPLICAS, 3)
         amounts = {"reservations": Resources(), "limits": Resources()}
         resources = self.values.mapping(_given(deploy, "resources"), f"{what}: resources", tuple(amounts))
         for key, entry in resources.items():

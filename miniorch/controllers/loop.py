@@ -29,6 +29,8 @@ from miniorch.state.store import Store
 
 log = logging.getLogger("controllers")
 
+WRITES_PER_PLAN = 500  # a plan with more is cut, and its key looked at again at once
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from miniorch.controllers.cache import Cache, by_name
-from miniorch.controllers.loop import Plan
+from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import Condition, DesiredState, Node, Service, Status, Task, TaskState, Volume
 from miniorch.state.records import Write
 from scheduler.schedule import NodeView, Placement, Request, schedule
 
 WAITING = (TaskState.NEW, TaskState.PENDING)
-WRITES_PER_PLAN = 500
 
 
 class Placer:

@@ -20,14 +20,13 @@ from dataclasses import replace
 from miniorch.clock import new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
-from miniorch.controllers.loop import Plan
+from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import DesiredState, Endpoints, Node, Service, Status, Task, TaskState
 from miniorch.state.records import Write
 
 DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it traffic
 BACKOFF_LIMIT_SECONDS = 60.0
 STEADY_SECONDS = 60.0  # a task that lived this long did not fail "in a row" with the one before
-WRITES_PER_PLAN = 500
 
 
 def backoff_seconds(attempt: int) -> float:
