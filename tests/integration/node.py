@@ -59,6 +59,7 @@ ip link add eth0 type veth peer name wire0
 ip address add 198.51.100.10/24 dev eth0
 ip link set wire0 up
 ip link set eth0 up
+until [ "$(cat /sys/class/net/eth0/carrier)" = 1 ]; do sleep 0.01; done
 if [ "$route" = yes ]; then ip route add default via 198.51.100.1 dev eth0; fi
 echo ready
 exec sleep infinity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -191,7 +192,9 @@ def test_names_of_the_own_app_are_found_and_of_others_are_not(net: NetProcess, n
 def test_foreign_name_without_resolvers_fails_at_once(net: NetProcess, node: TestNode) -> None:
     done = node.run(["dig", "+tries=1", "+time=5", f"@{OWN}", "www.example.com"])
     assert "SERVFAIL" in done.stdout
-    assert "Query time: 0 msec" in done.stdout or "Query time: 1 msec" in done.stdout
+    took = re.search(r"Query time: (\d+) msec", done.stdout)
+    assert took is not None
+    assert int(took[1]) < 1000, "a name that nobody can resolve must not cost the container its resolver's time-out"
 
 
 def test_container_cannot_send_with_the_address_of_another(net: NetProcess, node: TestNode) -> None:
