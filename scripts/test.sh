@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the test suites one after another, all of them even if one fails, and ends with a table of times.
+# Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: the
+# integration tests wait for Docker most of the time, so they run beside the others; their output comes last.
 #
 #   scripts/test.sh                all of them
 #   scripts/test.sh unit docs      only these
@@ -23,25 +24,49 @@ check() {
     return $failed
 }
 
+# The stand-in images are made once (a minute), whichever suite needs them first.
+standins() { as_root flock .cache/standins.lock .venv/bin/python scripts/images.py --archive </dev/null; }
+
 suite() {
     case "$1" in
         check) check ;;
-        contract | integration | docs) as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
+        integration | docs) standins && as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
+        contract) as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
         *) .venv/bin/python -m pytest "tests/$1" </dev/null ;;
     esac
 }
 
-failed=0
-table=()
+# Runs one suite with a head and a foot, and keeps its line for the table in .cache/<suite>.verdict.
+run() {
+    local start=$SECONDS verdict=FAILED
+    printf '\n==== %s ====\n' "$1"
+    if suite "$1"; then verdict=passed; fi
+    printf '%-12s %-7s %4d s' "$1" $verdict $((SECONDS - start)) >".cache/$1.verdict"
+    printf '==== %s ====\n' "$(cat ".cache/$1.verdict")"
+}
+
+mkdir -p .cache
+rm -f .cache/*.verdict
+beside=
 for name in "${SUITES[@]}"; do
-    printf '\n==== %s ====\n' "$name"
-    start=$SECONDS
-    if suite "$name"; then verdict=passed; else verdict=FAILED failed=1; fi
-    table+=("$(printf '%-12s %-7s %4d s' "$name" "$verdict" $((SECONDS - start)))")
-    printf '==== %s ====\n' "${table[-1]}"
+    if [ "$name" = integration ] && [ ${#SUITES[@]} -gt 1 ]; then
+        run integration >.cache/integration.log 2>&1 &
+        beside=$!
+    fi
 done
+for name in "${SUITES[@]}"; do
+    if [ "$name" != integration ] || [ -z "$beside" ]; then run "$name"; fi
+done
+if [ -n "$beside" ]; then
+    wait "$beside"
+    cat .cache/integration.log
+fi
 
 printf '\n'
-printf '%s\n' "${table[@]}"
+failed=0
+for name in "${SUITES[@]}"; do
+    cat ".cache/$name.verdict" && printf '\n'
+    grep -q passed ".cache/$name.verdict" || failed=1
+done
 printf '%-12s %-7s %4d s\n' all "$([ $failed = 0 ] && echo passed || echo FAILED)" "$SECONDS"
 exit $failed
