@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: the
-# integration tests wait for Docker most of the time, so they run beside the others; their output comes last.
+# end-to-end tests wait for Docker most of the time, so they run beside the others; their output comes last.
 #
 #   scripts/test.sh                all of them
 #   scripts/test.sh unit docs      only these
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-SUITES=(check unit contract simulation integration docs)
+SUITES=(check unit contract simulation integration docs endtoend)
 [ $# -eq 0 ] || SUITES=("$@")
 export COLUMNS=${COLUMNS:-120}
 
@@ -30,8 +30,8 @@ standins() { as_root flock .cache/standins.lock .venv/bin/python scripts/images.
 suite() {
     case "$1" in
         check) check ;;
-        integration | docs) standins && as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
-        contract) as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
+        docs | endtoend) standins && as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
+        contract | integration) as_root .venv/bin/python -m pytest "tests/$1" </dev/null ;;
         *) .venv/bin/python -m pytest "tests/$1" </dev/null ;;
     esac
 }
@@ -49,17 +49,17 @@ mkdir -p .cache
 rm -f .cache/*.verdict
 beside=
 for name in "${SUITES[@]}"; do
-    if [ "$name" = integration ] && [ ${#SUITES[@]} -gt 1 ]; then
-        run integration >.cache/integration.log 2>&1 &
+    if [ "$name" = endtoend ] && [ ${#SUITES[@]} -gt 1 ]; then
+        run endtoend >.cache/endtoend.log 2>&1 &
         beside=$!
     fi
 done
 for name in "${SUITES[@]}"; do
-    if [ "$name" != integration ] || [ -z "$beside" ]; then run "$name"; fi
+    if [ "$name" != endtoend ] || [ -z "$beside" ]; then run "$name"; fi
 done
 if [ -n "$beside" ]; then
     wait "$beside"
-    cat .cache/integration.log
+    cat .cache/endtoend.log
 fi
 
 printf '\n'

@@ -274,14 +274,17 @@ def test_changes_are_told(tell: Any) -> None:
 def test_followed_log_ends_with_its_container(tell: Any) -> None:
     async def story(bench: Bench) -> None:
         container = await bench.started(SLEEPS)
-        chunks = []
+        chunks: list[bytes] = []
+        speaks = asyncio.Event()
 
         async def follow() -> None:
             async for chunk in bench.engine.logs(container, tail=10, follow=True):
                 chunks.append(chunk)
+                speaks.set()
 
         following = asyncio.ensure_future(follow())
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(5.0):
+            await speaks.wait()
         await bench.engine.stop(container, 5.0)
         await asyncio.wait_for(following, 5.0)
         assert b"started\n" in b"".join(chunks)

@@ -189,7 +189,7 @@ def test_pull_is_summed_over_layers() -> None:
 
 
 def test_failed_pull_says_whether_a_registry_answers() -> None:
-    nobody = pull_error("mongo:7", "Get https://registry-1.docker.io/v2/: dial tcp: lookup x: no such host")
+    nobody = pull_error("mongo:7", "Get https://registry.example/v2/: dial tcp: lookup x: no such host")
     assert "Docker Hub does not answer" in nobody.message
     assert not nobody.temporary
     unknown = pull_error("r.example:5000/x:1", "manifest for r.example:5000/x:1 not found: manifest unknown")
