@@ -1,8 +1,9 @@
 """When a task is healthy: a state machine that knows neither containers nor clocks.
 
 The problem: "it runs" is not "it works". The idea: a command inside the container says so. It is run at once and not
-after one interval, and every second while the task starts up, so a service that is ready after 0.8 s counts as ready
-after one second. Failures in `start_period_seconds` do not count; after that, `retries` failures in a row do.
+after one interval, and often while the task starts up: after a quarter of its age, so a service that is ready after
+0.8 s counts as ready after one second at the latest. Failures in `start_period_seconds` do not count; after that,
+`retries` failures in a row do.
 
 Who does this for real: Docker's HEALTHCHECK, whose words these are. Where we differ: Docker waits a whole interval
 before its first probe (30 s by default), and under Podman without systemd it never probes at all; so the agent does.
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from miniorch.model import HealthCheck
 
-STARTUP_INTERVAL_SECONDS = 1.0
+STARTUP_PAUSES_SECONDS = (0.1, 1.0)  # the shortest and the longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,11 @@ class Health:
 
     def pause_seconds(self, now: float) -> float:
         """How long to wait before the next probe."""
-        starting = not self.healthy and now - self.since < self.check.start_period_seconds
-        return min(self.check.interval_seconds, STARTUP_INTERVAL_SECONDS) if starting else self.check.interval_seconds
+        age = now - self.since
+        if self.healthy or age >= self.check.start_period_seconds:
+            return self.check.interval_seconds
+        shortest, longest = STARTUP_PAUSES_SECONDS
+        return min(self.check.interval_seconds, longest, max(shortest, age / 4))
 
 
 def last_line(output: str, limit: int = 200) -> str:

@@ -17,7 +17,8 @@ from miniorch.model import Status, Task
 
 log = logging.getLogger("agent")
 
-WINDOW_SECONDS = 0.1
+WINDOW_SECONDS = 0.1  # between two requests
+GATHER_SECONDS = 0.005  # what happens together goes together, and news after a quiet time goes at once
 PROGRESS_SECONDS = 1.0
 
 
@@ -72,9 +73,11 @@ class Reporter:
 
     async def run(self) -> None:
         """Send, for ever."""
+        sent_at = self._clock.monotonic() - WINDOW_SECONDS
         while True:
             await self._wake.wait()
-            await asyncio.sleep(WINDOW_SECONDS)
+            await asyncio.sleep(max(GATHER_SECONDS, sent_at + WINDOW_SECONDS - self._clock.monotonic()))
+            sent_at = self._clock.monotonic()
             self._wake.clear()
             batch = dict(self._unsent)
             body = [{"task": key, "status": status} for key, status in batch.items()]

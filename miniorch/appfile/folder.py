@@ -32,13 +32,15 @@ def digest(context: Path, dockerfile: str, arguments: Mapping[str, str]) -> str:
 
 
 def _files(context: Path, dockerfile: str) -> Iterator[tuple[str, Path]]:
-    from docker.utils.build import exclude_paths  # needs a tenth of a second, and only builds need it
+    if not (context / ".dockerignore").is_file():
+        found = {str(path.relative_to(context)) for path in context.rglob("*")}
+    else:
+        from docker.utils.build import exclude_paths  # needs a tenth of a second, and only these builds need it
 
-    rules: list[str] = []
-    if (context / ".dockerignore").is_file():
         lines = (line.strip() for line in (context / ".dockerignore").read_text(errors="replace").splitlines())
         rules = [line for line in lines if line and not line.startswith("#")]
-    for relative in sorted(exclude_paths(str(context), rules, os.path.normpath(dockerfile))):
+        found = exclude_paths(str(context), rules, os.path.normpath(dockerfile))
+    for relative in sorted(found):
         path = context / relative
         if ".git" not in path.relative_to(context).parts and (path.is_symlink() or not path.is_dir()):
             yield relative, path

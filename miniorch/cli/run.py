@@ -26,7 +26,7 @@ from miniorch.errors import AppFailed, MiniorchError, NotPlaced, Temporary, Unre
 from miniorch.model import Service, Task, TaskState
 from miniorch.up import Machine
 
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.1
 CARE_SECONDS = 1.0  # how often it is checked that the processes live
 PORT_PATIENCE_SECONDS = 2.0  # then it is said that only the port is missing
 LOG_LINES = 20

@@ -77,7 +77,7 @@ CHECK = HealthCheck(("true",), interval_seconds=10.0, retries=2, start_period_se
 
 def test_failures_in_the_start_period_do_not_count_and_probing_is_quick() -> None:
     health = Health(CHECK, since=0.0)
-    assert health.pause_seconds(1.0) == 1.0
+    assert [health.pause_seconds(age) for age in (0.1, 1.0, 2.0, 20.0)] == [0.1, 0.25, 0.5, 1.0]
     for second in range(29):
         health = health.after(False, "no", float(second))
     assert (health.failures, health.verdict) == (0, "")
