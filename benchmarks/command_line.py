@@ -3,7 +3,7 @@
     sudo .venv/bin/python benchmarks/command_line.py [--rounds 15] [--idle 60]
 
 `ps` is measured with 100 tasks. At rest: memory (resident, summed) and processor time of server, agent and net over
-`--idle` seconds with dockchat's three containers running. Everything runs on a private test node.
+`--idle` seconds with three containers that have no health check. Everything runs on a private test node.
 """
 
 from __future__ import annotations
