@@ -13,6 +13,7 @@ CACHE=${MINIORCH_CACHE:-/var/cache/miniorch}
 DOCKERD_LOG=/var/log/miniorch-dockerd.log
 POLICY=/usr/sbin/policy-rc.d
 DOCKER_WAIT_SECONDS=60
+DOCKERD_TRIES=3
 missing=() # packages
 did=no     # whether anything was changed
 
@@ -101,10 +102,17 @@ prepare_docker_install() {
     printf '{\n  "live-restore": true\n}\n' | as_root tee /etc/docker/daemon.json >/dev/null
 }
 
+# In a session of its own and without a terminal: it outlives this shell.
+launch_dockerd() {
+    local flags=
+    [ -e /etc/docker/daemon.json ] || flags=--live-restore
+    dockerd=$(as_root sh -c "nohup setsid dockerd $flags </dev/null >>$DOCKERD_LOG 2>&1 & echo \$!")
+}
+
 start_docker() {
     if docker_answers; then return 0; fi
     did=yes
-    local dockerd=
+    local dockerd='' tries=1
     [ -z "${DOCKER_HOST:-}" ] || die "DOCKER_HOST is $DOCKER_HOST and no Docker answers there" \
         "Start that one, or: unset DOCKER_HOST"
     if [ -d /run/systemd/system ]; then
@@ -112,16 +120,19 @@ start_docker() {
         as_root systemctl start docker
     else
         say "starting dockerd (no systemd here); its log: $DOCKERD_LOG"
-        local flags=
-        [ -e /etc/docker/daemon.json ] || flags=--live-restore
-        # A session of its own and no terminal: it outlives this shell.
-        dockerd=$(as_root sh -c "nohup setsid dockerd $flags </dev/null >>$DOCKERD_LOG 2>&1 & echo \$!")
+        launch_dockerd
     fi
     local deadline=$((SECONDS + DOCKER_WAIT_SECONDS))
     until docker_answers; do
-        if [ -n "$dockerd" ] && [ ! -e "/proc/$dockerd" ]; then
+        if [ -n "$dockerd" ] && [ ! -e "/proc/$dockerd" ] && [ $tries -lt $DOCKERD_TRIES ]; then
+            # After a crash it takes its predecessor, or that one's containerd, for alive, and gives up. It passes.
+            say "dockerd ended; starting it again"
+            sleep 1
+            tries=$((tries + 1))
+            launch_dockerd
+        elif [ -n "$dockerd" ] && [ ! -e "/proc/$dockerd" ]; then
             as_root tail -n 10 $DOCKERD_LOG >&2
-            die "dockerd ended at once; the last lines of $DOCKERD_LOG are above"
+            die "dockerd ended $tries times; the last lines of $DOCKERD_LOG are above"
         fi
         [ $SECONDS -lt $deadline ] || die "Docker did not answer within $DOCKER_WAIT_SECONDS s" \
             "See its log: $DOCKERD_LOG, or journalctl -u docker"
