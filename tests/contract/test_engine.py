@@ -7,6 +7,7 @@ it is told to stop, one that ends by itself with code 3, and one that ignores SI
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -257,14 +258,22 @@ def test_changes_are_told(tell: Any) -> None:
             async for _ in bench.engine.changes():
                 heard.set()
 
+        async def hears(change: Callable[[int], Awaitable[object]]) -> None:
+            """Change something until it is heard: nobody can see from outside when the listener has connected."""
+            heard.clear()
+            for number in range(20):
+                await change(number)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        await heard.wait()
+                        return
+            raise AssertionError("20 changes were not heard")
+
         listening = asyncio.ensure_future(listen())
-        await asyncio.sleep(0.3)
-        container = await bench.started(SLEEPS)
-        await asyncio.wait_for(heard.wait(), 5.0)
-        await asyncio.sleep(0.3)
-        heard.clear()
-        await bench.engine.stop(container, 5.0)
-        await asyncio.wait_for(heard.wait(), 5.0)
+        await hears(lambda number: bench.started(SLEEPS, f"t{number}", f"10.200.7.{number + 5}"))
+        running = [container.id for container in await bench.engine.containers()]
+        await hears(lambda number: bench.engine.stop(running[0], 5.0))
+        await hears(lambda number: bench.engine.remove(running[0]))
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
 

@@ -241,7 +241,7 @@ def test_kill_9_at_rest_touches_nothing_and_up_brings_it_back(small: Machine, pr
 
 
 @pytest.mark.parametrize("process", ["server", "agent", "net"])
-@pytest.mark.parametrize("moment", ["web.1 preparing", "web.1 (starting|running)"])
+@pytest.mark.parametrize("moment", ["web.1 assigned", "web.1 preparing", "web.1 (starting|running)", "web.2 running"])
 def test_kill_9_in_the_middle_of_run_converges_without_doubles(machine: Machine, process: str, moment: str) -> None:
     running = machine.start("run", machine.file(SMALL))
     until(lambda: machine.happened(moment), 60, f"the moment {moment}")
