@@ -156,6 +156,7 @@ class Machine:
                 time.sleep(POLL_SECONDS)
             if file.pid() != pid:
                 break
+        _reap()
         file.remove()
         return True
 
