@@ -19,6 +19,7 @@ turns an error into that message and `exit_code`; the API turns it into `status`
 that body back into the same class: `to_wire` and `from_wire`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -47,11 +48,17 @@ class UsageError(MiniorchError):
 
 
 class AppFileError(MiniorchError):
-    """The app file was refused. The message names file, line and key."""
+    """The app file was refused. The message names file, line and key; `details` has one mapping per mistake."""
 
     code = "E0100"
     exit_code = 3
     status = 422
+
+    def __init__(
+        self, message: str, *, remedy: str = "", code: str = "", details: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__(message, remedy=remedy, code=code)
+        self.details = details
 
 
 class AppFailed(MiniorchError):

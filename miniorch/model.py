@@ -65,6 +65,15 @@ class Condition(StrEnum):
 
     STARTED = "service_started"
     HEALTHY = "service_healthy"
+    COMPLETED = "service_completed_successfully"
+
+
+class Restart(StrEnum):
+    """Which ended tasks get a successor. One that was stopped, or whose node was lost, always does."""
+
+    ANY = "any"
+    ON_FAILURE = "on-failure"
+    NEVER = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,7 @@ class Build:
     digest: str
     dockerfile: str = "Dockerfile"
     args: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""  # the stage of the Dockerfile that is wanted; "" is the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +100,12 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A named volume of the app at a place in the container."""
+    """A named volume of the app, or (with `host_path`) a folder or file of the node, at a place in the container."""
 
-    volume: str
+    volume: str  # "" with a host path
     target: str
     read_only: bool = False
+    host_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,7 @@ class Port:
 
     published: int
     target: int
+    local: bool = False  # listens on 127.0.0.1 alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,33 @@ class Resources:
 
     cpus: float = 0.0
     memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerOptions:
+    """What is handed to the container engine as it is, under the names and with the meaning of Compose's keys."""
+
+    user: str = ""
+    working_dir: str = ""
+    hostname: str = ""
+    stop_signal: str = ""
+    tty: bool = False
+    stdin_open: bool = False
+    read_only: bool = False
+    init: bool = True
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    group_add: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()  # "name:address"
+    tmpfs: Mapping[str, str] = field(default_factory=dict)  # place in the container -> mount options
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    ulimits: Mapping[str, str] = field(default_factory=dict)  # name -> "soft:hard"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    shm_size_bytes: int = 0
+    pids_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +166,16 @@ class TaskSpec:
     reserved: Resources = Resources()
     limit: Resources = Resources()
     stop_grace_seconds: float = 10.0
+    options: ContainerOptions = ContainerOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """What follows a task that has ended by itself. A job is a service whose tasks have no successor."""
+
+    condition: Restart = Restart.ANY
+    max_attempts: int = 0  # failures in a row before a slot is given up; 0: never
+    delay_seconds: float = 0.0  # the least rest before a successor; failures in a row make it longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +186,8 @@ class ServiceSpec:
     replicas: int = 1
     ports: tuple[Port, ...] = ()
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
+    restart: RestartPolicy = RestartPolicy()
+    aliases: tuple[str, ...] = ()  # further names under which the app's services find this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +218,25 @@ class Service:
     spec: ServiceSpec
     vip: str
     removing: bool = False
+    round: int = 0  # grows with `miniorch restart`: tasks of an earlier round are replaced
 
     @property
     def key(self) -> str:
         return f"{self.app}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One change of an app by its file: what `miniorch history` lists. The newest ten of an app are kept."""
+
+    app: str
+    number: int  # from 1, without gaps
+    at: float
+    changes: tuple[str, ...]  # "replace web: image nginx:1 -> nginx:2"
+
+    @property
+    def key(self) -> str:
+        return f"{self.app}/{self.number:06}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +269,7 @@ class Task:
     node: str = ""
     status: Status = Status()
     attempt: int = 0  # failures in a row before this run; drives the back-off
+    round: int = 0  # the service's when the task was made
 
     @property
     def name(self) -> str:
@@ -268,6 +335,7 @@ class Endpoints:
     vip: str
     ports: tuple[Port, ...] = ()
     backends: tuple[Backend, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -302,6 +370,7 @@ KINDS: dict[str, type] = {
     "tasks": Task,
     "nodes": Node,
     "volumes": Volume,
+    "releases": Release,
     "endpoints": Endpoints,
     "events": Event,
 }
@@ -310,7 +379,7 @@ KINDS: dict[str, type] = {
 def key_of(item: object) -> str:
     """The key of an object below its kind: `dockchat/web` for a service, the id for a task."""
     match item:
-        case Service() | Volume() | Endpoints():
+        case Service() | Volume() | Endpoints() | Release():
             return item.key
         case Task() | Event():
             return item.id
