@@ -6,11 +6,15 @@ way Elm and rustc do: what was refused, `file:line:column`, the line itself, a c
 
     E0100 not readable at all     E0103 not YAML, or beyond a limit   E0106 names what is not there
     E0101 written twice           E0104 wrong type or value           E0107 clashes with another place
-    E0102 a key nobody knows      E0105 something is missing          E0108 a ${VARIABLE}     E0109 the build folder
+    E0102 a key nobody knows      E0105 something is missing          E0108 a ${VARIABLE}
+    E0109 a file beside the app file                                  E0110 ignored, and --strict was given
+
+`miniorch explain E0102` teaches each. Next file: `miniorch/appfile/yaml.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from miniorch.errors import AppFileError
 
@@ -19,11 +23,15 @@ SHOWN_AT_ONCE = 10
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands: line and column from 1, and how many characters of that line it takes."""
+    """Where something stands: file, line and column from 1, and how many characters of that line it takes."""
 
     line: int
     column: int
     width: int = 1
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +45,25 @@ class Problem:
     hint: str = ""
     note: str = ""
 
-    def show(self, name: str, lines: Sequence[str]) -> str:
+    def show(self, name: str, texts: Mapping[str, str]) -> str:
         """Everything but the first line's `error[E....]: ` and the last line's `help: `."""
         shown = [self.message]
         if self.place is None:
             shown.append(f"  --> {name}")
         else:
-            shown.append(f"  --> {name}:{self.place.line}:{self.place.column}")
-            shown += _excerpt(self.place, lines, self.hint)
+            shown.append(f"  --> {self.place}")
+            shown += _excerpt(self.place, texts.get(self.place.file, "").splitlines(), self.hint)
         if self.note:
             shown.append(f"note: {self.note}")
         return "\n".join(shown)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For `--json`: every field."""
+        place = self.place or Place(0, 0)
+        return {
+            "code": self.code, "message": self.message, "file": place.file, "line": place.line,
+            "column": place.column, "hint": self.hint, "note": self.note, "remedy": self.remedy,
+        }  # fmt: skip
 
 
 def _excerpt(place: Place, lines: Sequence[str], hint: str) -> list[str]:
@@ -63,18 +79,26 @@ def _excerpt(place: Place, lines: Sequence[str], hint: str) -> list[str]:
     return [f"{number} | {text}", f"{' ' * len(number)} | {indent}{caret} {hint}".rstrip()]
 
 
-def refusal(problems: Sequence[Problem], name: str, text: str) -> AppFileError:
-    """One error that holds all problems in the order of their places: the first ten, and how many more there are."""
+def refusal(problems: Sequence[Problem], name: str, texts: Mapping[str, str]) -> AppFileError:
+    """One error that holds all problems in the order of their places: the first ten, and how many more there are.
+
+    `name` is the (first) app file's, `texts` what each file holds that a place may name.
+    """
+    order = {file: number for number, file in enumerate(texts)}
     unique = dict.fromkeys(problems)  # what stands under an alias is read, and refused, more than once
-    ordered = sorted(unique, key=lambda one: (one.place.line, one.place.column) if one.place else (0, 0))
-    lines = text.splitlines()
+    ordered = sorted(unique, key=lambda one: _position(one.place, order))
+    details = [one.to_plain() for one in ordered]
     first = ordered[0]
     if len(ordered) == 1:
-        return AppFileError(first.show(name, lines), remedy=first.remedy, code=first.code)
+        return AppFileError(first.show(name, texts), remedy=first.remedy, code=first.code, details=details)
     blocks = []
     for number, problem in enumerate(ordered[:SHOWN_AT_ONCE]):
         head = "" if number == 0 else f"error[{problem.code}]: "
-        blocks.append(head + problem.show(name, lines) + (f"\nhelp: {problem.remedy}" if problem.remedy else ""))
+        blocks.append(head + problem.show(name, texts) + (f"\nhelp: {problem.remedy}" if problem.remedy else ""))
     more = len(ordered) - SHOWN_AT_ONCE
     blocks.append(f"{len(ordered)} errors in {name}" + (f", {more} of them not shown" if more > 0 else ""))
-    return AppFileError("\n\n".join(blocks), code=first.code)
+    return AppFileError("\n\n".join(blocks), code=first.code, details=details)
+
+
+def _position(place: Place | None, order: Mapping[str, int]) -> tuple[int, int, int]:
+    return (order.get(place.file, -1), place.line, place.column) if place else (-1, 0, 0)

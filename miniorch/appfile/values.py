@@ -1,174 +1,325 @@
 """Typed values out of nodes: each reader returns a usable value always, and notes a problem when it had to make one up.
 
-So a file with three mistakes yields three errors and not one. Units: durations in seconds, sizes in bytes.
+So a file with three mistakes yields three errors and not one. A `Section` is one mapping of the file whose keys are
+known (`keys.py`); making it reports each of them. Units: durations in seconds, sizes in bytes.
+
+Next file: `miniorch/appfile/service.py`.
 """
 
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 
+from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.problems import Place, Problem
+from miniorch.appfile.report import Report
 from miniorch.appfile.variables import BadVariable, substitute
-from miniorch.appfile.yaml import Entry, Node, shorten
+from miniorch.appfile.yaml import Entry, Node, Refused, shorten
 
+MAX_VALUES = 200_000  # `extends` and aliases make large files out of small ones
+MOST_SECONDS, MOST_BYTES = 36_000_000.0, 900 << 40
+# Parts of a service whose keys are often written into the service itself.
+_HOMES = {
+    "deploy": "deploy: {%s}", "limits": "deploy: {resources: {limits: {%s}}}", "healthcheck": "healthcheck: {%s}",
+    "build": "build: {%s}",
+}  # fmt: skip
+_EXAMPLES = {"image": "nginx", "context": "./folder", "test": "exit 0", "service": "web: {image: nginx}"}
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _UNIT_BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|h|m|s)")
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([bkmgt]?)(?:i?b)?")
 
 
 class Values:
-    """Reads nodes; collects problems. `variables` are what `${NAME}` may stand for.
+    """Reads nodes; collects problems and the import report. `variables` are what `${NAME}` may stand for."""
 
-    `advice` says what to do about a key that people will have in their files and that is not read.
-    """
-
-    def __init__(self, variables: Mapping[str, str], advice: Mapping[str, str]) -> None:
-        self.variables = variables
-        self.advice = advice
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        # A shell may hand over bytes that are no text; nothing after this could write them anywhere.
+        self.variables = {name: value.encode(errors="replace").decode() for name, value in variables.items()}
         self.problems: list[Problem] = []
+        self.report = Report()
+        self._values = 0
 
     def refuse(
         self, code: str, message: str, place: Place | None, remedy: str = "", *, hint: str = "", note: str = ""
     ) -> None:
         self.problems.append(Problem(code, message, place, remedy, hint, note))
 
-    def mapping(self, node: Node | None, what: str, known: Collection[str] | None = None) -> dict[str, Entry]:
-        """The entries of a mapping; with `known`, those that are in it, and a problem for each other. None is empty."""
-        if node is None:
+    def wrong(self, what: str, wanted: str, node: Node, remedy: str) -> None:
+        """The usual refusal: what was wanted, and what is there."""
+        self.refuse("E0104", f"{what} wants {wanted}, got {node.kind}", node.place, remedy)
+
+    def count(self, node: Node, values: int) -> None:
+        """Raises `Refused` when the file has become too large."""
+        self._values += values
+        if self._values > MAX_VALUES:
+            message = f"the file comes to more than {MAX_VALUES} values"
+            raise Refused(Problem("E0103", message, node.place, "split it into several apps"))
+
+    def mapping(self, node: Node | None, what: str, remedy: str = "NAME: {}") -> dict[str, Entry]:
+        """The entries of a mapping. None, or nothing behind the key, is empty."""
+        if node is None or node.value is None:
             return {}
         if not isinstance(node.value, dict):
-            self.refuse("E0104", f"{what} wants a mapping, got {node.kind}", node.place)
+            self.wrong(what, "a mapping", node, remedy)
             return {}
-        if known is None:
-            return node.value
-        entries = {}
-        for key, entry in node.value.items():
-            if key in known:
-                entries[key] = entry
-            elif not key.startswith("x-"):
-                self.unknown_key(key, entry.place, what, known)
-        return entries
+        self.count(node, len(node.value))
+        return node.value
 
-    def unknown_key(self, key: str, place: Place, what: str, known: Collection[str]) -> None:
-        if key in self.advice:
-            self.refuse("E0102", f'{what}: the key "{key}" is not read', place, self.advice[key])
-            return
-        near = difflib.get_close_matches(key, sorted(known), 1, 0.7)
-        hint = f'did you mean "{near[0]}"?' if near else ""
-        remedy = "rename it" if near else f"delete it; read here: {', '.join(known)}"
-        self.refuse("E0102", f'{what} has no key "{shorten(key)}"', place, remedy, hint=hint)
+    def unknown_key(self, key: str, entry: Entry, what: str, part: str) -> None:
+        known = PARTS[part]
+        spelt = difflib.get_close_matches(key.lower().replace("-", "_"), sorted(known), 1, 0.7)
+        shown = f"{key}: {shorten(entry.node.text) or '...'}"
+        if part == "service" and (home := next((home for home in _HOMES if key in PARTS[home]), "")):
+            hint, remedy = f'it belongs below "{home}"', _HOMES[home] % shown
+        elif part == "service" and key in PARTS["file"]:
+            hint, remedy = "it belongs beside services", f"delete it here, write {key}: at the left edge"
+        elif part == "file" and key in PARTS["service"] and key not in PARTS["file"]:
+            hint, remedy = "it belongs below a service", f"delete it here, write it below one: web: {{{shown}}}"
+        elif spelt:
+            hint, remedy = f'did you mean "{spelt[0]}"?', f"write {spelt[0]}: here"
+        else:
+            some = ", ".join(list(known)[:12]) + (" ..." if len(known) > 12 else "")
+            hint, remedy = "", f"delete it; known here: {some}"
+        self.refuse("E0102", f'{what} has no key "{shorten(key)}"', entry.place, remedy, hint=hint)
 
     def items(self, node: Node | None, what: str) -> list[Node]:
-        if node is None:
+        if node is None or node.value is None:
             return []
         if not isinstance(node.value, list):
-            self.refuse("E0104", f"{what} wants a list, got {node.kind}", node.place)
+            self.wrong(what, "a list", node, _as_list(what, node))
             return []
+        self.count(node, len(node.value))
         return node.value
 
     def replaced(self, node: Node) -> str | None:
         """The text of a scalar with its variables replaced; None after a problem."""
+        if not isinstance(node.value, str) or "$" not in node.text:
+            return node.text
         try:
-            return substitute(node.text, self.variables) if isinstance(node.value, str) else node.text
+            return substitute(node.text, self.variables)
         except BadVariable as error:
-            self.refuse("E0108", error.message, node.place, error.remedy)
+            self.refuse("E0108", error.message, node.place, error.remedy, hint="a dollar itself is written $$")
             return None
 
     def text(self, node: Node, what: str, *, empty: bool = False) -> str:
         """A text; numbers and booleans count as the text that they were written as."""
+        key = _last_word(what)
         if node.value is None or isinstance(node.value, list | dict):
-            self.refuse("E0104", f"{what} wants a text, got {node.kind}", node.place)
+            self.wrong(what, "a text", node, f"{key}: {_EXAMPLES.get(key, 'some text')}")
             return ""
         text = self.replaced(node)
         if text == "" and not empty:
-            self.refuse("E0104", f"{what} is empty", node.place)
+            self.refuse(
+                "E0104", f"{what} is empty and wants a text", node.place, f"{key}: {_EXAMPLES.get(key, 'some text')}"
+            )
         if text and "\0" in text:
-            self.refuse("E0104", f"{what} holds a zero byte", node.place)
+            self.refuse("E0104", f"{what} holds a zero byte", node.place, "delete the zero byte")
+            return ""
         return text or ""
 
     def whole(self, node: Node, what: str, least: int, most: int, example: int) -> int:
         """A whole number from `least` to `most`; `least` after a problem."""
-        number: int | None = None
-        if isinstance(node.value, int) and not isinstance(node.value, bool):
-            number = node.value
-        elif isinstance(node.value, str) and "$" in node.text:
-            text = self.replaced(node)
-            if text is None:
-                return least
-            number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
-        key = re.split(r"[ .]", what)[-1]
-        if number is None:
-            self.refuse("E0104", f"{what} wants a whole number, got {node.kind}", node.place, f"{key}: {example}")
+        text = None if isinstance(node.value, bool | float | list | dict | None) else self.replaced(node)
+        remedy = f"{_last_word(what)}: {example}"
+        if text is None or not re.fullmatch(r"[-+]?[0-9]{1,18}", text):
+            if not self.problems or self.problems[-1].place != node.place:  # else its variable was refused
+                self.wrong(what, "a whole number", node, remedy)
             return least
-        if not least <= number <= most:
-            self.refuse(
-                "E0104", f"{what} wants {least} to {most}, got {shorten(str(number))}", node.place, f"{key}: {example}"
-            )
+        if not least <= int(text) <= most:
+            self.refuse("E0104", f"{what} wants {least} to {most}, got {text}", node.place, remedy)
             return least
-        return number
+        return int(text)
 
-    def yes_or_no(self, node: Node, what: str) -> bool:
-        if not isinstance(node.value, bool):
-            self.refuse("E0104", f"{what} wants true or false, got {node.kind}", node.place)
+    def flag(self, node: Node, what: str) -> bool:
+        text = None if isinstance(node.value, list | dict | None) else self.replaced(node)
+        if text is None or text.lower() not in ("true", "false"):
+            self.wrong(what, "true or false", node, f"{_last_word(what)}: true")
             return False
-        return node.value
+        return text.lower() == "true"
 
-    def texts(self, node: Node, what: str) -> tuple[str, ...]:
+    def texts(self, node: Node | None, what: str) -> tuple[str, ...]:
+        """A list of texts; a single text counts as a list of one."""
+        if node is not None and isinstance(node.value, str):
+            return (self.text(node, what),)
         return tuple(self.text(item, what, empty=True) for item in self.items(node, what))
 
     def seconds(self, node: Node, what: str) -> float:
         """A duration such as `1m30s`."""
         text = self.text(node, what)
-        parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|us|ns|h|m|s)", text)
+        parts = _DURATION.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             if text:
-                self.refuse(
-                    "E0104", f"{what} wants a duration, got {node.kind}", node.place, "write it like 10s or 1m30s"
-                )
+                self.wrong(what, "a duration", node, f"{_last_word(what)}: 1m30s")
             return 0.0
-        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+        total = round(sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts), 9)
+        if total > MOST_SECONDS:
+            self.wrong(what, "a duration of at most 10000h", node, f"{_last_word(what)}: 1m30s")
+        return min(total, MOST_SECONDS)
 
     def size(self, node: Node, what: str) -> int:
         """An amount of memory such as `512M`; units are powers of 1024, as Docker's are."""
         text = self.text(node, what)
-        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([bkmgt]?)(?:i?b)?", text.lower())
+        match = _SIZE.fullmatch(text.lower())
         if match is None:
             if text:
-                self.refuse(
-                    "E0104", f"{what} wants an amount, got {node.kind}", node.place, "write it like 512M or 1.5G"
-                )
+                self.wrong(what, "an amount of memory", node, f"{_last_word(what)}: 512M")
             return 0
-        return int(float(match[1]) * _UNIT_BYTES[match[2]])
+        total = int(float(match[1]) * _UNIT_BYTES[match[2]])
+        if total > MOST_BYTES:
+            self.wrong(what, "an amount of at most 900t", node, f"{_last_word(what)}: 512M")
+        return min(total, MOST_BYTES)
 
     def cpus(self, node: Node, what: str) -> float:
         text = self.text(node, what)
         if re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}", text):
             return float(text)
         if text:
-            self.refuse("E0104", f"{what} wants a number of CPUs, got {node.kind}", node.place, 'write it like "0.5"')
+            self.wrong(what, "a number of CPUs", node, f'{_last_word(what)}: "0.5"')
         return 0.0
 
     def pairs(self, node: Node | None, what: str) -> dict[str, str]:
         """`NAME: value` or `- NAME=value`. A name without value is taken from the environment, if it is there."""
         found: dict[str, str] = {}
-        for name, value, place in self._raw_pairs(node, what) if node else ():
+        places: dict[str, Place] = {}
+        for name, value, place in self.raw_pairs(node, what):
             if not name:
                 self.refuse("E0104", f"{what} has a line without a name", place, "write NAME=value")
-            elif name in found:
-                self.refuse("E0101", f'"{shorten(name)}" is written twice in {what}', place, "delete one")
+            elif (first := places.setdefault(name, place)) is not place:
+                message, note = f'"{shorten(name)}" is written twice in {what}', f"{first} came first"
+                self.refuse("E0101", message, place, "delete one of the two", note=note)
             elif value is not None:
                 found[name] = value
             elif name in self.variables:
                 found[name] = self.variables[name]
         return found
 
-    def _raw_pairs(self, node: Node, what: str) -> Iterator[tuple[str, str | None, Place]]:
-        if isinstance(node.value, dict):
-            for name, entry in node.value.items():
-                nothing = entry.node.value is None
-                yield name, None if nothing else self.text(entry.node, f"{what} {name}", empty=True), entry.place
-        elif isinstance(node.value, list):
-            for item in node.value:
+    def raw_pairs(self, node: Node | None, what: str) -> Iterator[tuple[str, str | None, Place]]:
+        if node is None or node.value is None:
+            return
+        if isinstance(node.value, list):
+            for item in self.items(node, what):
                 name, equals, value = self.text(item, what).partition("=")
                 yield name, value if equals else None, item.place
+        elif isinstance(node.value, dict):
+            for name, entry in self.mapping(node, what).items():
+                nothing = entry.node.value is None
+                yield name, None if nothing else self.text(entry.node, f"{what} {name}", empty=True), entry.place
         else:
-            self.refuse("E0104", f"{what} wants NAME: value lines, got {node.kind}", node.place)
+            self.wrong(what, "NAME: value lines", node, _as_list(what, node))
+
+
+class Section:
+    """One mapping of the file, its keys checked against a part of the table and reported. Missing is empty."""
+
+    def __init__(self, values: Values, node: Node | None, part: str, path: str, what: str) -> None:
+        self.values = values
+        self.node = node
+        self.path = path
+        before = f"{path}." if path else ""
+        self.what = what
+        self.entries: dict[str, Entry] = {}
+        self._problems = len(values.problems)
+        known = PARTS[part]
+        example = "services: {web: {image: nginx}}"
+        if part != "file":
+            example = f"{_last_word(what)}: {{{next(iter(known))}: {_EXAMPLES.get(next(iter(known)), '...')}}}"
+        for name, entry in values.mapping(node, what, example).items():
+            key = known.get(name)
+            if key is not None:
+                self.entries[name] = entry
+                if key.verdict is not Verdict.PART:
+                    values.report.note(before + name, key.verdict, key.why, entry.place)
+            elif not name.startswith("x-"):
+                values.unknown_key(name, entry, what, part)
+
+    @property
+    def sound(self) -> bool:
+        """False once something in it was refused: then what is missing, or at odds, is no news."""
+        return len(self.values.problems) == self._problems
+
+    def note(self, key: str, verdict: Verdict, why: str, place: Place | None = None) -> None:
+        """Another verdict than the table's, because of what stands behind the key."""
+        self.values.report.note(f"{self.path}.{key}", verdict, why, place or self.entries[key].place)
+
+    def named(self, key: str) -> str:
+        return f"{self.what}: {key}"
+
+    def get(self, key: str) -> Node | None:
+        """A key's value; None for a key that is not there, and for one with nothing behind it, which Compose allows."""
+        entry = self.entries.get(key)
+        return None if entry is None or entry.node.value is None else entry.node
+
+    def part(self, key: str, part: str) -> "Section":
+        return Section(self.values, self.get(key), part, f"{self.path}.{key}", self.named(key))
+
+    def items(self, key: str) -> list[Node]:
+        return self.values.items(self.get(key), self.named(key))
+
+    def text(self, key: str, default: str = "") -> str:
+        node = self.get(key)
+        return default if node is None else self.values.text(node, self.named(key))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return self.values.texts(self.get(key), self.named(key))
+
+    def pairs(self, key: str) -> dict[str, str]:
+        return self.values.pairs(self.get(key), self.named(key))
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        node = self.get(key)
+        return default if node is None else self.values.flag(node, self.named(key))
+
+    def whole(self, key: str, default: int, least: int, most: int, example: int) -> int:
+        node = self.get(key)
+        return default if node is None else self.values.whole(node, self.named(key), least, most, example)
+
+    def seconds(self, key: str, default: float = 0.0) -> float:
+        node = self.get(key)
+        return default if node is None else self.values.seconds(node, self.named(key))
+
+    def size(self, key: str) -> int:
+        node = self.get(key)
+        return 0 if node is None else self.values.size(node, self.named(key))
+
+    def cpus(self, key: str) -> float:
+        node = self.get(key)
+        return 0.0 if node is None else self.values.cpus(node, self.named(key))
+
+    def choice(self, key: str, choices: Collection[str], default: str) -> str:
+        """One of a few words."""
+        node = self.get(key)
+        text = default if node is None else self.values.text(node, self.named(key))
+        if node is not None and text and text not in choices:
+            message = f'{self.named(key)} wants {" or ".join(choices)}, got "{shorten(text)}"'
+            near = difflib.get_close_matches(text, choices, 1, 0.5)
+            self.values.refuse("E0104", message, node.place, f"{key}: {(near or list(choices))[0]}")
+        return text if text in choices else default
+
+
+def _as_list(what: str, node: Node) -> str:
+    """The remedy for a value that should be a list."""
+    one = "{...}" if isinstance(node.value, dict) else node.text if ":" not in node.text else f'"{node.text}"'
+    return f"{_last_word(what)}: [{shorten(one)}]"
+
+
+def as_label(text: str) -> str:
+    """A name that is made of another text: `My App` is `my-app`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "app"
+
+
+def label_remedy(text: str) -> str:
+    return f"write {as_label(text)}: names have lower-case letters, digits and -, at most 40"
+
+
+def name_remedy(name: str, known: Collection[str]) -> str:
+    """The remedy for a name that nothing has."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    some = shorten(", ".join(known), 200)
+    if len(known) == 1 and not near:
+        near = list(known)
+    return f"write {near[0]}" if near else f"write one of: {some}" if known else "delete it"
+
+
+def _last_word(what: str) -> str:
+    return re.split(r"[ .]", what)[-1]

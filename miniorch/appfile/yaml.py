@@ -6,8 +6,8 @@ parser. First pass: count events, which do not recurse, and refuse what is deep 
 turn them into our own small tree, `Node`, which remembers its place and the text as it was written.
 
 Who does this for real: every serious linter of YAML keeps a tree with marks. Where we differ: scalars follow YAML 1.2
-(`yes` and `022` are text), aliases and merge keys (`<<`) are read, tags of one's own are refused.
-Next file: `miniorch/appfile/compose.py`.
+(`yes` and `022` are text), aliases and merge keys (`<<`) are read; of tags only Compose's `!reset` and `!override`.
+Next file: `miniorch/appfile/merge.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,27 @@ _CORE = (
     ("merge", r"<<", "<"),
 )
 _TAG = "tag:yaml.org,2002:"
+RESET, OVERRIDE = "!reset", "!override"  # Compose's: what they stand before takes the place of the file's below
+
+
+# What libyaml says -> what it means, and how it is mended.
+_SYNTAX = (
+    ("expected ',' or '}'", "a { is not closed, or a comma is missing", "close it with }"),
+    ("expected ',' or ']'", "a [ is not closed, or a comma is missing", "close it with ]"),
+    ("expected node content", "a value is missing before this, or a bracket is not closed", "close it with ]"),
+    ("unexpected end of stream", "a quotation mark is not closed", 'close it with "'),
+    (
+        "expected key",
+        "this line begins in another column than its neighbours",
+        "indent it with spaces, as far as they are",
+    ),
+    ("expected '-' indicator", "a list ends here, but this line is indented as an item", "begin the line with -"),
+    ("expected ':'", "a colon is missing behind a key", "write it as key: value"),
+    ("mapping values are not allowed", "a second colon in one line", "put the text in quotes: 'a: b'"),
+    ("undefined alias", "the name behind * is given to nothing above", "write the value out: {image: x}"),
+    ("cannot start any token", "no text begins with this letter unless it is in quotes", "put quotes around the text"),
+    ("duplicate anchor", "two places have the same name behind &", "use another name"),
+)
 
 
 class _Loader(yaml.CSafeLoader):
@@ -60,6 +81,7 @@ class Node:
     value: bool | int | float | str | list[Node] | dict[str, Entry] | None
     place: Place
     text: str = ""
+    tag: str = ""
 
     @property
     def kind(self) -> str:
@@ -93,35 +115,40 @@ def shorten(text: str, limit: int = 40) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def parse(text: str) -> tuple[Node, list[Problem]]:
+def parse(text: str, file: str = "") -> tuple[Node, list[Problem]]:
     """The tree of a YAML (or JSON) text, and the keys that are written twice. Raises `Refused`."""
     try:
-        _measure(text)
+        _measure(text, file)
         loader = _Loader(text)
         try:
             if not loader.check_node():
-                raise Refused(Problem("E0100", "the file is empty", remedy="begin with: services:"))
+                raise Refused(Problem("E0100", "the file is empty", remedy="services: {web: {image: nginx}}"))
             root = loader.get_node()
             if loader.check_node():
                 raise Refused(
-                    Problem("E0103", "a second document begins here", _place(loader.get_node()), "keep one per file")
+                    Problem(
+                        "E0103",
+                        "a second document begins here",
+                        _place(loader.get_node(), file),
+                        "delete one of the two",
+                    )
                 )
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        raise Refused(_syntax(error)) from None
+        raise Refused(_syntax(error, text, file)) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise Refused(
-            Problem("E0103", f"not YAML: character {error.character!r} is not allowed", Place(line, 1))
-        ) from None
+        before = text.encode()[: error.position].decode(errors="ignore")
+        place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"), 1, file)
+        message = f"not YAML: the character U+{error.character:04X} is not allowed"
+        raise Refused(Problem("E0103", message, place, "delete it")) from None
     except yaml.YAMLError as error:
         raise Refused(Problem("E0103", f"not YAML: {shorten(str(error), 80)}")) from None
-    tree = _Tree()
+    tree = _Tree(file)
     return tree.read(root, ()), tree.problems
 
 
-def _measure(text: str) -> None:
+def _measure(text: str, file: str) -> None:
     """Refuse a text whose nodes would be too deep or too many, before anything recurses over them."""
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
@@ -131,71 +158,89 @@ def _measure(text: str) -> None:
             depth -= 1
         if depth > MAX_DEPTH or number > MAX_EVENTS:
             what = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_EVENTS} values"
-            raise Refused(Problem("E0103", f"the file is {what}", _mark(event.start_mark)))
+            raise Refused(
+                Problem("E0103", f"the file is {what}", _mark(event.start_mark, file), "split it into several apps")
+            )
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> Problem:
-    mark = error.problem_mark or error.context_mark
-    note = ""
-    if error.context and error.context_mark and error.context_mark != mark:
-        note = f"{error.context} from {error.context_mark.line + 1}:{error.context_mark.column + 1}"
-    remedy = ""
-    if "character that cannot start any token" in (error.problem or ""):
-        remedy = "indent with spaces, not tabs, and put quotes around a text that begins with a special character"
-    return Problem("E0103", f"not YAML: {error.problem}", _mark(mark) if mark else None, remedy, note=note)
+def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
+    lines = text.splitlines() or [""]
+    place, note = _mark(error.problem_mark or error.context_mark, file), ""
+    began = _mark(error.context_mark, file) if error.context and error.context_mark else place
+    if error.context and began != place:
+        thing = re.sub("^while [a-z]+ an? ", "", error.context)
+        note = f"{began} came first" if thing == error.context else f"{began} is where the {thing} begins"
+    if place.line > len(lines):  # found at the end, where nothing is to be seen: shown behind the last letter
+        line = next((n for n in range(len(lines), 0, -1) if lines[n - 1].strip()), 1)
+        place = Place(line, len(lines[line - 1].rstrip()) + 1, 1, file)
+    words, before, at = f"{error.context}: {error.problem}", lines[place.line - 1][: place.column - 1], place.column - 1
+    if "values are not allowed" in words and ":" not in before:
+        words = "expected key"  # said of a line that is indented too far, too
+    what, remedy = next(
+        (one[1:] for one in _SYNTAX if one[0] in words),
+        (str(error.problem), "put texts with special characters in quotes"),
+    )
+    if "tab character" in words or lines[place.line - 1][at : at + 1] == "\t":
+        what, remedy = "a line is indented with a tab", "indent it with spaces"
+    return Problem("E0103", f"not YAML: {what}", place, remedy, note=note)
 
 
-def _mark(mark: Any, width: int = 1) -> Place:
-    return Place(mark.line + 1, mark.column + 1, width)
+def _mark(mark: Any, file: str, width: int = 1) -> Place:
+    return Place(mark.line + 1, mark.column + 1, width, file)
 
 
-def _place(node: Any) -> Place:
+def _place(node: Any, file: str) -> Place:
     """A collection is marked at its first character, a scalar in full."""
     start, end = node.start_mark, node.end_mark
     one_line = isinstance(node, yaml.ScalarNode) and end.line == start.line
-    return _mark(start, max(1, end.column - start.column) if one_line else 1)
+    return _mark(start, file, max(1, end.column - start.column) if one_line else 1)
 
 
 class _Tree:
     """PyYAML's nodes to ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: str) -> None:
         self.problems: list[Problem] = []
+        self._file = file
         self._visits = 0
 
     def read(self, node: Any, above: tuple[int, ...]) -> Node:
         """`above` holds the ids of the nodes that contain this one: an alias to one of them would never end."""
         self._visits += 1
         if self._visits > MAX_VISITS:
-            raise Refused(Problem("E0103", f"aliases make more than {MAX_VISITS} values of this file", _place(node)))
+            raise self._refused(node, f"aliases make more than {MAX_VISITS} values of this file", "use fewer aliases")
         if len(above) > MAX_DEPTH:
-            raise Refused(Problem("E0103", f"aliases make the file more than {MAX_DEPTH} deep", _place(node)))
+            raise self._refused(node, f"aliases make the file more than {MAX_DEPTH} deep", "use fewer aliases")
         if id(node) in above:
-            raise Refused(Problem("E0103", "an alias contains itself", _place(node)))
+            raise self._refused(node, "an alias contains itself", "write the value out: {image: x}")
+        place = _place(node, self._file)
+        tag = node.tag if node.tag in (RESET, OVERRIDE) else ""
         if isinstance(node, yaml.ScalarNode):
-            return Node(_scalar(node), _place(node), node.value)
-        if not node.tag.startswith(_TAG):
-            raise Refused(_own_tag(node))
+            return Node(None if tag else self._scalar(node), place, node.value, tag)
+        if not tag and not node.tag.startswith(_TAG):
+            self._own_tag(node)
         if isinstance(node, yaml.SequenceNode):
-            return Node([self.read(item, (*above, id(node))) for item in node.value], _place(node))
-        return Node(self._mapping(node, (*above, id(node))), _place(node))
+            return Node([self.read(item, (*above, id(node))) for item in node.value], place, "", tag)
+        return Node(self._mapping(node, (*above, id(node))), place, "", tag)
 
     def _mapping(self, node: Any, above: tuple[int, ...]) -> dict[str, Entry]:
         own: dict[str, Entry] = {}
         merged: dict[str, Entry] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise Refused(Problem("E0103", "a key is a list or a mapping", _place(key), "keys are plain text"))
+                self.problems.append(
+                    self._refused(key, "a key is a list or a mapping", "delete it, keys are texts").problem
+                )
+                continue
             if key.tag == _TAG + "merge":
                 for name, entry in self._merge(self.read(value, above)):
                     merged.setdefault(name, entry)
                 continue
-            place = _place(key)
+            place = _place(key, self._file)
             if key.value in own:
-                first = own[key.value].place
-                note = f"{first.line}:{first.column} came first"
-                self.problems.append(Problem("E0101", f'"{shorten(key.value)}" is written twice', place, note=note,
-                                             remedy="delete one"))  # fmt: skip
+                note = f"{own[key.value].place} came first"
+                what = f'"{shorten(key.value)}" is written twice'
+                self.problems.append(Problem("E0101", what, place, "delete one of the two", note=note))
                 continue
             own[key.value] = Entry(place, self.read(value, above))
         return {**merged, **own}
@@ -203,29 +248,33 @@ class _Tree:
     def _merge(self, node: Node) -> Iterator[tuple[str, Entry]]:
         for source in node.value if isinstance(node.value, list) else [node]:
             if not isinstance(source.value, dict):
-                raise Refused(Problem("E0103", f"<< wants a mapping, got {source.kind}", source.place))
-            yield from source.value.items()
+                message = f"<< wants a mapping, got {source.kind}"
+                self.problems.append(Problem("E0103", message, source.place, "delete the line with <<"))
+            else:
+                yield from source.value.items()
 
+    def _scalar(self, node: Any) -> bool | int | float | str | None:
+        text: str = node.value
+        match node.tag.removeprefix(_TAG):
+            case "null":
+                return None
+            case "bool":
+                return text.lower() == "true"
+            case "int" | "float" as kind:
+                try:
+                    if kind == "float":
+                        return float(text)
+                    return int(text, 16 if text.startswith("0x") else 10)
+                except ValueError:  # an explicit !!int before something else, or thousands of digits
+                    raise self._refused(node, f'"{shorten(text)}" is no number', "put it in quotes") from None
+            case "str" | "merge":
+                return text
+            case _:
+                self._own_tag(node)
+                return text
 
-def _scalar(node: Any) -> bool | int | float | str | None:
-    text: str = node.value
-    match node.tag.removeprefix(_TAG):
-        case "null":
-            return None
-        case "bool":
-            return text.lower() == "true"
-        case "int" | "float" as kind:
-            try:
-                if kind == "float":
-                    return float(text)
-                return int(text, 16 if text.startswith("0x") else 10)
-            except ValueError:  # an explicit !!int before something else, or thousands of digits
-                raise Refused(Problem("E0103", f'"{shorten(text)}" is no number', _place(node))) from None
-        case "str" | "merge":
-            return text
-        case _:
-            raise Refused(_own_tag(node))
+    def _own_tag(self, node: Any) -> None:
+        self.problems.append(self._refused(node, f"the tag {shorten(node.tag)} is not read", "delete the tag").problem)
 
-
-def _own_tag(node: Any) -> Problem:
-    return Problem("E0103", f"the tag {shorten(node.tag)} is not read", _place(node), "delete it")
+    def _refused(self, node: Any, message: str, remedy: str) -> Refused:
+        return Refused(Problem("E0103", message, _place(node, self._file), remedy))

@@ -1,0 +1,309 @@
+"""App files to an `AppSpec`: which files, laid over each other how, and what is at their top.
+
+The problem: there are ten years of Compose files, and each says a little more or less than the last. The idea: bring
+all of them into one shape first (a tree with `services`), then read that shape once. Version 1 had services at the top;
+`-f` twice, `include` and `extends` are trees laid over each other (`merge.py`); profiles leave services out. Reading
+never stops at the first problem, and nothing is decided here: the result is plain data.
+
+Who does this for real: compose-go. Where we differ: no key is ignored in silence (`keys.py`), and every mistake has a
+place. Next file: `miniorch/appfile/yaml.py`.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miniorch.appfile.dependencies import connect, read_needs
+from miniorch.appfile.keys import PARTS, Verdict
+from miniorch.appfile.merge import merge
+from miniorch.appfile.places import VOLUME_NAME, FolderOf, Places, refuse_volume_name
+from miniorch.appfile.problems import Place, refusal
+from miniorch.appfile.report import Report
+from miniorch.appfile.service import ServiceReader
+from miniorch.appfile.values import Section, Values, as_label, label_remedy, name_remedy
+from miniorch.appfile.variables import read_env_file
+from miniorch.appfile.yaml import MAX_BYTES, Entry, Node, Refused, parse, shorten
+from miniorch.errors import AppFileError, UsageError
+from miniorch.model import LABEL, AppSpec
+
+USUAL_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+MAX_FILES = 50
+MAX_CHAIN = 32  # of services that extend services
+
+
+@dataclass(frozen=True, slots=True)
+class AppFile:
+    """What the files say: the app's name, its spec, and what became of each key."""
+
+    name: str
+    spec: AppSpec
+    report: Report = field(default_factory=Report)
+
+
+def read_app_files(
+    paths: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    name: str = "",
+    images: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (),
+    strict: bool = False,
+) -> AppFile:
+    """Read app files, each laid over those before it. No path: the usual names in this folder. "-": standard input.
+
+    `images` replaces the images of services by name, `name` the app's name; `strict` refuses a file of which anything
+    is ignored. Raises `AppFileError` with all that is wrong with the files, `UsageError` for an option that does not
+    fit them.
+    """
+    if name and not LABEL.fullmatch(name):
+        raise UsageError(f"--name {shorten(name)}: is no DNS label", remedy=f"--name {as_label(name)}")
+    files = _Files(list(paths) or [_usual()], environment)
+    values = files.values
+    try:
+        root = files.root()
+        app = _app(root, files, name, dict(images or {}), set(profiles))
+        if strict and not values.problems:
+            values.problems += values.report.ignored_as_problems()
+    except Refused as refused:
+        raise refusal([*values.problems, refused.problem], files.first, files.texts) from None
+    if values.problems:
+        raise refusal(values.problems, files.first, files.texts)
+    strangers = sorted(set(images or {}) - set(app.spec.services))
+    if strangers:
+        known = ", ".join(app.spec.services)
+        message = f"--image {strangers[0]}=...: {files.first} has no service {strangers[0]}; it has {known}"
+        raise UsageError(message, remedy=f"--image {next(iter(app.spec.services))}=...")
+    return app
+
+
+def _usual() -> str:
+    found = [name for name in USUAL_NAMES if Path(name).is_file()]
+    if not found:
+        raise AppFileError(f"there is no {' or '.join(USUAL_NAMES[::2])} in this folder", remedy="miniorch run FILE")
+    return found[0]
+
+
+class _Files:
+    """The files of one app: texts, folders, and their trees as one."""
+
+    def __init__(self, paths: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.first = paths[0]
+        self.paths = paths
+        self.texts: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+        self.version_1 = False
+        self._bases: dict[str, Node] = {}
+        self.folder = Path.cwd() if self.first == "-" else Path(self.first).resolve().parent
+        self.values = Values({**read_env_file(self.folder / ".env"), **environment})
+
+    def root(self) -> Node:
+        """All `-f` files and what they include, as one tree."""
+        root = self._load(self.paths[0], self.folder)
+        for path in self.paths[1:]:
+            root = merge(root, self._load(path, self.folder), self.values.count)
+        return root
+
+    def _load(self, path: str, folder: Path) -> Node:
+        """One file's tree in today's shape, with what it includes below it."""
+        self.folders[path] = folder
+        self.texts[path] = text = _text(path)
+        if len(self.texts) > MAX_FILES:
+            raise AppFileError(f"{self.first} leads to more than {MAX_FILES} files", remedy="use fewer includes")
+        root, problems = parse(text, path)
+        self.values.problems += problems
+        modern = _modern(root)
+        if modern is not None:
+            root, self.version_1 = modern, True
+        if not isinstance(root.value, dict) or "include" not in root.value:
+            return root
+        for item, name in self._included(root.value["include"].node):
+            root = merge(self.other(name, item), root, self.values.count)
+        return root
+
+    def _included(self, node: Node) -> list[tuple[Node, str]]:
+        found = []
+        for item in node.value if isinstance(node.value, list) else [node]:
+            inner = item.value.get("path") if isinstance(item.value, dict) else None
+            item = inner.node if inner else item
+            for one in item.value if isinstance(item.value, list) else [item]:
+                found.append((one, self.values.text(one, "include")))
+        return [(node, name) for node, name in found if name]
+
+    def other(self, name: str, node: Node) -> Node:
+        """The tree of a file that is named inside another one; an empty one after a problem."""
+        path = str(self.folders[node.place.file] / name)
+        if path in self.texts:
+            message = f"{shorten(name)} is included again, so the files go in a circle or name it twice"
+            self.values.refuse("E0107", message, node.place, "include each file once")
+        elif not Path(path).is_file():
+            message = f"there is no file {shorten(name, 80)}"
+            self.values.refuse("E0109", message, node.place, "correct the path; it starts from this file's folder")
+        else:
+            return self._load(path, Path(path).resolve().parent)
+        return Node({}, node.place)
+
+    def base(self, name: str, node: Node) -> Node:
+        """The tree of a file that a service extends; read once, however often it is named."""
+        path = str(self.folders[node.place.file] / name)
+        if path not in self._bases:
+            self._bases[path] = self.other(name, node)
+        return self._bases[path]
+
+
+def _text(path: str) -> str:
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise AppFileError(f"there is no file {path}", remedy="ls *.yml *.yaml") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AppFileError(f"{path} cannot be read: {reason.lower()}", remedy=f"ls -l {path}") from None
+    if len(data) > MAX_BYTES:
+        raise AppFileError(f"{path} has more than {MAX_BYTES} bytes", remedy="split it into several apps")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"{path} is not a text in UTF-8\n  --> {path}:{line}:1"
+        raise AppFileError(message, remedy=f"iconv -f latin1 -t utf-8 {path} > new.yml") from None
+
+
+def _modern(root: Node) -> Node | None:
+    """A file of version 1, with its services at the top, in today's shape; None if it is not of version 1."""
+    if not isinstance(root.value, dict) or set(root.value) & (PARTS["file"].keys() - {"version"}):
+        return None
+    if not any(
+        isinstance(one.node.value, dict) and {"image", "build"} & set(one.node.value) for one in root.value.values()
+    ):
+        return None
+    others = {name: entry for name, entry in root.value.items() if name == "version" or name.startswith("x-")}
+    services = {name: entry for name, entry in root.value.items() if name not in others}
+    return Node({**others, "services": Entry(root.place, Node(services, root.place))}, root.place)
+
+
+def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profiles: set[str]) -> AppFile:
+    values = files.values
+    top = Section(values, root, "file", "", "the file")
+    app = name or top.text("name")
+    if not name and app and not LABEL.fullmatch(app):
+        place = top.entries["name"].node.place
+        values.refuse("E0104", f'the app name "{shorten(app)}" is no DNS label', place, label_remedy(app))
+    stem = "app" if files.first == "-" else Path(files.first).stem
+    app = app or as_label(files.folder.name if re.fullmatch(r"(docker-)?compose", stem) else stem)
+    folder_of = FolderOf(files.folders)
+    declared = _volumes(top)
+    places = Places(values, declared, _file_sources(top, folder_of), folder_of, implicit=files.version_1)
+    reader = ServiceReader(values, app, places, folder_of, images)
+    services = _services(top, files)
+    awake, asleep = _by_profile(services, values, profiles)
+    keys = {one: Section(values, entry.node, "service", f"services.{one}", f"service {shorten(one)}")
+            for one, entry in awake.items()}  # fmt: skip
+    needs = {one: read_needs(one, section) for one, section in keys.items()}
+    jobs = {other for own in needs.values() for other in own.to_complete()}
+    specs = {one: reader.read(one, entry, keys[one], job=one in jobs) for one, entry in awake.items()}
+    specs = connect(values, specs, needs, asleep)
+    return AppFile(app, AppSpec(specs, tuple(sorted(places.declared))), values.report)
+
+
+def _services(top: Section, files: _Files) -> dict[str, Entry]:
+    """The services with what they extend below them."""
+    values, place = files.values, top.node.place if top.node else None
+    given, remedy = top.entries.get("services"), "services: {web: {image: nginx}}"
+    entries = values.mapping(top.get("services"), "services", "web: {image: nginx}")
+    entries = {name: entry for name, entry in entries.items() if not name.startswith("x-")}
+    typo = any('"services"' in problem.hint for problem in values.problems)
+    if given is None and top.node is not None and isinstance(top.node.value, dict) and not typo:
+        values.refuse("E0105", "the file has no services", place, remedy)
+    elif given is not None and not given.node.value:
+        values.refuse("E0105", "services is empty", given.place, remedy)
+    return {
+        name: Entry(entry.place, _extended(name, entry.node, entries, files, ())) for name, entry in entries.items()
+    }
+
+
+def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _Files, chain: tuple[Place, ...]) -> Node:
+    """A service over the one that it extends, which may extend another."""
+    wish = node.value.get("extends") if isinstance(node.value, dict) else None
+    if wish is None:
+        return node
+    values, what, file = files.values, f"service {shorten(name)}: extends", ""
+    if isinstance(wish.node.value, dict):
+        part = Section(values, wish.node, "extends", f"services.{name}.extends", what)
+        other, file, named = part.text("service"), part.text("file"), part.get("service")
+        if part.sound and not other:
+            values.refuse("E0105", f"{what}: service is missing", wish.node.place, "add service: web")
+    else:
+        other, named = values.text(wish.node, what), None
+    if wish.place in chain:
+        ring = sorted(chain[chain.index(wish.place) :], key=lambda place: (place.file, place.line))
+        note = f"{ring[1]} is the next" if len(ring) > 1 else ""
+        values.refuse("E0106", "services extend each other in a circle", ring[0], "delete this line", note=note)
+        return node
+    if len(chain) >= MAX_CHAIN:
+        message = f"{what} leads through more than {MAX_CHAIN} services"
+        values.refuse("E0103", message, wish.place, "write the keys of the last one here")
+        return node
+    if file:
+        tree = files.base(file, wish.node).value
+        below = tree.get("services") if isinstance(tree, dict) else None
+        services = values.mapping(below.node, "services") if below else {}
+        other = other if tree else ""
+    base = services.get(other)
+    if base is None:
+        if other:
+            message = f"{what} names {shorten(other)}, which is no service of {file or 'this file'}"
+            remedy = name_remedy(other, [one for one in services if one != name])
+            values.refuse("E0106", message, (named or wish.node).place, remedy)
+        return node
+    return merge(_extended(other, base.node, services, files, (*chain, wish.place)), node, values.count)
+
+
+def _by_profile(
+    services: Mapping[str, Entry], values: Values, profiles: set[str]
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The services that run, and those that do not with the profile that they want."""
+    wanted = profiles or set(filter(None, values.variables.get("COMPOSE_PROFILES", "").split(",")))
+    awake, asleep = {}, {}
+    for name, entry in services.items():
+        inner = entry.node.value.get("profiles") if isinstance(entry.node.value, dict) else None
+        own = values.texts(inner.node, f"service {shorten(name)}: profiles") if inner else ()
+        if inner is None or not own or wanted & {*own, "*"} or "*" in wanted:
+            awake[name] = entry
+        else:
+            why = f"left out; it runs with --profile {own[0]}"
+            values.report.note(f"services.{name}.profiles", Verdict.HONOURED, why, inner.place)
+            asleep[name] = own[0]
+    return awake, asleep
+
+
+def _volumes(top: Section) -> set[str]:
+    """The declared volumes."""
+    values, found = top.values, set()
+    for name, entry in values.mapping(top.get("volumes"), "volumes").items():
+        if not VOLUME_NAME.fullmatch(name):
+            refuse_volume_name(values, name, entry.place)
+        Section(values, entry.node, "volume", f"volumes.{name}", f"volume {shorten(name)}")
+        found.add(name)
+    return found
+
+
+def _file_sources(top: Section, folder_of: FolderOf) -> dict[tuple[str, str], str]:
+    """Secrets and configs: (kind, name) -> path; "" for one that is no file."""
+    values, found = top.values, {}
+    for kind in ("secrets", "configs"):
+        for name, entry in values.mapping(top.get(kind), kind).items():
+            what = f"{kind[:-1]} {shorten(name)}"
+            part = Section(values, entry.node, "file source", f"{kind}.{name}", what)
+            node, file = part.get("file"), part.text("file")
+            path = str((folder_of(node.place) / Path(file).expanduser()).resolve()) if node is not None and file else ""
+            if node is not None and path and not Path(path).is_file():
+                message = f"{what}: there is no file {shorten(file, 80)}"
+                values.refuse("E0109", message, node.place, f"write {shorten(file, 80)}")
+            found[kind, name] = path
+    return found

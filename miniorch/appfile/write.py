@@ -1,0 +1,114 @@
+"""An `AppSpec` as a Compose file again: what `miniorch config` prints, and what was understood.
+
+Everything is written out in one form, without variables, anchors or short notations, so two files that mean the same
+are written the same. Reading the result gives the same spec: a test tries it with thousands of files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from miniorch.appfile.read import AppFile
+from miniorch.model import ContainerOptions, Mount, Port, Resources, RestartPolicy, ServiceSpec
+
+
+def config_text(app: AppFile) -> str:
+    """The app as YAML."""
+    import yaml
+
+    top: dict[str, Any] = {"name": app.name, "services": {}}
+    for name, spec in app.spec.services.items():
+        top["services"][name] = _service(spec)
+    if app.spec.volumes:
+        top["volumes"] = dict.fromkeys(app.spec.volumes)
+    return yaml.dump(_escaped(top), Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _service(spec: ServiceSpec) -> dict[str, Any]:
+    task, build, check = spec.task, spec.task.build, spec.task.healthcheck
+    words = {"entrypoint": task.entrypoint, "command": task.command}  # an empty one says something, too
+    resources = _given({"limits": _amounts(task.limit), "reservations": _amounts(task.reserved)})
+    return {
+        **_given({
+            "image": "" if build else task.image,
+            "build": build and _given({
+                "context": build.context, "dockerfile": build.dockerfile, "args": build.args, "target": build.target,
+            }),
+        }),
+        **{key: list(value) for key, value in words.items() if value is not None},
+        **_given({
+            "environment": task.environment,
+            "ports": [_port(port) for port in spec.ports],
+            "volumes": [_mount(mount) for mount in task.mounts],
+            "healthcheck": check and {
+                "test": ["CMD", *check.test],
+                "interval": _seconds(check.interval_seconds),
+                "timeout": _seconds(check.timeout_seconds),
+                "retries": check.retries,
+                "start_period": _seconds(check.start_period_seconds),
+            },
+            "depends_on": {name: {"condition": condition.value} for name, condition in spec.depends_on.items()},
+            "networks": spec.aliases and {"default": {"aliases": list(spec.aliases)}},
+            "deploy": {
+                "replicas": spec.replicas,
+                **_given({"resources": resources, "restart_policy": _policy(spec.restart)}),
+            },
+        }),
+        "stop_grace_period": _seconds(task.stop_grace_seconds),
+        **_options(task.options),
+    }  # fmt: skip
+
+
+def _given(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: no text, no list, no amount."""
+    return {key: value for key, value in items.items() if value}
+
+
+def _amounts(amount: Resources) -> dict[str, Any]:
+    return _given({"cpus": amount.cpus and _decimal(amount.cpus), "memory": amount.memory_bytes})
+
+
+def _port(port: Port) -> str:
+    return f"{'127.0.0.1:' if port.local else ''}{port.published}:{port.target}"
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    kind, source = ("bind", mount.host_path) if mount.host_path else ("volume", mount.volume)
+    return _given({"type": kind, "source": source, "target": mount.target, "read_only": mount.read_only})
+
+
+def _policy(policy: RestartPolicy) -> dict[str, Any]:
+    delay = policy.delay_seconds and _seconds(policy.delay_seconds)
+    return _given({"condition": policy.condition.value, "max_attempts": policy.max_attempts, "delay": delay})
+
+
+def _options(options: ContainerOptions) -> dict[str, Any]:
+    """Those that are not as they are anyway; their names are Compose's."""
+    plain = ContainerOptions()
+    found = {one.name: getattr(options, one.name) for one in fields(options)}
+    found = {name: value for name, value in found.items() if value != getattr(plain, name)}
+    if "shm_size_bytes" in found:
+        found["shm_size"] = found.pop("shm_size_bytes")
+    if "tmpfs" in found:
+        found["tmpfs"] = [f"{place}:{how}" if how else place for place, how in options.tmpfs.items()]
+    if "ulimits" in found:
+        both = {name: text.split(":") for name, text in options.ulimits.items()}
+        found["ulimits"] = {name: {"soft": int(soft), "hard": int(hard)} for name, (soft, hard) in both.items()}
+    return found
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.9f}".rstrip("0").rstrip(".")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{_decimal(seconds)}s"
+
+
+def _escaped(value: Any) -> Any:
+    """A dollar in a value is two, or it would be a variable."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(inner) for inner in value]
+    return value.replace("$", "$$") if isinstance(value, str) else value
