@@ -14,8 +14,8 @@ from miniorch.model import AppSpec, Service, ServiceSpec, TaskSpec
 class ServiceChange:
     """What happens to one service.
 
-    `action`: create; replace (its containers are replaced); scale (only their number changes); update (ports or
-    dependencies change, no container does); remove; keep.
+    `action`: create; replace (its containers are replaced); scale (only their number changes); update (what is around
+    the containers changes: ports, dependencies, restart policy, aliases); remove; keep.
     """
 
     service: str
@@ -44,9 +44,10 @@ def changes(app: str, wanted: AppSpec, services: Sequence[Service]) -> list[Serv
 def _change(name: str, old: ServiceSpec, new: ServiceSpec) -> ServiceChange:
     details = [*_task_details(old.task, new.task)]
     action = "replace" if details else "keep"
-    if old.ports != new.ports or dict(old.depends_on) != dict(new.depends_on):
+    around = [key for key in ("ports", "depends_on", "restart", "aliases") if getattr(old, key) != getattr(new, key)]
+    if around:
         action = "update" if action == "keep" else action
-        details += ["ports"] * (old.ports != new.ports) + ["depends_on"] * (old.depends_on != new.depends_on)
+        details += around
     if old.replicas != new.replicas:
         action = "scale" if action == "keep" else action
         details.append(f"replicas {old.replicas} -> {new.replicas}")
@@ -66,6 +67,8 @@ def _task_details(old: TaskSpec, new: TaskSpec) -> list[str]:
         elif field.name == "environment":
             names = sorted({*before, *after})
             details.append("environment " + ", ".join(key for key in names if before.get(key) != after.get(key)))
+        elif field.name == "options":
+            details += [one.name for one in fields(before) if getattr(before, one.name) != getattr(after, one.name)]
         else:
             details.append(field.name)
     return details

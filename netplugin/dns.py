@@ -55,7 +55,10 @@ class Answerer:
         self._app_of_new = app_of_new
         self._ready: dict[tuple[str | None, bool, bytes], list[bytes]] = {}
         for item in endpoints:
-            self._apps.setdefault(item.app, {})[item.service] = item
+            names = self._apps.setdefault(item.app, {})
+            names[item.service] = item
+            for alias in item.aliases:
+                names.setdefault(alias, item)  # the server lets no alias be a service's name
             self._owners[item.vip] = (item, None)
             self._owners.update({backend.address: (item, backend) for backend in item.backends if backend.address})
 

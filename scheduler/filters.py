@@ -104,7 +104,7 @@ FILTERS: tuple[Filter, ...] = (Ready(), Capacity(), Ports(), VolumeNode())
 
 def _volumes(request: Request) -> list[str]:
     """Names of the volumes that the service mounts, each once, in the file's order."""
-    return list(dict.fromkeys(mount.volume for mount in request.spec.task.mounts))
+    return list(dict.fromkeys(mount.volume for mount in request.spec.task.mounts if mount.volume))
 
 
 def _thousandths(cpus: float) -> int:

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from miniorch import __version__
+from miniorch.api.forward import forwarding
 from miniorch.api.handlers import Handlers
 from miniorch.api.routes import ROUTES, Call
 from miniorch.codec import encode
@@ -16,11 +17,12 @@ from miniorch.errors import MiniorchError, UsageError, to_wire
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
-def make_app(handlers: Handlers) -> FastAPI:
-    """The ASGI application of the server."""
+def make_app(handlers: Handlers, agent_at: Callable[[str], str]) -> FastAPI:
+    """The ASGI application of the server. `agent_at` says where the agent of a node listens."""
     app = FastAPI(title="miniorch", version=__version__, docs_url=None, redoc_url=None)
     for route in ROUTES:
-        endpoint = _endpoint(getattr(handlers, route.handler))
+        handler = getattr(handlers, route.handler)
+        endpoint = forwarding(handler, agent_at) if route.forwarded else _endpoint(handler)
         app.add_api_route(
             route.path, endpoint, methods=[route.method], name=f"{route.method} {route.path}", response_model=None
         )
@@ -46,7 +48,9 @@ async def _body(request: Request) -> Any:
         if size <= MAX_BODY_BYTES:  # the rest is read and dropped: a client that is still sending hears no answer
             received += chunk
     if size > MAX_BODY_BYTES:
-        raise UsageError(f"the request is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB")
+        raise UsageError(
+            f"the request is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB", remedy="split the app file into several"
+        )
     if not received:
         return None
     try:
@@ -56,10 +60,10 @@ async def _body(request: Request) -> Any:
 
 
 async def _lines(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    """Container output goes out as it is; everything else as one JSON line per item."""
+    """One JSON line per item."""
     try:
         async for item in items:
-            yield item if isinstance(item, bytes) else encode(item) + b"\n"
+            yield encode(item) + b"\n"
     except MiniorchError as error:  # the status line is long gone: say it in the stream
         yield encode(to_wire(error)) + b"\n"
 

@@ -4,47 +4,99 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
 
+from miniorch.changes import ServiceChange
 from miniorch.errors import Conflict, UsageError
-from miniorch.model import LABEL, MAX_REPLICAS, App, AppSpec, Cluster, Service, ServiceSpec
+from miniorch.model import LABEL, MAX_REPLICAS, App, AppSpec, Cluster, Mount, Release, Service, ServiceSpec
 from miniorch.state.records import Versioned, Write
+
+CHANGES_TOLD = 50  # of one release
 
 
 def check_spec(app: str, spec: AppSpec) -> None:
     """Raise `UsageError` for what no reader of app files should let through: this is the server's own border."""
     if not LABEL.fullmatch(app):
-        raise UsageError(f"app name {app!r} wants lower-case letters, digits and '-', at most 40")
+        raise UsageError(f"app name {app!r} wants lower-case letters, digits and '-', at most 40", remedy="--name shop")
     if not spec.services:
-        raise UsageError(f"app {app} has no services")
+        raise UsageError(f"app {app} has no services", remedy="write at least one below services:")
     published: dict[int, str] = {}
     for name, service in spec.services.items():
         if not LABEL.fullmatch(name):
-            raise UsageError(f"service name {name!r} wants lower-case letters, digits and '-', at most 40")
+            raise UsageError(
+                f"service name {name!r} wants lower-case letters, digits and '-', at most 40", remedy="rename it: web"
+            )
         if not 0 <= service.replicas <= MAX_REPLICAS:
-            raise UsageError(f"{name}: replicas wants 0 to {MAX_REPLICAS}, got {service.replicas}")
+            raise UsageError(
+                f"{name}: replicas wants 0 to {MAX_REPLICAS}, got {service.replicas}", remedy="deploy: {replicas: 1}"
+            )
         for port in service.ports:
             if not (0 < port.published < 65536 and 0 < port.target < 65536):
-                raise UsageError(f"{name}: a port lies between 1 and 65535, got {port.published}:{port.target}")
+                raise UsageError(
+                    f"{name}: a port lies between 1 and 65535, got {port.published}:{port.target}",
+                    remedy='ports: ["8080:80"]',
+                )
             if port.published in published:
-                raise UsageError(f"port {port.published} is published by {published[port.published]} and by {name}")
+                raise UsageError(
+                    f"port {port.published} is published by {published[port.published]} and by {name}",
+                    remedy=f'publish another port for {name}: "{port.published % 65535 + 1}:{port.target}"',
+                )
             published[port.published] = name
         for dependency in service.depends_on:
             if dependency not in spec.services:
-                raise UsageError(f"{name} depends on {dependency}, which is no service of {app}")
+                raise UsageError(
+                    f"{name} depends on {dependency}, which is no service of {app}",
+                    remedy="delete the dependency, or add that service",
+                )
         _check_task(name, spec, service)
+        if service.restart.max_attempts < 0 or not 0 <= service.restart.delay_seconds < float("inf"):
+            raise UsageError(f"{name}: a restart policy has no negative or endless numbers", remedy="restart: always")
+    _check_aliases(spec)
+
+
+def _check_aliases(spec: AppSpec) -> None:
+    """Within an app, a name means one service."""
+    owners = {name: name for name in spec.services}
+    for name, service in spec.services.items():
+        for alias in service.aliases:
+            if not LABEL.fullmatch(alias):
+                raise UsageError(
+                    f"{name}: the alias {alias!r} wants lower-case letters, digits and '-', at most 40",
+                    remedy="rename it",
+                )
+            if owners.setdefault(alias, name) != name:
+                owner = owners[alias]
+                what = f"the name of service {alias}" if owner == alias else f"an alias of {owner}"
+                raise UsageError(f"{name}: the alias {alias} is {what}", remedy="delete one of the two, or rename it")
 
 
 def _check_task(name: str, spec: AppSpec, service: ServiceSpec) -> None:
     task = service.task
     if not task.image:
-        raise UsageError(f"{name} has no image")
+        raise UsageError(f"{name} has no image", remedy="image: nginx")
     for mount in task.mounts:
-        if mount.volume not in spec.volumes or not LABEL.fullmatch(mount.volume.replace("_", "-").replace(".", "-")):
-            raise UsageError(f"{name} mounts volume {mount.volume!r}, which the app does not declare")
-        if not mount.target.startswith("/"):
-            raise UsageError(f"{name}: {mount.volume} wants an absolute place in the container, got {mount.target!r}")
+        _check_mount(name, spec, mount)
     for amount in (task.reserved, task.limit):
         if amount.cpus < 0 or amount.memory_bytes < 0:
-            raise UsageError(f"{name}: an amount of cpu or memory cannot be negative")
+            raise UsageError(f"{name}: an amount of cpu or memory cannot be negative", remedy="delete it: no limit")
+
+
+def _check_mount(name: str, spec: AppSpec, mount: Mount) -> None:
+    source = mount.host_path or mount.volume
+    if mount.host_path:
+        if mount.volume or not mount.host_path.startswith("/"):
+            raise UsageError(
+                f"{name} mounts {source!r}, which wants to be a volume or an absolute path",
+                remedy=f"volumes: [/srv/data:{mount.target}]",
+            )
+    elif mount.volume not in spec.volumes or not LABEL.fullmatch(mount.volume.replace("_", "-").replace(".", "-")):
+        raise UsageError(
+            f"{name} mounts volume {mount.volume!r}, which the app does not declare",
+            remedy="declare it at the top: volumes: {data: }",
+        )
+    if not mount.target.startswith("/"):
+        raise UsageError(
+            f"{name}: {source} wants an absolute place in the container, got {mount.target!r}",
+            remedy=f"volumes: [{source}:/{mount.target}]",
+        )
 
 
 def plan_apply(
@@ -65,8 +117,6 @@ def plan_apply(
     writes: list[Write] = []
     volumes = tuple(sorted({*spec.volumes, *(current.item.volumes if current else ())}))
     wanted = replace(current.item, volumes=volumes) if current else App(app, now, volumes)
-    if current is None or wanted != current.item:
-        writes.append(Write(wanted, current.modified if current else 0, why="" if current else "created"))
     own = {service.item.name: service for service in services if service.item.app == app}
     taken = {service.item.vip for service in services}
     for name, service_spec in sorted(spec.services.items()):
@@ -81,7 +131,24 @@ def plan_apply(
     for name, old in sorted(own.items()):
         if name not in spec.services and not old.item.removing:
             writes.append(Write(replace(old.item, removing=True), old.modified, why="no longer in the app file"))
+    if current is None:
+        writes.insert(0, Write(wanted, 0, why="created"))
+    elif writes or wanted != current.item:  # compared in any case, so that no service joins an app that is removed
+        writes.insert(0, Write(wanted, current.modified))
     return writes
+
+
+def plan_release(
+    app: str, known: Sequence[Versioned[Release]], differences: Sequence[ServiceChange], now: float
+) -> list[Write]:
+    """The record of a change of `app`, if anything changes. `known` are the app's releases so far."""
+    told = [change.describe() for change in differences if change.action != "keep"]
+    if not told:
+        return []
+    if len(told) > CHANGES_TOLD:
+        told[CHANGES_TOLD:] = [f"and {len(told) - CHANGES_TOLD} more"]
+    number = max((one.item.number for one in known), default=0) + 1
+    return [Write(Release(app, number, now, tuple(told)), 0)]
 
 
 def _check_ports(app: str, spec: AppSpec, services: Sequence[Versioned[Service]]) -> None:
@@ -105,4 +172,4 @@ def free_vip(pool: str, taken: set[str]) -> str:
     for number in (*range(start, last + 1), *range(first, min(start, last + 1))):
         if number not in used:
             return str(ipaddress.ip_address(number))
-    raise Conflict(f"the service pool {pool} has no free address left")
+    raise Conflict(f"the service pool {pool} has no free address left", remedy="miniorch rm APP, of one not needed")

@@ -8,12 +8,12 @@ requests are the same as if one had waited for the other.
 import contextlib
 import ipaddress
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from miniorch import __version__
-from miniorch.api.apply import check_spec, plan_apply
+from miniorch.api.apply import check_spec, plan_apply, plan_release
 from miniorch.api.explain import explain_task_now
 from miniorch.api.routes import Call
 from miniorch.api.watch import watch_kind
@@ -22,14 +22,27 @@ from miniorch.clock import Clock
 from miniorch.codec import from_plain
 from miniorch.controllers.liveness import COMPONENTS, Liveness
 from miniorch.controllers.loop import Loop, event_about
-from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
-from miniorch.model import KINDS, MAX_REPLICAS, App, AppSpec, Cluster, Node, Resources, Service, Status, Task, Volume
+from miniorch.errors import Conflict, NotFound, UsageError
+from miniorch.model import (
+    KINDS,
+    MAX_REPLICAS,
+    App,
+    AppSpec,
+    Cluster,
+    Event,
+    Node,
+    Release,
+    Resources,
+    Service,
+    Status,
+    Task,
+    Volume,
+)
 from miniorch.state.records import Versioned, Write, commit, from_entry, read, read_all
 from miniorch.state.store import Store
 
 ATTEMPTS = 10
 T = TypeVar("T")
-Logs = Callable[[str, str, int, bool], AsyncIterator[bytes]]  # (node, task, tail, follow)
 
 
 class Retry(Exception):
@@ -46,7 +59,7 @@ def retrying(handler: Handler) -> Handler:
         for _ in range(ATTEMPTS):
             with contextlib.suppress(Retry):
                 return await handler(self, call)
-        raise Conflict("too many others write the same object at the same time: try again")
+        raise Conflict("too many others write the same object at the same time", remedy="run the command again")
 
     return attempts
 
@@ -77,14 +90,13 @@ class StatusReport:
 
 @dataclass(eq=False)
 class Handlers:
-    """All routes of `routes.py`. `logs_of` fetches a container's output from its node."""
+    """All routes of `routes.py`."""
 
     _store: Store
     _loop: Loop
     _liveness: Liveness
     _clock: Clock
     _chance: random.Random
-    _logs_of: Logs
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -123,15 +135,15 @@ class Handlers:
         cache = self._loop.cache
         return {"revision": cache.revision, "tasks": [explain_task_now(task.item, cache)]}
 
-    async def logs(self, call: Call) -> Any:
+    async def node_of(self, call: Call) -> str:
+        """Whose agent has a task's container."""
         task = (await self._must(Task, call.names["task"], "no such task")).item
         if not task.node:
-            raise Conflict(f"{task.app}/{task.name} has no node yet: {task.status.message}")
-        try:
-            tail = int(call.query.get("tail", "100"))
-        except ValueError:
-            raise UsageError(f"tail wants a number of lines, got {call.query['tail']!r}") from None
-        return self._logs_of(task.node, task.id, tail, call.query.get("follow") == "1")
+            raise Conflict(
+                f"{task.app}/{task.name} has no node yet: {task.status.message}",
+                remedy=f"miniorch explain {task.app}/{task.name}",
+            )
+        return task.node
 
     # --- what users write --------------------------------------------------------------------------------------------
 
@@ -145,9 +157,9 @@ class Handlers:
         writes = plan_apply(app, spec, current, services, cluster.item, self._clock.now())
         if any(isinstance(write.item, Service) for write in writes):
             writes.append(self._alone(cluster))
-        revision = await self._commit(writes)
-        own = [service.item for service in services if service.item.app == app and not service.item.removing]
-        return {"revision": revision, "changes": changes(app, spec, own)}
+        differences = changes(app, spec, [service.item for service in services])
+        writes += plan_release(app, await read_all(self._store, Release, f"{app}/"), differences, self._clock.now())
+        return {"revision": await self._commit(writes), "changes": differences}
 
     @retrying
     async def remove(self, call: Call) -> Any:
@@ -169,13 +181,20 @@ class Handlers:
         key = f"{call.names['app']}/{call.names['service']}"
         replicas = call.body.get("replicas") if isinstance(call.body, dict) else None
         if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas <= MAX_REPLICAS:
-            raise UsageError(f"replicas wants a whole number from 0 to {MAX_REPLICAS}, got {replicas!r}")
-        service = await self._must(Service, key, "no such service")
-        if service.item.removing:
-            raise Conflict(f"{key} is being removed")
+            raise UsageError(
+                f"replicas wants a whole number from 0 to {MAX_REPLICAS}, got {replicas!r}",
+                remedy=f"miniorch scale {key}=3",
+            )
+        service = await self._wanted_service(key)
         spec = replace(service.item.spec, replicas=replicas)
         why = f"scaled from {service.item.spec.replicas} to {replicas}"
         return {"revision": await self._commit([Write(replace(service.item, spec=spec), service.modified, why=why)])}
+
+    @retrying
+    async def restart(self, call: Call) -> Any:
+        service = await self._wanted_service(f"{call.names['app']}/{call.names['service']}")
+        again = replace(service.item, round=service.item.round + 1)
+        return {"revision": await self._commit([Write(again, service.modified, why="is restarted by hand")])}
 
     # --- what agents write -------------------------------------------------------------------------------------------
 
@@ -268,8 +287,16 @@ class Handlers:
     async def _must(self, cls: type[T], key: str, otherwise: str) -> Versioned[T]:
         found = await read(self._store, cls, key)
         if found is None:
-            raise NotFound(f"{otherwise}: {key}", remedy="miniorch ps" if cls in (Task, Service) else "")
+            raise NotFound(
+                f"{otherwise}: {key}", remedy={Task: "miniorch ps -a", Service: "miniorch services"}.get(cls, "")
+            )
         return found
+
+    async def _wanted_service(self, key: str) -> Versioned[Service]:
+        service = await self._must(Service, key, "no such service")
+        if service.item.removing:
+            raise Conflict(f"{key} is being removed", remedy=f"miniorch wait {key} --for gone; then run")
+        return service
 
     @staticmethod
     def _alone(cluster: Versioned[Cluster]) -> Write:
@@ -288,7 +315,11 @@ class Handlers:
 
 
 def selected(item: object, query: Any) -> bool:
-    """Whether an object passes the filters of a list or watch (`app`, `node`)."""
+    """Whether an object passes the filters of a list or watch (`app`, `node`). An event's are in its subject."""
+    if isinstance(item, Event):
+        first = item.subject.partition("/")[0]
+        owner = {"node" if item.kind == "node" else "app": first}
+        return all(owner.get(name) == query[name] for name in ("app", "node") if name in query)
     return all(getattr(item, name, None) == query[name] for name in ("app", "node") if name in query)
 
 
@@ -298,4 +329,7 @@ def free_subnet(pool: str, taken: set[str]) -> str:
     for subnet in network.subnets(new_prefix=24):
         if str(subnet) not in taken:
             return str(subnet)
-    raise MiniorchError(f"the container pool {pool} has no free subnet left for another node")
+    raise Conflict(
+        f"the container pool {pool} has no free subnet left for another node",
+        remedy="miniorch down --all; then miniorch up --pool with a larger network",
+    )

@@ -35,6 +35,7 @@ class Route:
     method: str
     path: str  # "/v1/apps/{app}"
     handler: str  # the name of a method of Handlers
+    forwarded: bool = False  # the handler says which node's agent answers (`miniorch/api/forward.py`)
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """The names in a path, or None if this is another route's."""
@@ -48,11 +49,17 @@ ROUTES = (
     Route("GET", "/v1/watch/{kind}", "watch"),
     Route("GET", "/v1/explain/{app}/{service}", "explain_service"),
     Route("GET", "/v1/explain/{task}", "explain_task"),
-    Route("GET", "/v1/tasks/{task}/logs", "logs"),
+    Route("GET", "/v1/tasks/{task}/logs", "node_of", forwarded=True),
+    Route("GET", "/v1/tasks/{task}/top", "node_of", forwarded=True),
+    Route("GET", "/v1/tasks/{task}/stat", "node_of", forwarded=True),
+    Route("GET", "/v1/tasks/{task}/archive", "node_of", forwarded=True),
+    Route("PUT", "/v1/tasks/{task}/archive", "node_of", forwarded=True),
+    Route("POST", "/v1/tasks/{task}/exec", "node_of", forwarded=True),
     Route("GET", "/v1/{kind}", "list_kind"),
     Route("PUT", "/v1/apps/{app}", "apply"),
     Route("DELETE", "/v1/apps/{app}", "remove"),
     Route("PUT", "/v1/services/{app}/{service}/replicas", "scale"),
+    Route("POST", "/v1/services/{app}/{service}/restart", "restart"),
     Route("POST", "/v1/nodes/{node}/register", "register"),
     Route("POST", "/v1/nodes/{node}/heartbeat", "heartbeat"),
     Route("POST", "/v1/nodes/{node}/statuses", "statuses"),

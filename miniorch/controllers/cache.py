@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from miniorch.errors import Compacted
-from miniorch.model import KINDS, App, Cluster, Endpoints, Event, Node, Service, Task, Volume
+from miniorch.model import KINDS, App, Cluster, Endpoints, Event, Node, Release, Service, Task, Volume
 from miniorch.state.records import Write, from_entry, path_of
 from miniorch.state.store import Store
 
@@ -29,6 +29,7 @@ class Cache:
         self.tasks: dict[str, Task] = {}
         self.nodes: dict[str, Node] = {}
         self.volumes: dict[str, Volume] = {}
+        self.releases: dict[str, Release] = {}
         self.endpoints: dict[str, Endpoints] = {}
         self.events: dict[str, Event] = {}
         self.cluster: dict[str, Cluster] = {}

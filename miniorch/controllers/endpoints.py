@@ -51,8 +51,8 @@ def derive(service: Service, tasks: Iterable[Task]) -> Endpoints:
         if task.status.state in VISIBLE and task.status.address
     ]
     backends.sort(key=lambda backend: (backend.slot, backend.task))
-    ports = () if service.removing else service.spec.ports
-    return Endpoints(service.app, service.name, service.vip, ports, tuple(backends))
+    ports, aliases = ((), ()) if service.removing else (service.spec.ports, service.spec.aliases)
+    return Endpoints(service.app, service.name, service.vip, ports, tuple(backends), aliases)
 
 
 def _takes_traffic(task: Task) -> bool:

@@ -15,10 +15,12 @@ from dataclasses import replace
 from miniorch.controllers.cache import Cache, by_name
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import Condition, DesiredState, Node, Service, Status, Task, TaskState, Volume
+from miniorch.slots import is_done, is_given_up, is_wanted
 from miniorch.state.records import Write
 from scheduler.schedule import NodeView, Placement, Request, schedule
 
 WAITING = (TaskState.NEW, TaskState.PENDING)
+WANTED = {Condition.STARTED: "started", Condition.HEALTHY: "healthy", Condition.COMPLETED: "completed"}
 
 
 class Placer:
@@ -62,7 +64,7 @@ def place(task: Task, cache: Cache, views: dict[str, NodeView], volumes: dict[st
         yield from _waits(task, TaskState.PENDING, answer.summary, cache, now)
         return
     for mount in task.spec.mounts:
-        if f"{task.app}/{mount.volume}" not in volumes:
+        if mount.volume and f"{task.app}/{mount.volume}" not in volumes:
             volume = Volume(task.app, mount.volume, answer.node)
             volumes[volume.key] = answer.node
             yield Write(volume, 0, why=f"lies on {answer.node} from now on")
@@ -74,20 +76,39 @@ def place(task: Task, cache: Cache, views: dict[str, NodeView], volumes: dict[st
 
 
 def unmet_dependencies(service: Service, cache: Cache) -> list[str]:
-    """What a service's new tasks still wait for, as words: "db (wants healthy; db.1 is starting)"."""
+    """What a service's new tasks still wait for, as words: "db (healthy; db.1 is starting)"."""
     unmet = []
     for name, condition in sorted(service.spec.depends_on.items()):
-        other = cache.services.get(f"{service.app}/{name}")
-        live = [task for task in cache.tasks_of(f"{service.app}/{name}") if task.live]
-        wanted = other.spec.replicas if other is not None else 1
-        if condition is Condition.HEALTHY:
-            there = sum(1 for task in live if task.status.state is TaskState.RUNNING)
+        key = f"{service.app}/{name}"
+        other = cache.services.get(key)
+        if other is None:
+            unmet.append(f"{name} ({WANTED[condition]}; there is no such service)")
+            continue
+        tasks = [task for task in cache.tasks_of(key) if task.slot <= other.spec.replicas]
+        if len({task.slot for task in tasks if _meets(condition, other, task)}) >= other.spec.replicas:
+            continue
+        newest = {task.slot: task for task in tasks}  # the later ones win
+        given_up = next((task for task in newest.values() if is_given_up(task, other)), None)
+        if given_up is not None:
+            why = given_up.status.message.partition("\n")[0] or given_up.status.state.value
+            remedy = f"miniorch logs {key}; miniorch restart {key}"
+            unmet.append(f"{name}, which failed ({why}) and is not tried again: {remedy}")
         else:
-            there = sum(1 for task in live if task.status.state.order >= TaskState.STARTING.order)
-        if there < wanted:
-            states = ", ".join(f"{task.name} is {task.status.state.value}" for task in live) or "it has no task yet"
-            unmet.append(f"{name} ({'healthy' if condition is Condition.HEALTHY else 'started'}; {states})")
+            states = ", ".join(f"{task.name} is {task.status.state.value}" for task in newest.values())
+            unmet.append(f"{name} ({WANTED[condition]}; {states or 'it has no task yet'})")
     return unmet
+
+
+def _meets(condition: Condition, other: Service, task: Task) -> bool:
+    """Whether a task is what a dependency on its slot waits for. A job that has ended by itself was started, too."""
+    state = task.status.state
+    if condition is Condition.COMPLETED:
+        return state is TaskState.COMPLETE and is_wanted(task, other)
+    if condition is Condition.HEALTHY:
+        return state is TaskState.RUNNING
+    if task.live:
+        return state.order >= TaskState.STARTING.order
+    return is_done(task, other) or (state is TaskState.FAILED and is_given_up(task, other))
 
 
 def request_for(service: Service, volumes: dict[str, str]) -> Request:

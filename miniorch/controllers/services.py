@@ -1,4 +1,4 @@
-"""Services to tasks: every slot of a service has exactly one live task with the service's newest spec.
+"""Services to tasks: every slot of a service has exactly one live task with the service's newest spec, or is done.
 
 The problem: tasks die, specs change, replicas come and go, and each of these may happen at any step of another. The
 idea: no memory of what we were doing. Look at the tasks of one service and ask of each slot: is there a live task? is
@@ -8,6 +8,8 @@ next step. Three rules keep people happy:
 - a slot's next task waits until its last one has truly ended, so a volume never has two writers;
 - a changed spec replaces one slot at a time, and only while all the others serve;
 - a task leaves DNS, VIP and HAProxy (DRAINING) before it is told to stop.
+
+Which ended tasks get a successor at all, and when, is said in `miniorch/slots.py`.
 
 Who does this for real: swarmkit's replicated orchestrator, updater and restart supervisor, in one page. Where we
 differ: stop-first only. Next file: `miniorch/controllers/placement.py`.
@@ -22,11 +24,11 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import DesiredState, Endpoints, Node, Service, Status, Task, TaskState
+from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted
 from miniorch.state.records import Write
 
 DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it traffic
 BACKOFF_LIMIT_SECONDS = 60.0
-STEADY_SECONDS = 60.0  # a task that lived this long did not fail "in a row" with the one before
 
 
 def backoff_seconds(attempt: int) -> float:
@@ -90,7 +92,7 @@ class _Look:
                 slots[task.slot].append(task)
             else:
                 self._retire(task, DesiredState.REMOVED, f"only {self.service.spec.replicas} wanted")
-        broken = sum(1 for tasks in slots.values() if not any(self._serves(task) for task in tasks))
+        broken = sum(1 for tasks in slots.values() if not any(map(self._serves, tasks)))
         for number, tasks in slots.items():
             broken += self._step_slot(number, tasks, broken, chance)
         return self._plan()
@@ -102,28 +104,34 @@ class _Look:
             self._retire(task, DesiredState.REMOVED, "")
         live = [task for task in tasks if task.live]
         if not live:
-            self._start(number, ended[-1] if ended else None, chance)
+            last = ended[-1] if ended else None
+            if last is None or not (is_done(last, self.service) or is_given_up(last, self.service)):
+                self._start(number, last, chance)
             return 0
         newest = live[-1]
         for task in live[:-1]:  # never meant to be; heals itself
             self._retire(task, DesiredState.SHUTDOWN, f"slot {number} has a newer task")
         if newest.desired_state is not DesiredState.RUNNING:
             self._retire(newest, DesiredState.SHUTDOWN, "")
-        elif newest.spec != self.service.spec.task and (broken == 0 or not self._serves(newest)):
-            self._retire(newest, DesiredState.SHUTDOWN, "the spec has changed")
+        elif not is_wanted(newest, self.service) and (broken == 0 or not self._serves(newest)):
+            why = "restarted by hand" if newest.spec == self.service.spec.task else "the spec has changed"
+            self._retire(newest, DesiredState.SHUTDOWN, why)
             return 1
         return 0
 
     def _serves(self, task: Task) -> bool:
+        """Whether a task does its part: it takes traffic, or its work is done."""
+        if is_done(task, self.service):
+            return True
         return task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING
 
     def _start(self, number: int, last: Task | None, chance: random.Random) -> None:
         """A new task for an empty slot, unless the slot must rest after failures."""
         attempt = 0
-        if last is not None and last.status.state is not TaskState.SHUTDOWN and last.spec == self.service.spec.task:
-            lived = last.status.since - last.created_at
-            attempt = 1 if lived >= STEADY_SECONDS else last.attempt + 1
-            rest = last.status.since + backoff_seconds(attempt) - self.now
+        if last is not None and is_wanted(last, self.service):
+            attempt = failures_in_a_row(last)
+            least = self.service.spec.restart.delay_seconds if attempt else 0.0
+            rest = last.status.since + max(least, backoff_seconds(attempt)) - self.now
             if rest > 0:
                 self._look_again(rest)
                 return
@@ -137,6 +145,7 @@ class _Look:
             desired_since=self.now,
             status=Status(since=self.now),
             attempt=attempt,
+            round=self.service.round,
         )
         self.writes.append(Write(task, 0, why=f"created in place of {_fate(last)}" if last and attempt else "created"))
 
@@ -191,6 +200,6 @@ class _Look:
 
 def _fate(task: Task) -> str:
     """`k3m9x2ab, which failed (exit code 1)`."""
-    verbs = {TaskState.FAILED: "failed", TaskState.COMPLETE: "ended", TaskState.LOST: "was lost"}
+    verbs = {TaskState.FAILED: "failed", TaskState.COMPLETE: "ended"}
     why = f" ({task.status.message})" if task.status.message else ""
     return f"{task.id}, which {verbs.get(task.status.state, 'was rejected')}{why}"

@@ -6,10 +6,11 @@ from dataclasses import replace
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import HEARTBEAT_SECONDS, SILENCE_SECONDS, Liveness
 from miniorch.controllers.loop import Plan
-from miniorch.model import App, Endpoints, Event, Node, Service, Volume
+from miniorch.model import App, Endpoints, Event, Node, Release, Service, Volume
 
 EVENTS_KEPT = 1000
 EVENTS_SLACK = 200  # erase in batches rather than one by one
+RELEASES_KEPT = 10  # of each app
 
 
 class Silence:
@@ -59,19 +60,32 @@ class Removal:
             return Plan(
                 [cache.change(volume, replace(volume, removing=True), "its data is deleted") for volume in fresh]
             )
-        return Plan([cache.erase(app, "removed")])
+        return Plan([cache.erase(app, "removed"), *(cache.erase(one) for one in _releases(key, cache))])
 
 
 class History:
-    """Keeps the newest events and erases the others."""
+    """Keeps the newest events, and the newest releases of each app. Keys are "*" and app names."""
 
-    name = "events"
+    name = "history"
 
     def keys(self, item: object, gone: bool) -> Iterable[str]:
-        return ("*",) if isinstance(item, Event) and not gone else ()
+        match item:
+            case Event() if not gone:
+                return ("*",)
+            case Release() if not gone:
+                return (item.app,)
+            case _:
+                return ()
 
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
+        if key != "*":
+            return Plan([cache.erase(one) for one in _releases(key, cache)[:-RELEASES_KEPT]])
         if len(cache.events) <= EVENTS_KEPT + EVENTS_SLACK:
             return Plan()
         oldest = sorted(cache.events)[: len(cache.events) - EVENTS_KEPT]
         return Plan([cache.erase(cache.events[identifier]) for identifier in oldest])
+
+
+def _releases(app: str, cache: Cache) -> list[Release]:
+    """Oldest first."""
+    return sorted((one for one in cache.releases.values() if one.app == app), key=lambda one: one.number)

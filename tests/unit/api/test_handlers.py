@@ -29,10 +29,6 @@ SHOP = AppSpec(
 )
 
 
-async def no_logs(node: str, task: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
-    yield f"{node} {task} {tail} {follow}".encode()
-
-
 class Api:
     """Calls like a client, and acts like the agent of one node."""
 
@@ -73,7 +69,7 @@ class Api:
 @asynccontextmanager
 async def server() -> AsyncIterator[Api]:
     store = MemoryStore()
-    made = Server(store, SystemClock(), random.Random(1), no_logs)
+    made = Server(store, SystemClock(), random.Random(1))
     await made.prepare()
     running = asyncio.create_task(made.run())
     try:
