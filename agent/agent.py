@@ -73,7 +73,7 @@ class Agent:
         self._said_held: dict[int, str] = {}  # ports in use, as the last heartbeat named them
         self._reporter = Reporter(transport, node_name, clock)
         self._probes = Probes(engine, clock, self._look)
-        self._executor = Executor(engine, files, self._reporter, clock, self._current_tasks)
+        self._executor = Executor(engine, files, self._reporter, clock, self._current_tasks, self._current_endpoints)
         self._wake = asyncio.Event()
         self._stale = True  # the picture of the containers may be wrong
         self._listed = False
@@ -177,6 +177,7 @@ class Agent:
     def _heard_endpoints(self, snapshot: Snapshot[Endpoints]) -> None:
         self._endpoints = snapshot
         self._endpoints_changed.set()
+        self._look()
 
     async def _watch_engine(self) -> None:
         """Engine events make us look at once. While they cannot be had, we look every `ENGINE_RETRY_SECONDS`."""
@@ -218,6 +219,9 @@ class Agent:
     def _current_tasks(self) -> list[Task]:
         return [self._reporter.newest(task) for task in (self._tasks or {}).values()]
 
+    def _current_endpoints(self) -> list[Endpoints]:
+        return list(self._endpoints.items.values()) if self._endpoints else []
+
     def _look(self, stale: bool = False) -> None:
         self._stale = self._stale or stale
         self._wake.set()
@@ -230,7 +234,7 @@ class Agent:
             pause = LOOK_SECONDS
             if self._engine_trouble:
                 pause = ENGINE_RETRY_SECONDS
-            elif self._listed and self._tasks is not None:
+            elif self._listed and self._tasks is not None and self._endpoints is not None:
                 pause = self._act()
             if not await _wait(self._wake, pause):
                 self._stale = True

@@ -22,20 +22,29 @@ def resolv_conf(app: str, pool_address: str) -> str:
 
 
 def container_spec(
-    task: Task, node: Node, image_id: str, address: str, volumes: Mapping[str, str], resolv_path: str
+    task: Task,
+    node: Node,
+    image_id: str,
+    address: str,
+    volumes: Mapping[str, str],
+    resolv_path: str,
+    discovered: Mapping[str, str] = {},
 ) -> ContainerSpec:
-    """`volumes`: name -> folder on this machine, for every mount of the task."""
-    binds = {mount.target: (volumes[mount.volume], mount.read_only) for mount in task.spec.mounts}
+    """`volumes`: name -> folder on this machine, for every mount of the task that names a volume. `discovered`: see
+    `agent/discovery.py`.
+    """
+    binds = {one.target: (one.host_path or volumes[one.volume], one.read_only) for one in task.spec.mounts}
     binds["/etc/resolv.conf"] = (resolv_path, True)
     return ContainerSpec(
         name=container_name(task),
         task=task.id,
         image_id=image_id,
         address=address,
-        hostname=f"{task.service}-{task.slot}",
+        hostname=task.spec.options.hostname or f"{task.service}-{task.slot}",
         entrypoint=task.spec.entrypoint,
         command=task.spec.command,
         environment={
+            **discovered,
             **task.spec.environment,
             "MINIORCH_TASK": task.id,
             "MINIORCH_SERVICE": task.service,
@@ -45,6 +54,7 @@ def container_spec(
         binds=binds,
         limit=task.spec.limit,
         labels={
+            **task.spec.options.labels,
             TASK_LABEL: task.id,
             "miniorch.address": address,
             "miniorch.app": task.app,
@@ -52,4 +62,5 @@ def container_spec(
             "miniorch.slot": str(task.slot),
         },
         networks=task.app,
+        options=task.spec.options,
     )

@@ -1,7 +1,8 @@
 """The connection to dockerd: threads, streams and errors, so that `agent/docker_engine.py` can be about containers.
 
 The SDK blocks, so every call runs in a thread. There are three pools, so that eight slow image pulls never keep a
-probe or a stop waiting. Every error of the SDK becomes an `EngineError` here, which says whether trying again helps.
+probe or a stop waiting. What streams does without the SDK (`open`). Every error becomes an `EngineError`
+here, which says whether trying again helps.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,9 +19,9 @@ from docker.api.client import APIClient
 from docker.errors import APIError, DockerException
 
 from miniorch.errors import EngineError
+from miniorch.exchange import Exchange
 
 CALL_SECONDS = 60
-STREAM_CHUNKS = 64  # how far a log may run ahead of its reader
 TEMPORARY = ("connect: ", 'plugin "miniorch" not found', "remote: ", "deadline exceeded", "timeout")
 T = TypeVar("T")
 
@@ -58,6 +59,16 @@ class Connection:
                 remedy="sudo systemctl start docker",
             ) from None
 
+    async def open(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: Any = None
+    ) -> Exchange:
+        """A request whose body or answer is a stream, which the SDK can only have in threads. Raises `EngineError`."""
+        version = await self.call(self.waiting, lambda: self.client().api_version)
+        try:
+            return await Exchange.open(self._url, method, f"/v{version}{path}", headers, body)
+        except OSError as error:
+            raise EngineError(f"Docker does not answer on {self._url} ({error})", temporary=True) from None
+
     def close(self) -> None:
         """Let go of threads and connections."""
         for pool in (self.making, self.images, self.waiting):
@@ -70,58 +81,13 @@ class Connection:
             api.close()
 
 
-class Reader:
-    """A blocking stream as an asynchronous iterator: a daemon thread reads, at most `STREAM_CHUNKS` ahead."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Any] = asyncio.Queue()
-        self._room = threading.Semaphore(STREAM_CHUNKS)
-        self._closed = False
-
-    async def items(self, only_newest: bool = False) -> AsyncIterator[Any]:
-        """`only_newest`: what was not fetched in time is left out."""
-        threading.Thread(target=self._read, name="docker-stream", daemon=True).start()
-        try:
-            while True:
-                item = await self._take()
-                while only_newest and not self._queue.empty() and item is not None:
-                    item = await self._take()
-                if item is None:
-                    return
-                yield item
-        finally:
-            self._closed = True
-            self._room.release()
-            with contextlib.suppress(OSError, AttributeError):  # it has ended by itself
-                self._stream.close()
-
-    async def _take(self) -> Any:
-        item = await self._queue.get()
-        self._room.release()
-        return item
-
-    def _read(self) -> None:
-        try:
-            for item in self._items():
-                self._hand_over(item)
-        except (requests.RequestException, DockerException, OSError, ValueError, AttributeError):
-            pass  # hung up, by either side
-        self._hand_over(None)
-
-    def _items(self) -> Iterator[Any]:
-        for item in self._stream:
-            self._room.acquire()
-            if self._closed:
-                return
-            yield item
-
-    def _hand_over(self, item: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:  # the loop is closed: nobody listens any more
-            self._closed = True
+@contextlib.contextmanager
+def unless_it_breaks() -> Iterator[None]:
+    """What happens to a stream of `Connection.open` while it is used, as `EngineError`."""
+    try:
+        yield
+    except (OSError, EOFError):
+        raise EngineError("Docker hung up in the middle", temporary=True) from None
 
 
 def _engine_error(error: APIError) -> EngineError:

@@ -8,39 +8,42 @@ What experience with the real dockerd put in here: only list calls are trusted t
 while a plugin call hangs; a stop may take 45 s while the network plugin is away; an endpoint that a restart left behind
 keeps its address taken and must be disconnected by force *after* its container is removed.
 
-Next file: `agent/docker_connection.py`.
+Next file: `agent/docker_inside.py`.
 """
 
 import asyncio
 import contextlib
+import json
 import math
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import quote
 
 from docker.errors import APIError, NotFound
 from docker.types import LogConfig
 from docker.utils import parse_repository_tag
 
-from agent.docker_connection import Connection, Reader, said_by
-from agent.engine import TASK_LABEL, Container, ContainerSpec, EngineInfo, ExecResult, Progress
+from agent import docker_inside
+from agent.docker_connection import Connection, said_by, unless_it_breaks
+from agent.docker_network import NETWORK, DockerNetwork
+from agent.engine import TASK_LABEL, Container, ContainerSpec, EngineInfo, ExecResult, Processes, Progress, Stat
 from agent.images import BuildProgress, PullProgress, pull_error, start_error
 from miniorch.errors import EngineError
-from miniorch.model import Build, Resources
+from miniorch.frames import Command, Frame, Kind
+from miniorch.model import Build, ContainerOptions, Resources
 
-NETWORK = "miniorch"
 DRIVER = "miniorch"
 ADDRESS_LABEL = "miniorch.address"
 INSPECT_SECONDS = 5.0
 NAME_TRIES = 20
 SETTLE_SECONDS = (0.1, 0.5)
 OUTPUT_BYTES = 4096
-T = TypeVar("T")
 WATCHED_EVENTS = ["start", "die", "destroy", "oom"]  # not exec_*: each probe would make us look at everything
 
 
@@ -49,8 +52,7 @@ class DockerEngine:
 
     def __init__(self, base_url: str | None = None, driver: str = DRIVER) -> None:
         self._docker = Connection(base_url)
-        self._driver = driver
-        self._subnet = self._gateway = ""
+        self._network = DockerNetwork(self._docker, driver)
         self._image_locks: dict[str, asyncio.Lock] = {}
         self._oom: dict[str, bool] = {}  # ended container -> whether memory was the reason
 
@@ -135,7 +137,7 @@ class DockerEngine:
         try:
             for event in self._docker.client().build(
                 path=build.context, dockerfile=build.dockerfile, tag=image, buildargs=dict(build.args),
-                rm=True, forcerm=True, decode=True,
+                target=build.target or None, rm=True, forcerm=True, decode=True,
             ):  # fmt: skip
                 tell(reading.feed(event))
         except APIError as error:
@@ -179,13 +181,14 @@ class DockerEngine:
     # ---- the life of a container ----
 
     async def create(self, spec: ContainerSpec) -> str:
-        return await self._docker.call(self._docker.making, lambda: self._with_network(lambda: self._create(spec)))
+        return await self._docker.call(self._docker.making, lambda: self._network.given(lambda: self._create(spec)))
 
     def _create(self, spec: ContainerSpec) -> str:
         api = self._docker.client()
+        wanted = spec.options
         host = api.create_host_config(
+            **_host_options(wanted),
             binds=[f"{path}:{target}:{'ro' if only else 'rw'}" for target, (path, only) in spec.binds.items()],
-            init=True,  # PID 1 that reaps zombies and passes signals on
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
             mem_limit=spec.limit.memory_bytes or None,
             nano_cpus=int(spec.limit.cpus * 1e9) or None,
@@ -207,6 +210,11 @@ class DockerEngine:
                     labels={**spec.labels, TASK_LABEL: spec.task, ADDRESS_LABEL: spec.address},
                     name=spec.name,
                     networking_config=api.create_networking_config({NETWORK: endpoint}),
+                    user=wanted.user or None,
+                    working_dir=wanted.working_dir or None,
+                    stop_signal=wanted.stop_signal or None,
+                    tty=wanted.tty,
+                    stdin_open=wanted.stdin_open,
                 )["Id"]
             )
         except APIError as error:
@@ -228,7 +236,7 @@ class DockerEngine:
         return str(found["Id"])
 
     async def start(self, container: str) -> None:
-        await self._docker.call(self._docker.making, lambda: self._with_network(lambda: self._start(container)))
+        await self._docker.call(self._docker.making, lambda: self._network.given(lambda: self._start(container)))
 
     def _start(self, container: str, again: bool = True) -> None:
         try:
@@ -236,7 +244,7 @@ class DockerEngine:
         except APIError as error:
             said = said_by(error)
             if again and ("Address already in use" in said or "already exists in network" in said):
-                self._free_stuck_endpoints()
+                self._network.free_stuck_endpoints()
                 return self._start(container, again=False)
             raise (start_error(said) or error) from None
 
@@ -260,93 +268,77 @@ class DockerEngine:
         await self._docker.call(self._docker.making, remove)
 
     async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
-        api = await self._docker.call(self._docker.waiting, self._docker.client)
-        made = await self._docker.call(self._docker.waiting, lambda: api.exec_create(container, list(command))["Id"])
-
-        def run() -> ExecResult:
-            output = api.exec_start(made)
-            code = api.exec_inspect(made)["ExitCode"]
-            return ExecResult(-1 if code is None else code, output[-OUTPUT_BYTES:].decode(errors="replace"))
-
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._docker.call(self._docker.waiting, run)
-        except TimeoutError:
-            await self._docker.call(self._docker.waiting, lambda: _kill(api.exec_inspect(made)))
-            raise EngineError(f"`{' '.join(command)}` did not end within {timeout_seconds:g} s") from None
+        output, code = b"", -1
+        async with contextlib.aclosing(
+            docker_inside.run(self._docker, container, Command(command), _no_input())
+        ) as run:
+            await anext(run)  # until here Docker's time, from here the command's
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    async for kind, payload in run:
+                        if kind is Kind.EXIT:
+                            code = int(payload)
+                        else:
+                            output = (output + payload)[-OUTPUT_BYTES:]
+            except TimeoutError:
+                raise EngineError(f"`{' '.join(command)}` did not end within {timeout_seconds:g} s") from None
+        return ExecResult(code, output.decode(errors="replace"))
 
     # ---- streams ----
 
-    async def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
-        def read(follow: bool) -> Any:
-            return self._docker.client().logs(
-                container, stdout=True, stderr=True, tail=tail, follow=follow, stream=follow
-            )
+    def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
+        return docker_inside.run(self._docker, container, what, input)
 
-        if not follow:
-            yield await self._docker.call(self._docker.waiting, lambda: read(False))
-            return
-        async for chunk in Reader(await self._docker.call(self._docker.waiting, lambda: read(True))).items():
-            yield chunk
+    async def stat(self, container: str, path: str) -> Stat:
+        return await docker_inside.stat(self._docker, container, path)
+
+    def archive(self, container: str, path: str) -> AsyncIterator[bytes]:
+        return docker_inside.archive(self._docker, container, path)
+
+    async def unpack(self, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
+        await docker_inside.unpack(self._docker, container, path, tar)
+
+    async def top(self, container: str) -> Processes:
+        found = await self._docker.call(self._docker.waiting, lambda: self._docker.client().top(container))
+        return Processes(tuple(found["Titles"]), tuple(map(tuple, found["Processes"])))
+
+    def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
+        return docker_inside.logs(self._docker, container, tail, follow)
 
     async def changes(self) -> AsyncIterator[None]:
-        filters = {"type": "container", "label": TASK_LABEL, "event": WATCHED_EVENTS}
-        stream = await self._docker.call(
-            self._docker.waiting, lambda: self._docker.client().events(decode=True, filters=filters)
-        )
-        async for _ in Reader(stream).items(only_newest=True):
-            # dockerd says "die" before its list shows it; how long before depends on the network driver.
-            for pause in SETTLE_SECONDS:
-                await asyncio.sleep(pause)
-                yield None
+        filters = json.dumps({"type": ["container"], "label": [TASK_LABEL], "event": WATCHED_EVENTS})
+        wire = await self._docker.open("GET", f"/events?filters={quote(filters)}")
+        heard = asyncio.Event()  # any number of events that come together are one
+
+        async def listen() -> None:
+            try:
+                with unless_it_breaks():
+                    await wire.head()
+                    await docker_inside.refuse(wire, "")
+                    async for _ in wire.body():
+                        heard.set()
+            finally:
+                heard.set()
+
+        listening = asyncio.create_task(listen(), name="docker events")
+        try:
+            while not listening.done():
+                await heard.wait()
+                heard.clear()
+                # dockerd says "die" before its list shows it; how long before depends on the network driver.
+                for pause in SETTLE_SECONDS:
+                    await asyncio.sleep(pause)
+                    yield None
+            listening.result()
+        finally:
+            listening.cancel()
+            wire.close()
 
     # ---- the node's network ----
 
     async def use_network(self, subnet: str, gateway: str) -> None:
-        self._subnet, self._gateway = subnet, gateway
-        await self._docker.call(self._docker.making, self._make_network)
-
-    def _make_network(self) -> None:
-        """docker network create --driver miniorch --subnet 10.200.0.0/24 --gateway 10.200.0.1 miniorch"""
-        api = self._docker.client()
-        try:
-            found = api.inspect_network(NETWORK)
-        except NotFound:
-            pool = {"Subnet": self._subnet, "Gateway": self._gateway}
-            api.create_network(NETWORK, driver=self._driver, ipam={"Driver": "default", "Config": [pool]})
-            return
-        subnets = [pool.get("Subnet") for pool in found["IPAM"]["Config"] or []]
-        if subnets == [self._subnet] and found["Driver"] == self._driver:
-            return
-        if found["Containers"]:
-            raise EngineError(
-                f"Docker's network {NETWORK} has the subnet {', '.join(map(str, subnets))} and containers; "
-                f"this node's subnet is {self._subnet}",
-                remedy="miniorch down --all",
-            )
-        api.remove_network(found["Id"])
-        self._make_network()
-
-    def _with_network(self, work: Callable[[], T]) -> T:
-        """Do some work. If the network is missing, make it: `docker network prune` removes one that is not in use."""
-        try:
-            return work()
-        except APIError as error:
-            if f"network {NETWORK} not found" not in said_by(error):
-                raise
-        self._make_network()
-        return work()
-
-    def _free_stuck_endpoints(self) -> None:
-        """docker network disconnect --force miniorch NAME, for names without a container.
-
-        With the container still there this would take the network from it and leave the endpoint.
-        """
-        api = self._docker.client()
-        names = {name.lstrip("/") for one in api.containers(all=True) for name in one["Names"]}
-        for entry in (api.inspect_network(NETWORK)["Containers"] or {}).values():
-            if entry["Name"] not in names:
-                api.disconnect_container_from_network(entry["Name"], NETWORK, force=True)
+        self._network.subnet, self._network.gateway = subnet, gateway
+        await self._docker.call(self._docker.making, self._network.make)
 
     async def undo(self) -> int:
         """Remove every container of ours, and the network. Returns how many containers there were."""
@@ -360,6 +352,23 @@ class DockerEngine:
 
         await self._docker.call(self._docker.making, remove_network)
         return len(containers)
+
+
+def _host_options(wanted: ContainerOptions) -> dict[str, Any]:
+    """The options that Docker keeps with the host's side of a container. None is: as the engine has it."""
+    lists = ("cap_add", "cap_drop", "security_opt", "group_add", "devices", "extra_hosts")
+    limits = [(name, *value.split(":")) for name, value in wanted.ulimits.items()]
+    return {
+        **{name: list(getattr(wanted, name)) or None for name in lists},
+        "init": wanted.init,  # PID 1 that reaps zombies and passes signals on
+        "pids_limit": wanted.pids_limit or None,
+        "privileged": wanted.privileged,
+        "read_only": wanted.read_only,
+        "shm_size": wanted.shm_size_bytes or None,
+        "sysctls": dict(wanted.sysctls) or None,
+        "tmpfs": dict(wanted.tmpfs) or None,
+        "ulimits": [{"Name": name, "Soft": int(soft), "Hard": int(hard)} for name, soft, hard in limits] or None,
+    }
 
 
 def _container(entry: Any) -> Container:
@@ -376,8 +385,6 @@ def _container(entry: Any) -> Container:
     )
 
 
-def _kill(found: Any) -> None:
-    """End a command that was run in a container: the API has no call for it, but its process is one of ours."""
-    if found["Running"] and found["Pid"] > 0:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(found["Pid"], signal.SIGKILL)
+async def _no_input() -> AsyncIterator[Frame]:
+    return
+    yield

@@ -12,11 +12,12 @@ Every method may raise `EngineError`; `temporary` says whether the same call may
 `agent/reconcile.py`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from miniorch.model import Build, Resources
+from miniorch.frames import Command, Frame
+from miniorch.model import Build, ContainerOptions, Resources
 
 TASK_LABEL = "miniorch.task"
 
@@ -58,12 +59,28 @@ class ContainerSpec:
     limit: Resources
     labels: Mapping[str, str] = field(default_factory=dict)
     networks: str = ""  # comma separated: told to the network driver with the address
+    options: ContainerOptions = field(default_factory=ContainerOptions)  # all but `hostname` and `labels`: see above
 
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
     exit_code: int
     output: str  # at most a few kilobytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """A file or folder inside a container."""
+
+    name: str
+    folder: bool
+    link: str = ""  # a symbolic link: the path inside that it leads to
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    titles: tuple[str, ...]  # as `ps` has them
+    rows: tuple[tuple[str, ...], ...]
 
 
 Progress = Callable[[str], None]
@@ -100,6 +117,24 @@ class Engine(Protocol):
 
     async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
         """Run a command inside; one that takes too long is ended and is an `EngineError` that is not temporary."""
+
+    def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
+        """Run a command: STARTED, its output, EXIT. Closing the stream before its end kills the command.
+
+        A frame of input is only asked for when the command has taken what came before it.
+        """
+
+    async def stat(self, container: str, path: str) -> Stat:
+        """What is at a path inside, running or not. Raises `NotFound`."""
+
+    def archive(self, container: str, path: str) -> AsyncIterator[bytes]:
+        """A file or folder inside as a tar stream, named by the last part of the path. Raises `NotFound`."""
+
+    async def unpack(self, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
+        """Unpack a tar stream in a folder inside. Raises `NotFound`."""
+
+    async def top(self, container: str) -> Processes:
+        """What runs inside."""
 
     def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
         """Output as it was written, both streams, at most the last `tail` lines of the past."""

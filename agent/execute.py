@@ -5,19 +5,20 @@ id and address in its labels, so whatever was not reported can be read from it.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from agent.actions import Action, Conclude, Create, Discard, FetchImage, Remove, RemoveFiles, Start, Stop
 from agent.addresses import choose
 from agent.container_spec import container_spec, resolv_conf
+from agent.discovery import variables
 from agent.engine import Container, Engine
 from agent.files import Files
 from agent.reconcile import started
 from agent.report import Reporter
 from miniorch.clock import Clock
 from miniorch.errors import EngineError
-from miniorch.model import Node, Status, Task, TaskState, Volume
+from miniorch.model import Endpoints, Node, Status, Task, TaskState, Volume
 
 log = logging.getLogger("agent")
 
@@ -30,13 +31,20 @@ class Executor:
     """Acts through the engine. `containers` is the agent's picture of them, kept up to date by what is done here."""
 
     def __init__(
-        self, engine: Engine, files: Files, reporter: Reporter, clock: Clock, tasks: Callable[[], list[Task]]
+        self,
+        engine: Engine,
+        files: Files,
+        reporter: Reporter,
+        clock: Clock,
+        tasks: Callable[[], list[Task]],
+        endpoints: Callable[[], Iterable[Endpoints]],
     ) -> None:
         self._engine = engine
         self._files = files
         self._reporter = reporter
         self._clock = clock
         self._tasks = tasks
+        self._endpoints = endpoints
         self.node: Node | None = None
         self.containers: dict[str, Container] = {}  # by container id
         self.images: dict[str, str] = {}  # task -> image id
@@ -119,10 +127,14 @@ class Executor:
         try:
             volumes = {}
             for mount in task.spec.mounts:
-                volumes[mount.volume] = await self._files.make_volume(f"{task.app}/{mount.volume}")
+                if mount.volume:
+                    volumes[mount.volume] = await self._files.make_volume(f"{task.app}/{mount.volume}")
+                else:
+                    await self._files.must_exist(mount.host_path)
             self.folders.add(task.id)
             resolv = await self._files.make_task(task.id, resolv_conf(task.app, self.node.pool_address))
-            spec = container_spec(task, self.node, image_id, address, volumes, resolv)
+            others = variables(task.app, self._endpoints())
+            spec = container_spec(task, self.node, image_id, address, volumes, resolv, others)
             container = await self._engine.create(spec)
         except EngineError as error:
             if not error.temporary:

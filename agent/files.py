@@ -25,6 +25,9 @@ class Files(Protocol):
     async def remove_volume(self, key: str) -> None:
         """Remove a volume with all that is in it."""
 
+    async def must_exist(self, path: str) -> None:
+        """Raises `EngineError` if there is no such file or folder: Docker would make one, empty and root's."""
+
     async def make_task(self, task: str, resolv_conf: str) -> str:
         """Make a task's folder; returns the path of its resolv.conf."""
 
@@ -64,6 +67,12 @@ class NodeFiles:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         if folder.parent.is_dir() and not os.listdir(folder.parent):
             folder.parent.rmdir()
+
+    async def must_exist(self, path: str) -> None:
+        if not await asyncio.to_thread(os.path.exists, path):
+            raise EngineError(
+                f"there is no {path} on this machine, which the app file wants to mount; mkdir -p {path} makes a folder"
+            )
 
     async def make_task(self, task: str, resolv_conf: str) -> str:
         folder = self._tasks / task

@@ -39,6 +39,7 @@ class Frontend:
     port: int
     name: str
     servers: tuple[tuple[str, str, int], ...]
+    local: bool = False  # for programs of this machine alone
 
 
 def frontends(endpoints: Sequence[Endpoints], held: Collection[int]) -> list[Frontend]:
@@ -53,7 +54,8 @@ def frontends(endpoints: Sequence[Endpoints], held: Collection[int]) -> list[Fro
                 for backend in service.backends
                 if backend.ready
             )
-            found[port.published] = Frontend(port.published, f"{_word(service.app)}-{_word(service.service)}", servers)
+            name = f"{_word(service.app)}-{_word(service.service)}"
+            found[port.published] = Frontend(port.published, name, servers, port.local)
     return [found[port] for port in sorted(found)]
 
 
@@ -79,7 +81,8 @@ def config(frontends: Sequence[Frontend], run: str, user: str = "") -> str:
     """The whole configuration. `run` is the folder for the control socket, `user` who the workers run as."""
     text = HEAD.format(run=run, user=f"    user {user}\n    group {user}\n" if user else "")
     for frontend in frontends:
-        text += f"\nlisten {frontend.name}:{frontend.port}\n    bind :{frontend.port}\n"
+        address = "127.0.0.1" if frontend.local else ""
+        text += f"\nlisten {frontend.name}:{frontend.port}\n    bind {address}:{frontend.port}\n"
         for name, address, port in frontend.servers:
             text += f"    server {name} {address}:{port}\n"
     return text

@@ -3,7 +3,7 @@
     python -m agent.main --node node1
 
 Ending it, or killing it, touches no container and no published port: both go on without it and are found again. It
-listens on one socket, for the server alone: `GET /logs/{task}?tail=N&follow=1`. `--undo` removes all containers of
+listens on one socket, for the server alone (`agent/inside.py`). `--undo` removes all containers of
 miniorch from this machine, Docker's network and HAProxy; volumes stay.
 """
 
@@ -15,73 +15,20 @@ import random
 import re
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-from urllib.parse import parse_qs
+from typing import NoReturn
 
 from agent.agent import Agent
 from agent.docker_engine import DockerEngine
 from agent.files import NodeFiles
 from agent.haproxy import HAProxy
+from agent.inside import Inside
 from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError
 from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 
 log = logging.getLogger("agent")
-
-LOG_PATH = re.compile(r"/logs/([0-9a-z]+)")
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-
-
-class Logs:
-    """The output of this node's containers, as an ASGI application."""
-
-    def __init__(self, agent: Agent, engine: DockerEngine) -> None:
-        self._agent = agent
-        self._engine = engine
-
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        path = LOG_PATH.fullmatch(scope["path"])
-        container = self._agent.container_of(path[1]) if path else None
-        if container is None:
-            await _answer(send, 404, b"this node has no container of that task")
-            return
-        query = parse_qs(scope["query_string"].decode())
-        tail = query.get("tail", ["100"])[0]
-        follow = query.get("follow", ["0"])[0] == "1"
-        sending = asyncio.ensure_future(self._send(send, container.id, int(tail) if tail.isdigit() else 100, follow))
-        hanging_up = asyncio.ensure_future(_hung_up(receive))
-        await asyncio.wait([sending, hanging_up], return_when=asyncio.FIRST_COMPLETED)
-        for task in (sending, hanging_up):
-            task.cancel()
-        await asyncio.gather(sending, hanging_up, return_exceptions=True)
-
-    async def _send(self, send: Send, container: str, tail: int, follow: bool) -> None:
-        try:
-            await _begin(send, 200)
-            async for chunk in self._engine.logs(container, tail=tail, follow=follow):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except MiniorchError as error:
-            log.warning("logs of %s: %s", container[:12], error.message)
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _begin(send: Send, status: int) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def _answer(send: Send, status: int, body: bytes) -> None:
-    await _begin(send, status)
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def serve(node: str) -> None:
@@ -92,7 +39,7 @@ async def serve(node: str) -> None:
     agent = Agent(
         UnixTransport(), engine, ingress, node, SystemClock(), random.Random(), NodeFiles(state), avx=has_avx()
     )
-    server = QuietServer(Logs(agent, engine))
+    server = QuietServer(Inside(agent.container_of, engine))
     log.info("node %s: listening on %s/agent.sock", node, run)
     serving = asyncio.create_task(server.serve(sockets=[listen(run / "agent.sock", 0o600)]), name="agent socket")
     acting = asyncio.create_task(agent.run(), name="agent")

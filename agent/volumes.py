@@ -4,6 +4,8 @@ The problem: a container's files die with it. The idea: a named volume is a plai
 engine as a bind mount. No volume driver of Docker's is involved: an absent one would delay dockerd's start by 15 s per
 volume. A folder is only removed when the server says so *and* no container can still write into it.
 
+A mount of a host path is none of this file's: such a folder is its owner's, never made and never removed.
+
 Next file: `agent/docker_engine.py`.
 """
 

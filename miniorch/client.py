@@ -17,7 +17,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -46,7 +46,7 @@ class Transport(Protocol):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
@@ -59,34 +59,65 @@ class _UnixConnection(http.client.HTTPConnection):
 class UnixTransport:
     """HTTP over a Unix socket with the standard library, blocking."""
 
-    def __init__(self, path: str = API_SOCKET, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> None:
+    def __init__(self, path: str = API_SOCKET, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
 
     def open(self, method: str, path: str, body: object = None) -> tuple[_UnixConnection, http.client.HTTPResponse]:
-        """Send a request; the connection and the answer with its headers read. Raises what the server answered."""
+        """Send a request; the connection and the answer with its headers read. Raises what the server answered.
+
+        A `body` that is an iterator of bytes is sent piece by piece, anything else as JSON.
+        """
         connection = _UnixConnection(self.path, self.timeout_seconds)
-        payload = None if body is None else json.dumps(to_plain(body)).encode()
-        headers = {} if payload is None else {"content-type": "application/json"}
+        with self._explained(connection):
+            if isinstance(body, Iterator):
+                connection.request(method, path, body, {"transfer-encoding": "chunked"}, encode_chunked=True)
+            elif body is None:
+                connection.request(method, path)
+            else:
+                payload = json.dumps(to_plain(body)).encode()
+                connection.request(method, path, payload, {"content-type": "application/json"})
+            return connection, self._answer(connection)
+
+    def begin(self, path: str) -> tuple[socket.socket, Callable[[], http.client.HTTPResponse]]:
+        """A POST whose body and answer go on at once: where to write chunks, and a function that waits for the head."""
+        connection = _UnixConnection(self.path, self.timeout_seconds)
+        with self._explained(connection):
+            connection.putrequest("POST", path)
+            connection.putheader("transfer-encoding", "chunked")
+            connection.endheaders()
+
+        def answer() -> http.client.HTTPResponse:
+            with self._explained(connection):
+                return self._answer(connection)
+
+        return connection.sock, answer
+
+    def _answer(self, connection: _UnixConnection) -> http.client.HTTPResponse:
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise self._error(response)
+        return response
+
+    @contextlib.contextmanager
+    def _explained(self, connection: _UnixConnection) -> Iterator[None]:
+        """Errors of the connection as ours. After any error it is closed."""
         try:
-            connection.request(method, path, payload, headers)
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise self._error(response)
+            yield
         except PermissionError:
             connection.close()
             raise NotAllowed(
-                f"may not talk to miniorch's server: {self.path} does not admit this user", remedy="use sudo"
+                f"may not talk to miniorch's server: {self.path} does not admit this user",
+                remedy="put sudo before it; or sudo usermod -aG docker USER and log in again (gives root's power)",
             ) from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Unreachable(
                 f"miniorch's server does not answer on {self.path} ({error})", remedy="miniorch up"
             ) from None
-        except MiniorchError:
+        except BaseException:
             connection.close()
             raise
-        return connection, response
 
     def request_now(self, method: str, path: str, body: object = None) -> Any:
         """The decoded JSON answer (blocking)."""
@@ -95,7 +126,7 @@ class UnixTransport:
             data = response.read()
             return json.loads(data) if data else None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unreachable(f"the server's answer broke off ({error})") from None
+            raise Unreachable(f"the server's answer broke off ({error})", remedy="miniorch up") from None
         finally:
             connection.close()
 
@@ -105,7 +136,7 @@ class UnixTransport:
             for line in response:
                 yield json.loads(line)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unreachable(f"the server's stream broke off ({error})") from None
+            raise Unreachable(f"the server's stream broke off ({error})", remedy="miniorch up") from None
 
     @staticmethod
     def _error(response: http.client.HTTPResponse) -> MiniorchError:

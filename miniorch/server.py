@@ -14,10 +14,9 @@ import ipaddress
 import logging
 import random
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from miniorch.api.handlers import Handlers, Logs
+from miniorch.api.handlers import Handlers
 from miniorch.client import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
 from miniorch.clock import Clock, SystemClock, new_id
 from miniorch.controllers.endpoints import Reachability
@@ -26,7 +25,7 @@ from miniorch.controllers.loop import Controller, Loop
 from miniorch.controllers.placement import Placer
 from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
-from miniorch.errors import MiniorchError, Unreachable, UsageError
+from miniorch.errors import MiniorchError, UsageError
 from miniorch.model import Cluster
 from miniorch.state.records import Write, commit, read
 from miniorch.state.store import Store
@@ -41,9 +40,7 @@ REVISIONS_KEPT = 5000
 class Server:
     """The control plane over one store."""
 
-    def __init__(
-        self, store: Store, clock: Clock, chance: random.Random, logs_of: Logs, pool: str = DEFAULT_POOL
-    ) -> None:
+    def __init__(self, store: Store, clock: Clock, chance: random.Random, pool: str = DEFAULT_POOL) -> None:
         self.store = store
         self._chance = chance
         self._pools = split_pool(pool)
@@ -57,7 +54,7 @@ class Server:
             History(),
         ]
         self.loop = Loop(store, controllers, clock, chance)
-        self.handlers = Handlers(store, self.loop, self.liveness, clock, chance, logs_of)
+        self.handlers = Handlers(store, self.loop, self.liveness, clock, chance)
 
     async def prepare(self) -> Cluster:
         """Make the cluster record if this is the first start. Must be done before the first request."""
@@ -92,32 +89,20 @@ def split_pool(pool: str) -> tuple[str, str]:
     try:
         network = ipaddress.ip_network(pool)
     except ValueError as error:
-        raise UsageError(f"--pool wants a network such as {DEFAULT_POOL}: {error}") from None
+        raise UsageError(
+            f"--pool wants a network such as {DEFAULT_POOL}: {error}", remedy=f"miniorch up --pool {DEFAULT_POOL}"
+        ) from None
     if network.version != 4 or network.prefixlen > 22:
-        raise UsageError(f"--pool {pool}: wants an IPv4 network of /22 or larger")
+        raise UsageError(
+            f"--pool {pool}: wants an IPv4 network of /22 or larger", remedy=f"miniorch up --pool {DEFAULT_POOL}"
+        )
     containers, services = network.subnets(prefixlen_diff=1)
     return str(containers), str(services)
 
 
-async def logs_over_socket(node: str, task: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
-    """A container's output from the agent of this machine."""
-    path = f"{RUN_DIRECTORY}/agent.sock"
-    try:
-        reader, writer = await asyncio.open_unix_connection(path)
-    except OSError as error:
-        raise Unreachable(f"the agent on {node} does not answer ({error})", remedy="miniorch up") from None
-    try:
-        writer.write(f"GET /logs/{task}?tail={tail}&follow={int(follow)} HTTP/1.0\r\n\r\n".encode())
-        await writer.drain()
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b" 200 " not in head.split(b"\r\n", 1)[0]:
-            raise MiniorchError((await reader.read(4096)).decode(errors="replace") or "the agent has no logs of it")
-        while chunk := await reader.read(65536):
-            yield chunk
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
-        raise Unreachable(f"the agent on {node} hung up ({error})") from None
-    finally:
-        writer.close()
+def agent_at(node: str) -> str:
+    """Where the agent of a node listens. There is only this machine's."""
+    return f"unix://{RUN_DIRECTORY}/agent.sock"
 
 
 async def serve(pool: str) -> None:
@@ -128,9 +113,9 @@ async def serve(pool: str) -> None:
 
     store = SqliteStore(Path(STATE_DIRECTORY) / "state.db")
     try:
-        server = Server(store, SystemClock(), random.Random(), logs_over_socket, pool)
+        server = Server(store, SystemClock(), random.Random(), pool)
         cluster = await server.prepare()
-        http = QuietServer(make_app(server.handlers))
+        http = QuietServer(make_app(server.handlers, agent_at))
         log.info("cluster %s, state in %s, listening on %s", cluster.id, STATE_DIRECTORY, API_SOCKET)
         told = asyncio.create_task(until_told_to_end().wait(), name="signals")
         controlling = asyncio.create_task(server.run(), name="control loops")

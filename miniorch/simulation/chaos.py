@@ -11,17 +11,33 @@ Who does this for real: etcd's robustness tests, Jepsen's nemesis. Next file: `t
 """
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass, replace
 from typing import Any
 
 from miniorch.codec import to_plain
-from miniorch.model import AppSpec, Build, Condition, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
+from miniorch.errors import NotFound
+from miniorch.model import (
+    AppSpec,
+    Build,
+    Condition,
+    HealthCheck,
+    Mount,
+    Port,
+    Resources,
+    Restart,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+)
 from miniorch.simulation.engine import Behaviour
 from miniorch.simulation.network import BAD, GOOD, POOR
 from miniorch.simulation.world import World
 
 APP = "dockchat"
+KINDS = ("crash", "engine", "kill", "kill", "weather", "scale", "change", "cut", "restart", "fail")
+JOBS = ("setup", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +54,7 @@ def draw(chance: random.Random, processes: list[str], nodes: list[str], seconds:
     """At least `count` faults within `seconds`, by time. Every process is killed at least once."""
     faults = [Fault(chance.uniform(0.0, seconds), "crash", one, chance.uniform(0.1, 8.0)) for one in processes]
     while len(faults) < count:
-        kind = chance.choice(["crash", "engine", "kill", "kill", "weather", "scale", "change", "cut"])
+        kind = chance.choice(KINDS)
         match kind:
             case "crash":
                 target = chance.choice(processes)
@@ -46,6 +62,10 @@ def draw(chance: random.Random, processes: list[str], nodes: list[str], seconds:
                 target = str(chance.randint(0, 4))
             case "change":
                 target = str(chance.randint(1, 99))
+            case "restart":
+                target = chance.choice(["web", *JOBS])
+            case "fail":
+                target = chance.choice(JOBS)
             case _:
                 target = chance.choice(nodes)
         faults.append(
@@ -74,6 +94,16 @@ def dockchat(replicas: int = 2, port: int = 5000) -> AppSpec:
     )
 
 
+def with_jobs(app: AppSpec, chance: random.Random) -> AppSpec:
+    """The same with a job that web waits for, tried until it succeeds, and one of two slots that may be given up."""
+    setup = ServiceSpec(TaskSpec("setup"), restart=RestartPolicy(Restart.ON_FAILURE, delay_seconds=1.0))
+    policy = RestartPolicy(chance.choice(list(Restart)), max_attempts=chance.randint(1, 3))
+    report = ServiceSpec(TaskSpec("report"), 2, restart=policy)
+    web = app.services["web"]
+    web = replace(web, depends_on={**web.depends_on, "setup": Condition.COMPLETED})
+    return replace(app, services={**app.services, "web": web, "setup": setup, "report": report})
+
+
 class Day:
     """Deploy, break, mend, rest."""
 
@@ -82,13 +112,15 @@ class Day:
         self.faults = faults
         self.trouble_seconds = trouble_seconds
         self.quiet_seconds = quiet_seconds
-        self.wanted = dockchat()
+        self.wanted = with_jobs(dockchat(), world.chance("jobs"))
 
     async def live(self) -> None:
         world = self.world
         for machine in world.machines.values():
             machine.engine.behave("mongo:7", Behaviour(pull_seconds=4.0, healthy_after_seconds=3.0))
             machine.engine.behave("dockchat-web", Behaviour(pull_seconds=6.0, healthy_after_seconds=0.5))
+        for job in JOBS:
+            self._let_end(job, exit_code=0)
         async with asyncio.timeout(self.trouble_seconds + 600):
             world.wire.weather = POOR
             happening = [asyncio.ensure_future(self._apply())]
@@ -129,6 +161,18 @@ class Day:
                 web = self.wanted.services["web"]
                 task = replace(web.task, environment={"VERSION": fault.target})
                 await self._change(web=replace(web, task=task))
+            case "restart":
+                with contextlib.suppress(NotFound):  # before the app is there
+                    await world.ask("POST", f"/v1/services/{APP}/{fault.target}/restart")
+            case "fail":
+                world.note(f"{fault.target} fails from now on")
+                self._let_end(fault.target, exit_code=1)
+                await asyncio.sleep(fault.seconds)
+                self._let_end(fault.target, exit_code=0)
+
+    def _let_end(self, job: str, exit_code: int) -> None:
+        for machine in self.world.machines.values():
+            machine.engine.behave(job, Behaviour(exits_after_seconds=3.0, exit_code=exit_code))
 
     def _kill_container(self, fault: Fault) -> None:
         engine = self.world.machines[fault.target].engine

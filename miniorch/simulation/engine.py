@@ -12,15 +12,18 @@ contract suite runs against this and Docker, so that the fake cannot drift away.
 """
 
 import asyncio
+import io
 import ipaddress
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+import tarfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Progress
+from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Processes, Progress, Stat
 from miniorch.clock import Clock, new_id
-from miniorch.errors import EngineError
+from miniorch.errors import EngineError, NotFound
+from miniorch.frames import Command, Frame, Kind
 from miniorch.model import Build, Resources
 
 P = ParamSpec("P")
@@ -54,6 +57,8 @@ class Box:
     exit_code: int | None = None
     started_at: float = 0.0
     lines: list[bytes] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=lambda: {"/tmp/.keep": b""})
+    commands: list[Command] = field(default_factory=list)  # that are run in it at this moment
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # replaced at each change
 
     def view(self) -> Container:
@@ -226,6 +231,69 @@ class FakeEngine:
         after = box.behaviour.healthy_after_seconds
         healthy = after is not None and self._clock.monotonic() - box.started_at >= after
         return ExecResult(0, "ok") if healthy else ExecResult(1, "not healthy")
+
+    async def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
+        """Knows `cat`, `sh -c "exit N"` and `sleep`; every other program is not in the image."""
+        await self._reach(0.05)
+        box = self._box(container)
+        if box.state != "running":
+            raise EngineError(f"container {container} is not running")
+        box.commands.append(what)
+        try:
+            yield Kind.STARTED, b""
+            program, *arguments = what.command
+            code = b"0"
+            if program == "cat" and what.stdin:
+                async for kind, payload in input:
+                    if kind is Kind.STDIN_END:
+                        break
+                    if kind is Kind.STDIN:
+                        yield Kind.STDOUT, payload
+            elif program == "sh":
+                code = arguments[-1].rpartition(" ")[2].encode()
+            elif program == "sleep":
+                await asyncio.sleep(float(arguments[0]))
+            elif program != "cat":
+                code = b"127"
+                yield Kind.ERROR, f"exit code 127: command not found in the image: {program}".encode()
+            yield Kind.EXIT, code
+        finally:
+            box.commands.remove(what)
+
+    async def stat(self, container: str, path: str) -> Stat:
+        await self._reach(0.02)
+        files, name = self._box(container).files, path.rstrip("/").rpartition("/")[2]
+        if any(f"{known}/".startswith(f"{path.rstrip('/')}/") for known in files):
+            return Stat(name or "/", path not in files)
+        raise NotFound(f"there is no {path} in the container")
+
+    async def archive(self, container: str, path: str) -> AsyncIterator[bytes]:
+        found = await self.stat(container, path)
+        tar = io.BytesIO()
+        with tarfile.open(fileobj=tar, mode="w") as writing:
+            for known, data in self._box(container).files.items():
+                if f"{known}/".startswith(f"{path.rstrip('/')}/"):
+                    member = tarfile.TarInfo(found.name + known[len(path.rstrip("/")) :])
+                    member.size = len(data)
+                    writing.addfile(member, io.BytesIO(data))
+        yield tar.getvalue()
+
+    async def unpack(self, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
+        if not (await self.stat(container, path)).folder:
+            raise EngineError(f"{path} is no folder")
+        data = b"".join([piece async for piece in tar])
+        with tarfile.open(fileobj=io.BytesIO(data)) as reading:
+            for member in reading:
+                file = reading.extractfile(member)
+                if file is not None:
+                    self._box(container).files[f"{path.rstrip('/')}/{member.name}"] = file.read()
+
+    async def top(self, container: str) -> Processes:
+        await self._reach(0.02)
+        box = self._box(container)
+        commands = [box.spec.command or ("init",), *(what.command for what in box.commands)]
+        rows = ((str(number), " ".join(command)) for number, command in enumerate(commands, 1))
+        return Processes(("PID", "CMD"), tuple(rows))
 
     async def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
         await self._reach(0.02)

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from miniorch.clock import Clock
+from miniorch.errors import EngineError
 from miniorch.model import Endpoints
 from miniorch.simulation.engine import FakeEngine
 
@@ -29,6 +30,11 @@ class FakeFiles:
         await self._pause()
         self.folders.pop(f"/volumes/{key}/data", None)
         await self._pause()
+
+    async def must_exist(self, path: str) -> None:
+        await self._pause()
+        if path.startswith("/missing"):
+            raise EngineError(f"there is no {path} on this machine")
 
     async def make_task(self, task: str, resolv_conf: str) -> str:
         await self._pause()

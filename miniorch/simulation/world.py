@@ -15,12 +15,12 @@ code under test is unchanged Python.
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agent.agent import Agent
 from miniorch.client import Transport, mirror
-from miniorch.errors import MiniorchError, NotFound, Temporary
+from miniorch.errors import MiniorchError, Temporary
 from miniorch.model import Endpoints, Event
 from miniorch.server import Server
 from miniorch.simulation.engine import FakeEngine
@@ -115,7 +115,7 @@ class World:
                 line.cut = away
 
     async def _serve(self, chance: random.Random) -> None:
-        server = Server(self.store, self.clock, chance, self._logs_of)
+        server = Server(self.store, self.clock, chance)
         await server.prepare()
         self.wire.up(server.handlers)
         await server.run()
@@ -128,15 +128,6 @@ class World:
             await Agent(line, machine.engine, machine.ingress, node, self.clock, chance, machine.files).run()
         else:
             await net_main(node, line)
-
-    async def _logs_of(self, node: str, task: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
-        engine = self.machines[node].engine
-        for box in engine.boxes.values():
-            if box.spec.task == task:
-                async for line in engine.logs(box.id, tail=tail, follow=follow):
-                    yield line
-                return
-        raise NotFound(f"{task} has no container on {node}")
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:
         """A user's request, repeated until the server answers."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import random
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from typing import Any
 import pytest
 
 from agent.docker_engine import DockerEngine
-from agent.engine import TASK_LABEL, Container, ContainerSpec, Engine
-from miniorch.errors import EngineError
+from agent.engine import TASK_LABEL, Container, ContainerSpec, Engine, Stat
+from miniorch.errors import EngineError, NotFound
+from miniorch.frames import Command, Frame, Kind
 from miniorch.model import Build, Resources
 from miniorch.simulation.engine import Behaviour, FakeEngine
 from miniorch.simulation.loop import VirtualClock, run
@@ -71,6 +74,21 @@ class Bench:
                 return container
             await asyncio.sleep(0.05)
         raise AssertionError(f"still {container}")
+
+    async def run(self, container: str, what: Command, *input: Frame) -> list[Frame]:
+        """A command to its end: all frames of its output, what was cut apart put together."""
+
+        async def given() -> AsyncIterator[Frame]:
+            for frame in input:
+                yield frame
+
+        frames: list[Frame] = []
+        async for kind, payload in self.engine.exec(container, what, given()):
+            if frames and frames[-1][0] is kind:
+                frames[-1] = (kind, frames[-1][1] + payload)
+            else:
+                frames.append((kind, payload))
+        return frames
 
     async def log(self, container: str, tail: int = 100) -> bytes:
         return b"".join([chunk async for chunk in self.engine.logs(container, tail=tail, follow=False)])
@@ -246,6 +264,133 @@ def test_command_in_a_dead_container_is_an_error(tell: Any) -> None:
         await bench.until(lambda one: not one.running)
         with pytest.raises(EngineError):
             await bench.engine.run_in(container, ("true",), 5.0)
+
+    tell(story)
+
+
+def test_exec_hands_input_in_and_output_out(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        many = bytes(range(256)) * 4096
+        pieces = [(Kind.STDIN, many[at : at + 30000]) for at in range(0, len(many), 30000)]
+        for tty in (False, True):  # a terminal changes what it hands on, so it gets one line
+            what = Command(("cat",), tty=tty, stdin=True, rows=24, columns=80)
+            sent = [(Kind.STDIN, b"hello\n")] if tty else pieces
+            started, (kind, output), ended = await bench.run(container, what, *sent, (Kind.STDIN_END, b""))
+            assert started == (Kind.STARTED, b"")
+            assert kind is Kind.STDOUT
+            assert (b"hello" in output) if tty else (len(output), output == many) == (len(many), True)
+            assert ended == (Kind.EXIT, b"0")
+
+    tell(story)
+
+
+def test_exec_ends_with_the_commands_own_code(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        frames = await bench.run(container, Command(("sh", "-c", "exit 3")))
+        assert frames == [(Kind.STARTED, b""), (Kind.EXIT, b"3")]
+
+    tell(story)
+
+
+def test_exec_of_a_program_that_is_not_there_says_so(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        for tty in (False, True):
+            frames = await bench.run(container, Command(("nope",), tty=tty))
+            assert frames[1:] == [
+                (Kind.ERROR, b"exit code 127: command not found in the image: nope"),
+                (Kind.EXIT, b"127"),
+            ]
+
+    tell(story)
+
+
+def test_exec_in_a_dead_container_is_an_error(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(EXITS)
+        await bench.until(lambda one: not one.running)
+        with pytest.raises(EngineError, match="is not running"):
+            await bench.run(container, Command(("true",)))
+
+    tell(story)
+
+
+def test_exec_that_is_given_up_takes_its_command_with_it(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+
+        async def nothing() -> AsyncIterator[Frame]:
+            await asyncio.Event().wait()
+            yield Kind.STDIN_END, b""
+
+        for tty in (False, True):
+            what = Command(("sleep", "4711"), tty=tty, stdin=True)
+            async with contextlib.aclosing(bench.engine.exec(container, what, nothing())) as frames:
+                assert await anext(frames) == (Kind.STARTED, b"")
+            for _ in range(100):
+                if not any("4711" in word for row in (await bench.engine.top(container)).rows for word in row):
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("the command runs on")
+
+    tell(story)
+
+
+def test_files_go_in_and_come_out(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        content = bytes(range(256)) * 1000
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            member = tarfile.TarInfo("data")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(made.getvalue()), 10000):
+                yield made.getvalue()[at : at + 10000]
+
+        await bench.engine.unpack(container, "/tmp", pieces())
+        assert await bench.engine.stat(container, "/tmp") == Stat("tmp", True)
+        assert await bench.engine.stat(container, "/tmp/data") == Stat("data", False)
+        await bench.engine.stop(container, 0.0)  # an ended container still has its files
+        data = b"".join([piece async for piece in bench.engine.archive(container, "/tmp/data")])
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            file = tar.extractfile("data")
+            assert file is not None
+            assert file.read() == content
+
+    tell(story)
+
+
+def test_files_that_are_not_there_are_not_found(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+
+        async def nothing() -> AsyncIterator[bytes]:
+            yield bytes(10240)
+
+        with pytest.raises(NotFound, match="no /nope"):
+            await bench.engine.stat(container, "/nope")
+        with pytest.raises(NotFound, match="no /nope"):
+            async for _ in bench.engine.archive(container, "/nope"):
+                pass
+        with pytest.raises(NotFound, match="no /nope"):
+            await bench.engine.unpack(container, "/nope", nothing())
+
+    tell(story)
+
+
+def test_processes_are_listed(tell: Any) -> None:
+    async def story(bench: Bench) -> None:
+        container = await bench.started(SLEEPS)
+        processes = await bench.engine.top(container)
+        assert {"PID", "CMD"} <= set(processes.titles)
+        assert all(len(row) == len(processes.titles) for row in processes.rows)
+        assert processes.rows
 
     tell(story)
 

@@ -16,7 +16,7 @@ import pytest
 from node import TestNode, until
 
 from miniorch.client import UnixTransport
-from miniorch.model import AppSpec, Build, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
+from miniorch.model import AppSpec, Build, ContainerOptions, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -157,6 +157,62 @@ def test_container_is_as_it_should_be(clean: Trio) -> None:
     clean.remove("chat")
     until(lambda: not volume.exists(), 5, "the volume is gone")
     assert clean.listed("volumes") == []
+
+
+def test_options_reach_docker_and_services_find_each_other_by_environment(clean: Trio, tmp_path: Path) -> None:
+    (tmp_path / "app.conf").write_text("mine")
+    options = ContainerOptions(
+        user="1000:1000", working_dir="/tmp", hostname="me", stop_signal="SIGINT", tty=True, stdin_open=True,
+        read_only=True, init=False, cap_add=("NET_ADMIN",), cap_drop=("CHOWN",), security_opt=("no-new-privileges",),
+        group_add=("44",), devices=("/dev/null:/dev/mine:r",), extra_hosts=("build:192.0.2.7",),
+        tmpfs={"/scratch": "size=1m"}, sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},
+        ulimits={"nofile": "1000:2000"}, labels={"team": "blue", "miniorch.app": "stolen"},
+        shm_size_bytes=8 << 20, pids_limit=50,
+    )  # fmt: skip
+    mounts = (Mount("", "/app.conf", True, host_path=str(tmp_path / "app.conf")),)
+    clean.apply(
+        "chat",
+        web=ServiceSpec(replace(SLEEP, options=options, mounts=mounts)),
+        db=ServiceSpec(SLEEP, ports=(Port(5001, 8000, local=True),)),
+        bad=ServiceSpec(replace(SLEEP, mounts=(Mount("", "/x", host_path=f"{tmp_path}/missing"),))),
+    )
+    until(lambda: clean.states("chat").count("running") == 2, 30, "both run", pause=0.1)
+    rejected = until(lambda: [one for one in clean.tasks() if one["status"]["state"] == "rejected"], 20, "bad is not")
+    assert f"there is no {tmp_path}/missing on this machine" in rejected[0]["status"]["message"]
+    assert not (tmp_path / "missing").exists()
+    (name,) = [name for name in clean.containers() if name.startswith("chat-web")]
+    found = json.loads(clean.node.docker("inspect", name).stdout)[0]
+    config, host = found["Config"], found["HostConfig"]
+    assert (config["User"], config["WorkingDir"], config["Hostname"]) == ("1000:1000", "/tmp", "me")
+    assert (config["StopSignal"], config["Tty"], config["OpenStdin"]) == ("SIGINT", True, True)
+    assert (config["Labels"]["team"], config["Labels"]["miniorch.app"]) == ("blue", "chat")
+    assert (host["ReadonlyRootfs"], host["Init"], host["Privileged"]) == (True, False, False)
+    assert (host["CapAdd"], host["CapDrop"], host["GroupAdd"]) == (["NET_ADMIN"], ["CHOWN"], ["44"])
+    assert (host["ShmSize"], host["PidsLimit"], host["Tmpfs"]) == (8 << 20, 50, {"/scratch": "size=1m"})
+    inside = clean.node.docker("exec", name, "sh", "-c", "id; ulimit -n; cat /etc/hosts /app.conf; ls /dev; env").stdout
+    for wanted in (
+        "uid=1000",
+        "44",
+        "1000",
+        "192.0.2.7\tbuild",
+        "mine",
+        "DB_SERVICE_PORT=8000",
+        "WEB_SERVICE_HOST=10.2",
+    ):
+        assert wanted in inside, wanted
+    config_file = Path(f"/proc/{clean.node.pid}/root/run/miniorch/haproxy.cfg")
+    assert "bind 127.0.0.1:5001" in config_file.read_text()
+
+
+def test_build_stops_at_its_target(clean: Trio, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox:1 AS one\nENV STAGE=one\nFROM one\nRUN exit 9\n")
+    spec = replace(
+        SLEEP, image="miniorch/chat-db:aaaaaaaaaaaa", build=Build(str(tmp_path), "aaaaaaaaaaaa", target="one")
+    )
+    clean.apply("chat", db=ServiceSpec(spec))
+    clean.wait("chat", "running")
+    (name,) = clean.containers()
+    assert "STAGE=one" in clean.node.docker("exec", name, "env").stdout
 
 
 def test_container_that_exits_is_replaced_and_says_why(clean: Trio) -> None:

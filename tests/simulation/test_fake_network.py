@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -20,14 +19,10 @@ from miniorch.state.memory import MemoryStore
 CAPACITY = {"capacity": {"cpus": 4.0, "memory_bytes": 4096}, "engine": "Fake"}
 
 
-def no_logs(*args: Any) -> Any:
-    raise NotFound("no logs here")
-
-
 def with_server(story: Callable[[Wire, Server], Awaitable[None]], seed: int = 1) -> None:
     async def main() -> None:
         chance = random.Random(seed)
-        server = Server(MemoryStore(), VirtualClock(), chance, no_logs)
+        server = Server(MemoryStore(), VirtualClock(), chance)
         await server.prepare()
         wire = Wire(chance)
         wire.up(server.handlers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,6 @@ from miniorch.state.memory import MemoryStore
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), ports=(Port(5000, 80),))})
 
 
-async def some_logs(node: str, task: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
-    yield b"one\n"
-    yield b"\xff two\n"
-
-
 class Api:
     """A server that can be stopped and started again on the same store and socket."""
 
@@ -35,9 +30,9 @@ class Api:
         self.store = MemoryStore()
 
     async def start(self) -> None:
-        server = Server(self.store, SystemClock(), random.Random(1), some_logs)
+        server = Server(self.store, SystemClock(), random.Random(1))
         await server.prepare()
-        self.http = QuietServer(make_app(server.handlers))
+        self.http = QuietServer(make_app(server.handlers, lambda node: "unix:///nowhere"))
         self.loop = asyncio.create_task(server.run())
         self.serving = asyncio.create_task(self.http.serve([listen(Path(self.path), 0o660)]))
         async with asyncio.timeout(5):

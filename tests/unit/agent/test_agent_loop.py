@@ -15,7 +15,7 @@ from agent.agent import Agent
 from agent.engine import ContainerSpec
 from miniorch.codec import to_plain
 from miniorch.errors import Unreachable
-from miniorch.model import DesiredState, HealthCheck, Node, Resources, Status, Task, TaskSpec, TaskState
+from miniorch.model import DesiredState, HealthCheck, Mount, Node, Resources, Status, Task, TaskSpec, TaskState
 from miniorch.simulation.engine import Behaviour
 from miniorch.simulation.loop import VirtualClock, run
 from miniorch.simulation.machine import Machine
@@ -216,6 +216,16 @@ def test_unhealthy_task_fails_with_its_last_probe_and_leaves_no_process() -> Non
         status = await stage.server.is_in(TaskState.FAILED)
         assert status.message == "never became healthy: not healthy"
         assert [box.state for box in stage.engine.boxes.values()] == ["exited"]
+
+    on_stage(story)
+
+
+def test_a_mount_of_what_is_not_there_is_rejected_by_name() -> None:
+    async def story(stage: Stage) -> None:
+        stage.server.put(task(spec=replace(SPEC, mounts=(Mount("", "/data", host_path="/missing/data"),))))
+        status = await stage.server.is_in(TaskState.REJECTED)
+        assert "there is no /missing/data on this machine" in status.message
+        assert stage.engine.boxes == {}
 
     on_stage(story)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from agent.addresses import REST_SECONDS, choose
 from agent.container_spec import container_spec, resolv_conf
+from agent.discovery import variables
+from agent.docker_inside import apart
 from agent.engine import Container
 from agent.health import Health
 from agent.images import BuildProgress, PullProgress, pull_error, start_error
@@ -15,8 +19,10 @@ from agent.ingress import Frontend, config, frontends
 from agent.listeners import listening
 from agent.volumes import to_remove
 from miniorch.errors import EngineError
+from miniorch.frames import Kind
 from miniorch.model import (
     Backend,
+    ContainerOptions,
     Endpoints,
     HealthCheck,
     Mount,
@@ -131,6 +137,19 @@ def test_container_carries_names_that_teach() -> None:
     assert spec.networks == "dockchat"
 
 
+def test_container_takes_the_options_of_the_app_file_but_its_labels_are_ours() -> None:
+    node = Node("node1", SUBNET, "10.200.3.1", Resources())
+    options = ContainerOptions(hostname="me", labels={"a": "b", "miniorch.task": "stolen"}, user="1000")
+    mounts = (Mount("", "/etc/app.conf", True, host_path="/srv/app.conf"),)
+    task = replace(TASK, spec=replace(TASK.spec, options=options, mounts=mounts))
+    found = {"A": "hidden", "DB_SERVICE_HOST": "10.201.0.2"}
+    spec = container_spec(task, node, "sha256:1", "10.200.3.2", {}, "/t/resolv.conf", found)
+    assert (spec.hostname, spec.options) == ("me", options)
+    assert (spec.labels["a"], spec.labels["miniorch.task"]) == ("b", "k3m9x2ab")
+    assert spec.binds["/etc/app.conf"] == ("/srv/app.conf", True)
+    assert (spec.environment["A"], spec.environment["DB_SERVICE_HOST"]) == ("b", "10.201.0.2")
+
+
 def test_resolver_is_the_nodes_own() -> None:
     assert resolv_conf("dockchat", "10.200.3.1").splitlines() == [
         "nameserver 10.200.3.1",
@@ -171,9 +190,27 @@ def test_service_without_ready_task_keeps_its_port() -> None:
     assert text.endswith("\nlisten dockchat-web:5000\n    bind :5000\n")
 
 
+def test_local_port_is_only_bound_on_this_machine() -> None:
+    text = config(frontends([replace(endpoints("web", 5000, True), ports=(Port(5000, 80, local=True),))], ()), "/run")
+    assert "\n    bind 127.0.0.1:5000\n" in text
+
+
 def test_nothing_but_plain_words_reach_the_configuration() -> None:
     evil = replace(endpoints("web", 5000, True), app="a\nglobal", service="b c")
     assert "listen a_global-b_c:5000\n" in config(frontends([evil], ()), "/run/miniorch")
+
+
+# ---- finding others by environment ----
+
+
+def test_services_of_the_app_are_found_by_environment() -> None:
+    silent = replace(endpoints("my-db", 5001, True), ports=(), vip="10.201.0.2")
+    stranger = replace(endpoints("api", 5002, True), app="other")
+    assert variables("dockchat", [endpoints("web", 5000, False), silent, stranger]) == {
+        "MY_DB_SERVICE_HOST": "10.201.0.2",
+        "WEB_SERVICE_HOST": "10.201.0.1",
+        "WEB_SERVICE_PORT": "80",
+    }
 
 
 # ---- what Docker says ----
@@ -206,6 +243,23 @@ def test_build_names_its_step_and_fails_with_its_last_lines() -> None:
         "Step 2/3 : RUN make",
         "cc: no such file",
     ]
+
+
+def test_output_is_told_apart_wherever_it_was_cut() -> None:
+    data = b"\1\0\0\0\0\0\0\5hello" + b"\2\0\0\0\0\0\0\0" + b"\2\0\0\0\0\0\1\0" + b"e" * 256
+
+    async def read(size: int, tty: bool) -> list[tuple[Kind, bytes]]:
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(data), size):
+                yield data[at : at + size]
+
+        return [frame async for frame in apart(pieces(), tty)]
+
+    for size in (1, 3, 8, 13, 4096):
+        frames = asyncio.run(read(size, False))
+        assert b"".join(payload for kind, payload in frames if kind is Kind.STDOUT) == b"hello"
+        assert b"".join(payload for kind, payload in frames if kind is Kind.STDERR) == b"e" * 256
+        assert b"".join(payload for _, payload in asyncio.run(read(size, True))) == data
 
 
 def test_start_that_fails_for_its_command_says_so() -> None:

@@ -1,0 +1,227 @@
+"""Inside a container of Docker's: run a command in it, take files out, put files in.
+
+The problem: all three are streams of any size, and people hang up in the middle. The idea: one connection to dockerd
+for each, nothing in between but the sockets' own buffers. For a command Docker gives its connection away: after the
+head of the answer, what we write is the command's input and what comes is its output, each piece with eight bytes that
+say which of stdout and stderr it is (with a terminal there is only one, and no such heads).
+
+Docker has no call that ends a command. But it is a process of this machine: its whole session is killed.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import struct
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+from agent.docker_connection import Connection, unless_it_breaks
+from agent.engine import Stat
+from agent.images import start_error
+from agent.listeners import processes
+from miniorch.errors import EngineError, NotFound
+from miniorch.exchange import PIECE, Exchange
+from miniorch.frames import SIZE, Command, Frame, Kind
+
+PIECE_HEAD = struct.Struct("!BxxxI")  # which stream, how long
+FAILED = b"OCI runtime exec failed: "
+START_TRIES = 50
+NOT_STARTED = (126, 127, 128)  # what Docker gives a command that it could not start
+
+
+async def run(
+    docker: Connection, container: str, what: Command, input: AsyncIterator[Frame]
+) -> AsyncGenerator[Frame, None]:
+    """`Engine.exec`."""
+    api = await docker.call(docker.waiting, docker.client)
+
+    def make() -> str:
+        options = {"stdin": what.stdin, "tty": what.tty, "user": what.user, "workdir": what.workdir or None}
+        return str(api.exec_create(container, list(what.command), **options)["Id"])
+
+    made = await docker.call(docker.waiting, make)
+    upgrade = {"connection": "Upgrade", "upgrade": "tcp"}
+    wire = await docker.open("POST", f"/exec/{made}/start", upgrade, {"Detach": False, "Tty": what.tty})
+    feeding, ended = None, False
+    try:
+        with unless_it_breaks():
+            await wire.head()
+            await refuse(wire, "")
+            # Not earlier: what reaches dockerd together with the request is lost.
+            feeding = asyncio.create_task(_feed(docker, made, wire, what, input), name=f"input of {made[:12]}")
+            yield Kind.STARTED, b""
+            held, spoken = b"", False
+            async for kind, piece in apart(wire.body(), what.tty):
+                if not spoken and (held + piece).startswith(FAILED) and len(held) < PIECE:
+                    held += piece  # Docker tells of a failed start in the command's output
+                    continue
+                yield kind, held + piece
+                held, spoken = b"", True
+        while (found := await docker.call(docker.waiting, lambda: api.exec_inspect(made)))["Running"]:
+            await asyncio.sleep(0.05)  # its output has ended; dockerd hears of its own end a moment later
+        ended, code = True, found["ExitCode"]
+        if held and code in NOT_STARTED and not found["Pid"]:
+            why, code = _why(held.decode(errors="replace"), code)
+            yield Kind.ERROR, why.encode()
+        elif held:
+            yield Kind.STDOUT, held
+        yield Kind.EXIT, b"%d" % (-1 if code is None else code)
+    finally:
+        if feeding is not None:
+            feeding.cancel()
+        wire.close()
+        if not ended and wire.status < 400:
+            # A task of its own: whoever is being cancelled here may be cancelled again.
+            await asyncio.shield(docker.call(docker.waiting, lambda: kill(api, made)))
+
+
+async def apart(pieces: AsyncIterator[bytes], tty: bool) -> AsyncIterator[Frame]:
+    """Docker's stream of a container's output as frames. With a terminal there are no heads, and no errors apart."""
+    rest, kind, left = bytearray(), Kind.STDOUT, 0
+    async for piece in pieces:
+        rest += piece
+        while rest and not tty and (left or len(rest) >= PIECE_HEAD.size):
+            if not left:
+                stream, left = PIECE_HEAD.unpack_from(rest)
+                kind = Kind.STDERR if stream == 2 else Kind.STDOUT
+                del rest[: PIECE_HEAD.size]
+            part = bytes(rest[:left])
+            del rest[: len(part)]
+            left -= len(part)
+            if part:
+                yield kind, part
+        if tty:
+            yield kind, piece
+            rest.clear()
+
+
+async def _feed(docker: Connection, made: str, wire: Exchange, what: Command, input: AsyncIterator[Frame]) -> None:
+    """Hand on what is typed, until the process has ended or somebody hangs up."""
+    with contextlib.suppress(OSError, EngineError):
+        if what.tty and what.rows:
+            await _resize(docker, made, what.rows, what.columns)
+        async for kind, payload in input:
+            match kind:
+                case Kind.STDIN:
+                    wire.writer.write(payload)
+                    await wire.writer.drain()
+                case Kind.STDIN_END if what.tty:
+                    wire.writer.write(b"\x04")  # closing it would hang the terminal up, and lose output
+                case Kind.STDIN_END:
+                    wire.writer.write_eof()
+                case Kind.RESIZE:
+                    await _resize(docker, made, *SIZE.unpack(payload))
+
+
+async def _resize(docker: Connection, made: str, rows: int, columns: int) -> None:
+    with contextlib.suppress(EngineError):  # it has just ended
+        await docker.call(docker.waiting, lambda: docker.client().exec_resize(made, height=rows, width=columns))
+
+
+def _why(said: str, code: int) -> tuple[str, int]:
+    """Why a command did not start, and the exit code that a shell would have for it: Docker's differ by release."""
+    error = None if "chdir" in said else start_error(said)
+    if error is None:
+        return said.strip().removeprefix(FAILED.decode()), code
+    return error.message, 127 if "127" in error.message else 126
+
+
+def kill(api: Any, made: str) -> None:
+    """End a command that was run in a container: the leader of a session, and everything in that session. Blocks."""
+    for _ in range(START_TRIES):
+        found = api.exec_inspect(made)
+        if found["ExitCode"] is not None:
+            return
+        if found["Pid"]:
+            break
+        time.sleep(0.1)  # it is just being started
+    for pid in processes():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == found["Pid"]:
+                os.kill(pid, signal.SIGKILL)
+
+
+# ---- what it says ----
+
+
+async def logs(docker: Connection, container: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
+    """`Engine.logs`."""
+    found = await docker.call(docker.waiting, lambda: docker.client().inspect_container(container))
+    query = f"stdout=1&stderr=1&tail={tail}&follow={int(follow)}"
+    wire = await docker.open("GET", f"/containers/{container}/logs?{query}")
+    try:
+        with unless_it_breaks():
+            await wire.head()
+            await refuse(wire, "")
+            async for _, piece in apart(wire.body(), found["Config"]["Tty"]):
+                yield piece
+    finally:
+        wire.close()
+
+
+# ---- files ----
+
+
+async def stat(docker: Connection, container: str, path: str) -> Stat:
+    """`Engine.stat`."""
+    wire = await docker.open("HEAD", _archive_path(container, path))
+    try:
+        with unless_it_breaks():
+            await wire.head()
+        if wire.status == 404:
+            raise NotFound(f"there is no {path} in the container")
+        if "x-docker-container-path-stat" not in wire.headers:
+            raise EngineError(f"Docker answered {wire.status} about {path}")
+        found = json.loads(base64.b64decode(wire.headers["x-docker-container-path-stat"]))
+        return Stat(found["name"], bool(found["mode"] & 1 << 31), found["linkTarget"])
+    finally:
+        wire.close()
+
+
+async def archive(docker: Connection, container: str, path: str) -> AsyncIterator[bytes]:
+    """`Engine.archive`."""
+    wire = await docker.open("GET", _archive_path(container, path))
+    try:
+        with unless_it_breaks():
+            await wire.head()
+            await refuse(wire, path)
+            async for piece in wire.body():
+                yield piece
+    finally:
+        wire.close()
+
+
+async def unpack(docker: Connection, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
+    """`Engine.unpack`."""
+    wire = await docker.open("PUT", _archive_path(container, path), {"content-type": "application/x-tar"})
+    try:
+        with unless_it_breaks():
+            with contextlib.suppress(OSError):  # refused before all was sent: the answer says why
+                async for piece in tar:
+                    await wire.send(piece)
+                await wire.end()
+            await wire.head()
+            await refuse(wire, path)
+    finally:
+        wire.close()
+
+
+def _archive_path(container: str, path: str) -> str:
+    return f"/containers/{container}/archive?path={quote(path, safe='')}"
+
+
+async def refuse(wire: Exchange, path: str) -> None:
+    """Raise what Docker has answered, if it is an error."""
+    if wire.status < 400:
+        return
+    text = await wire.text()
+    with contextlib.suppress(ValueError):
+        text = json.loads(text)["message"]
+    if wire.status == 404 and path:
+        raise NotFound(f"there is no {path} in the container")
+    raise EngineError(f"Docker: {text.strip()}", temporary=wire.status == 409)

@@ -1,0 +1,187 @@
+"""What people do inside this node's containers, as an ASGI application: logs, exec, cp, top.
+
+The server hands such requests on as they are, so the paths are those of docs/api.md. Everything is a stream, and each
+of them ends when its asker hangs up. For that somebody has to listen all the time: the input of a command is received
+whether or not the command wants it yet. The window of `miniorch/frames.py` is what keeps that from growing.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from agent.engine import Container, Engine
+from miniorch.codec import decode, encode
+from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError, to_wire
+from miniorch.frames import WINDOW_BYTES, Command, Frame, Kind, Unpacker, pack
+
+log = logging.getLogger("agent")
+
+PATH = re.compile(r"/v1/tasks/([0-9a-z]+)/(\w+)")
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Query = Mapping[str, str]
+
+
+class HungUp(Exception):
+    """The asker is gone."""
+
+
+class Asker:
+    """Who has sent the request: its body in pieces, and the answer to it."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self.answered = False
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The pieces of the body, complete at its end. Raises `HungUp`."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise HungUp
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
+    async def gone(self) -> None:
+        """Returns when nobody listens any more."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def say(self, data: bytes, status: int = 200, *, more: bool = True) -> None:
+        """A piece of the answer; returns when there is room for the next. `status` counts the first time."""
+        if not self.answered:
+            self.answered = True
+            await self._send({"type": "http.response.start", "status": status, "headers": []})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+class Inside:
+    """The application. `container_of` finds a task's container."""
+
+    def __init__(self, container_of: Callable[[str], Container | None], engine: Engine) -> None:
+        self._container_of = container_of
+        self._engine = engine
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        asker = Asker(receive, send)
+        query = dict(parse_qsl(scope["query_string"].decode()))
+        try:
+            path = PATH.fullmatch(scope["path"])
+            container = self._container_of(path[1]) if path else None
+            if path is None or container is None:
+                raise NotFound("this node has no container of that task: it was never made, or is removed already")
+            await self._answer(scope["method"], path[2], container, query, asker)
+            await asker.say(b"", more=False)
+        except HungUp:
+            pass
+        except MiniorchError as error:
+            if asker.answered:  # too late to say it: what is cut off cannot be taken for complete
+                log.warning("%s broke off: %s", scope["path"], error.message)
+            else:
+                await asker.say(encode(to_wire(error)), error.status, more=False)
+
+    async def _answer(self, method: str, what: str, container: Container, query: Query, asker: Asker) -> None:
+        match method, what:
+            case "GET", "logs":
+                tail = query.get("tail", "")
+                lines = int(tail) if tail.isdigit() else 100
+                output = self._engine.logs(container.id, tail=lines, follow=query.get("follow") == "1")
+                await _while_listening(asker, _stream(output, asker))
+            case "GET", "top":
+                await asker.say(encode(await self._engine.top(self._running(container).id)))
+            case "GET", "stat":
+                await asker.say(encode(await self._engine.stat(container.id, query.get("path", "/"))))
+            case "GET", "archive":
+                tar = self._engine.archive(container.id, query.get("path", "/"))
+                await _while_listening(asker, _stream(tar, asker))
+            case "PUT", "archive":
+                await self._engine.unpack(container.id, query.get("path", "/"), asker.body())
+            case "POST", "exec":
+                await self._exec(self._running(container), asker)
+            case _:
+                raise NotFound(f"the agent knows no {method} {what}")
+
+    def _running(self, container: Container) -> Container:
+        if not container.running:
+            raise Conflict("its container does not run", remedy=f"miniorch logs {container.task}")
+        return container
+
+    async def _exec(self, container: Container, asker: Asker) -> None:
+        frames = _frames(asker.body())
+        kind, payload = await anext(frames, (Kind.EXIT, b""))
+        if kind is not Kind.START:
+            raise UsageError("exec wants a frame START first")
+        what = decode(Command, payload)
+        if not what.command:
+            raise UsageError("exec wants a command")
+        window = Window()
+        output = self._engine.exec(container.id, what, window.frames(asker))
+        listening, running = window.fill(frames), _stream((pack(*frame) async for frame in output), asker, output)
+        await _first_of(listening, running)
+
+
+class Window:
+    """The input of a command between its asker, who may be `WINDOW_BYTES` ahead, and the command."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Frame] = asyncio.Queue()
+        self._ahead = 0
+
+    async def fill(self, frames: AsyncIterator[Frame]) -> None:
+        """Receive until the asker hangs up. Raises `UsageError` if it is further ahead than it may be."""
+        async for frame in frames:
+            self._ahead += len(frame[1]) + 1  # one more, so that empty frames count, too
+            if self._ahead > 2 * WINDOW_BYTES:
+                raise UsageError("the input of exec came faster than it may")
+            self._queue.put_nowait(frame)
+        await asyncio.Event().wait()  # the body has ended; the output has not
+
+    async def frames(self, asker: Asker) -> AsyncIterator[Frame]:
+        """For the engine. That it asks for the next frame means that the last one has been taken."""
+        while True:
+            kind, payload = await self._queue.get()
+            yield kind, payload
+            self._ahead -= len(payload) + 1
+            if kind is Kind.STDIN:
+                await asker.say(pack(Kind.TAKEN, b"%d" % len(payload)))
+
+
+async def _frames(body: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
+    unpacker = Unpacker()
+    async for data in body:
+        for frame in unpacker.feed(data):
+            yield frame
+
+
+async def _stream(pieces: AsyncIterator[bytes], asker: Asker, *others: AsyncIterator[Any]) -> None:
+    """Pass on a stream to its end. Whatever happens, it and the others are closed before this returns."""
+    try:
+        async for piece in pieces:
+            await asker.say(piece)
+    finally:
+        for one in (pieces, *others):
+            async with aclosing(cast(Any, one)):
+                pass
+
+
+async def _while_listening(asker: Asker, work: Coroutine[Any, Any, None]) -> None:
+    await _first_of(asker.gone(), work)
+
+
+async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Run until one of them ends, end the others, and raise what it has raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
