@@ -1,6 +1,6 @@
 # `make help` lists the targets. The work is done in scripts/, which run by hand, too.
 .DEFAULT_GOAL := help
-.PHONY: help setup images run test check clean
+.PHONY: help setup images run test check man clean
 SHELL := /bin/bash
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 MINIORCH := $(ROOT) .venv/bin/miniorch
@@ -26,6 +26,9 @@ test: ## sets up, then runs all tests; SUITES="unit docs" runs only these
 
 check: setup ## ruff, mypy strict, import-linter
 	@scripts/test.sh check
+
+man: setup ## writes the man pages to .cache/man; then: man -l .cache/man/miniorch.1
+	@.venv/bin/python -m miniorch.cli.reference --man .cache/man
 
 clean: ## removes all that miniorch made on this machine; YES=1 does not ask, ALL=1 takes images and .venv, too
 	@if [ -x .venv/bin/miniorch ]; then $(MINIORCH) down --all --volumes $(if $(YES),--yes); fi

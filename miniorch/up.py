@@ -65,9 +65,9 @@ class Machine:
 
         Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up.
         """
-        if all(self.answers(process.name) for process in self.processes):
+        if all(self.answers(process.name) for process in self._visible()):
             return []
-        need_root("start miniorch's processes")
+        need_root("start miniorch's processes", "sudo miniorch up")
         started = []
         with self._lock():
             self._remember_node()
@@ -89,7 +89,7 @@ class Machine:
         _reap()
         return [
             process.name
-            for process in self.processes
+            for process in self._visible()
             if self._pid_file(process).pid() is None and not connects(self.sockets[process.name])
         ]
 
@@ -134,7 +134,7 @@ class Machine:
 
     def down(self, names: Collection[str] = ("server", "net", "agent")) -> list[str]:
         """Stop processes, the last started first. Returns the names of those that ran."""
-        need_root("stop miniorch's processes")
+        need_root("stop miniorch's processes", "sudo miniorch down")
         wanted = [process for process in reversed(self.processes) if process.name in names]
         if self._under_systemd():
             _systemctl("stop", *(process.unit_name for process in wanted))
@@ -181,7 +181,7 @@ class Machine:
 
     def install_units(self) -> None:
         """Write and enable one unit per process. Raises `Unsupported` where systemd does not run the machine."""
-        need_root("write systemd units")
+        need_root("write systemd units", "sudo miniorch up --systemd")
         if not SYSTEMD.is_dir():
             raise Unsupported("systemd does not run this machine", remedy="miniorch up")
         self.down()  # what runs outside of systemd, or under units that are about to change
@@ -206,8 +206,14 @@ class Machine:
 
     # --- whether they answer -----------------------------------------------------------------------------------------
 
+    def _visible(self) -> tuple[Process, ...]:
+        """Those whose sockets this user may open. Without root that is the server, and it knows about the others."""
+        return self.processes if os.geteuid() == 0 else self.processes[:1]
+
     def answers(self, name: str) -> bool:
         """Whether a process does what it is there for."""
+        if os.geteuid() != 0:
+            return self.node_message() == ""
         if name == "server":
             return self._ask("/v1/version") is not None
         return connects(self.sockets[name]) and (name != "agent" or self.node_message() == "")
@@ -257,7 +263,10 @@ class Machine:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise Conflict("another miniorch starts or stops the processes") from None
+                        raise Conflict(
+                            "another miniorch starts or stops the processes",
+                            remedy=f"wait until it has ended; its pid: fuser {self.run}/up.lock",
+                        ) from None
                     time.sleep(POLL_SECONDS)
             yield
 
@@ -279,9 +288,9 @@ def docker_socket() -> str:
     return host.removeprefix("unix://") if host.startswith("unix://") else "/var/run/docker.sock"
 
 
-def need_root(doing: str) -> None:
+def need_root(doing: str, remedy: str) -> None:
     if os.geteuid() != 0:
-        raise NotAllowed(f"only root may {doing}", remedy="put sudo before the command")
+        raise NotAllowed(f"only root may {doing}", remedy=remedy)
 
 
 def _reap() -> None:
@@ -292,7 +301,8 @@ def _reap() -> None:
 def _undo(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--undo"], cwd="/", capture_output=True, text=True)
     if done.returncode:
-        raise MiniorchError(f"{module} --undo failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+        said = (done.stderr or done.stdout).strip()[-2000:]
+        raise MiniorchError(f"{module} --undo failed:\n{said}", remedy="miniorch doctor, then the same again")
 
 
 def _systemctl(*arguments: str) -> None:

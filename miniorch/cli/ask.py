@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from miniorch.client import UnixTransport
 from miniorch.codec import from_plain
 from miniorch.errors import NotFound, UsageError
-from miniorch.model import App, Event, Node, Service, Task
+from miniorch.model import App, Event, Node, Release, Service, Task
 
 T = TypeVar("T")
 
@@ -21,9 +21,13 @@ class Server:
     def __init__(self, transport: UnixTransport | None = None) -> None:
         self.transport = transport or UnixTransport()
 
+    def plain(self, kind: str, app: str = "") -> list[Any]:
+        """Objects as the server sends them."""
+        answer: list[Any] = self.transport.request_now("GET", f"/v1/{kind}" + (f"?app={app}" if app else ""))["items"]
+        return answer
+
     def _list(self, cls: type[T], kind: str, app: str = "") -> list[T]:
-        answer = self.transport.request_now("GET", f"/v1/{kind}" + (f"?app={app}" if app else ""))
-        return [from_plain(cls, plain) for plain in answer["items"]]
+        return [from_plain(cls, plain) for plain in self.plain(kind, app)]
 
     def version(self) -> Any:
         return self.transport.request_now("GET", "/v1/version")
@@ -46,6 +50,9 @@ class Server:
     def events(self) -> list[Event]:
         return sorted(self._list(Event, "events"), key=lambda one: (one.at, one.id))
 
+    def releases(self, app: str) -> list[Release]:
+        return sorted(self._list(Release, "releases", app), key=lambda one: one.number)
+
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -55,6 +62,10 @@ class Named:
     service: str
     tasks: tuple[Task, ...]
     whole_service: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.app}/{self.service}"
 
 
 def split_service(name: str) -> tuple[str, str]:
@@ -85,6 +96,6 @@ def resolve(name: str, services: Sequence[Service], tasks: Sequence[Task]) -> Na
         raise NotFound(f"there is no task {name}", remedy="miniorch ps -a, or name it APP/SERVICE.SLOT")
     if len(found) > 1:
         several = ", ".join(task.id for task in found[:5])
-        raise UsageError(f"{name} is the beginning of {len(found)} task ids: {several}")
+        raise UsageError(f"{name} is the beginning of {len(found)} task ids: {several}", remedy="write more of the id")
     task = found[0]
     return Named(task.app, task.service, (task,), False)

@@ -3,7 +3,7 @@
 from time import sleep
 
 from miniorch.cli.ask import Server, split_service
-from miniorch.cli.output import confirm
+from miniorch.cli.output import confirm, detaching, outcome
 from miniorch.clock import Clock, SystemClock
 from miniorch.errors import Temporary, Unreachable, UsageError
 
@@ -11,23 +11,26 @@ REMOVE_SECONDS = 120.0
 LOOK_SECONDS = 0.2
 
 
-def scale(what: str) -> None:
+def scale(what: str, *, quiet: bool, json: bool) -> None:
     name, equals, number = what.partition("=")
     if not (equals and number.isascii() and number.isdigit()):
         raise UsageError(f'"{what}" is not of the form APP/SERVICE=N', remedy="miniorch scale dockchat/web=3")
     app, service = split_service(name)
     Server().transport.request_now("PUT", f"/v1/services/{app}/{service}/replicas", {"replicas": int(number)})
-    print(f"{name}: {int(number)} wanted; miniorch ps {app} shows how it goes")
+    words = f"{name}: {int(number)} wanted" + ("" if quiet else f"; miniorch wait {name} waits until they are up")
+    outcome(words, json=json, name=name, outcome="accepted", replicas=int(number))
 
 
-def remove(app: str, *, volumes: bool, yes: bool, no_input: bool) -> None:
+def remove(app: str, *, volumes: bool, yes: bool, no_input: bool, quiet: bool, json: bool) -> None:
     """Remove an app and wait until nothing of it is left. Its volumes' data only when told to, and after a question."""
     if volumes:
         confirm(f"The data in all volumes of {app} will be deleted for good. Go on?", yes=yes, no_input=no_input)
     server = Server()
     server.transport.request_now("DELETE", f"/v1/apps/{app}" + ("?volumes=1" if volumes else ""))
-    wait_until_gone(server, app, SystemClock())
-    print(f"{app} is gone" + ("" if volumes else "; the data in its volumes is kept"))
+    with detaching(f"interrupted; {app} is being removed all the same: miniorch wait {app} --for gone"):
+        wait_until_gone(server, app, SystemClock())
+    words = f"{app} is gone" + ("" if volumes or quiet else "; the data in its volumes is kept")
+    outcome(words, json=json, app=app, outcome="gone", volumes_kept=not volumes)
 
 
 def wait_until_gone(server: Server, app: str, clock: Clock, seconds: float = REMOVE_SECONDS) -> None:

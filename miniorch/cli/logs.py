@@ -3,30 +3,34 @@
 import http.client
 import sys
 import threading
+from collections.abc import Sequence
 from time import sleep
 
 from miniorch.cli.ask import Named, Server, resolve
+from miniorch.cli.output import detaching
 from miniorch.client import UnixTransport
-from miniorch.errors import MiniorchError
+from miniorch.errors import MiniorchError, Temporary, UsageError
 from miniorch.model import Task
 
 FOLLOW_SECONDS = 7 * 86400.0  # a container may be silent for long; the connection breaks when the server ends
 LOOK_SECONDS = 1.0
 
 
-def logs(name: str, *, follow: bool, tail: int) -> None:
+def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
     """Print the output of a task, or of a service's tasks: the live ones, or else the last that ended."""
+    if follow and previous:
+        raise UsageError("a task that has ended writes nothing more", remedy=f"miniorch logs {name} --previous")
     server = Server()
     named = resolve(name, server.services(), server.tasks())
-    tasks = _worth_reading(named)
-    if not tasks:
-        print(f"{name} has no task yet", file=sys.stderr)
-    if not follow:
-        prefix = len(tasks) > 1
-        for task in tasks:
-            _print_all(task, tail, follow=False, prefix=prefix)
+    if follow:
+        with detaching(f"ended; {name} goes on: miniorch logs {name} -f"):
+            _follow(server, name, tail, prefix=named.whole_service)
         return
-    _follow(server, name, tail, prefix=named.whole_service)
+    tasks = ended_last(named.tasks) if previous else _worth_reading(named)
+    if not tasks:
+        print(f"{name} has no task {'that has ended' if previous else 'yet'}", file=sys.stderr)
+    for task in tasks:
+        _print_all(task, tail, follow=False, prefix=len(tasks) > 1)
 
 
 def _worth_reading(named: Named) -> list[Task]:
@@ -35,11 +39,20 @@ def _worth_reading(named: Named) -> list[Task]:
     return live or ended[-1:]
 
 
+def ended_last(tasks: Sequence[Task]) -> list[Task]:
+    """Of each slot the task that ended last; `tasks` are the oldest first."""
+    return list({task.slot: task for task in tasks if not task.live}.values())
+
+
 def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
     """One thread per task; tasks that replace others are followed, too. Ends when a single task has ended."""
     threads: dict[str, threading.Thread] = {}
     while True:
-        named = resolve(name, server.services(), server.tasks())
+        try:
+            named = resolve(name, server.services(), server.tasks())
+        except Temporary:  # the server is being started again; the tasks go on
+            sleep(LOOK_SECONDS)
+            continue
         for task in _worth_reading(named):
             if task.id not in threads:
                 thread = threading.Thread(

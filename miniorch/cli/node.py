@@ -2,7 +2,7 @@
 
 from miniorch.cli.ask import Server
 from miniorch.cli.change import wait_until_gone
-from miniorch.cli.output import confirm, sentence
+from miniorch.cli.output import confirm, outcome, sentence, suggest
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, UsageError
 from miniorch.up import Machine
@@ -10,30 +10,34 @@ from miniorch.up import Machine
 GRACE_SECONDS = 30.0
 
 
-def up(pool: str, node: str, *, systemd: bool) -> None:
-    machine = Machine(print, node, pool)
+def up(pool: str, node: str, *, systemd: bool, quiet: bool, json: bool) -> None:
+    machine = Machine((lambda _: None) if quiet or json else print, node, pool)
     if systemd:
         machine.install_units()
-        print(f"units {sentence([process.unit_name for process in machine.processes])} are enabled and run")
-        return
-    started = machine.ensure_up()
-    print(f"{sentence(started)} started; all answer" if started else "server, net and agent run already")
+        units = [process.unit_name for process in machine.processes]
+        outcome(f"units {sentence(units)} are enabled and run", json=json, outcome="up", units=units)
+    else:
+        started = machine.ensure_up()
+        words = f"{sentence(started)} started; all answer" if started else "server, net and agent run already"
+        outcome(words, json=json, outcome="up", started=started)
+    suggest("miniorch run FILE", quiet=quiet or json)
 
 
-def down(*, everything: bool, volumes: bool, yes: bool, no_input: bool) -> None:
+def down(*, everything: bool, volumes: bool, yes: bool, no_input: bool, quiet: bool, json: bool) -> None:
     if volumes and not everything:
         raise UsageError("--volumes goes with --all", remedy="miniorch down --all --volumes")
     if volumes:
         confirm("The data in all volumes on this machine will be deleted for good. Go on?", yes=yes, no_input=no_input)
-    machine = Machine(print)
+    machine = Machine((lambda _: None) if quiet or json else print)
     if everything:
         _remove_apps_politely()
     stopped = machine.undo(volumes=volumes) if everything else machine.down()
-    print(f"{sentence(stopped)} stopped" if stopped else "no process of miniorch ran")
+    words = [f"{sentence(stopped)} stopped" if stopped else "no process of miniorch ran"]
     if everything:
-        print("removed: containers, network, HAProxy, state" + (", volumes" if volumes else "; volumes are kept"))
-    elif stopped:
-        print("containers and published ports go on; miniorch up takes them over again")
+        words += ["removed: containers, network, HAProxy, state" + (", volumes" if volumes else "; volumes are kept")]
+    elif stopped and not quiet:
+        words += ["containers and published ports go on; miniorch up takes them over again"]
+    outcome("\n".join(words), json=json, outcome="removed" if everything else "down", stopped=stopped)
 
 
 def _remove_apps_politely() -> None:

@@ -1,57 +1,93 @@
 """What a person sees: tables, durations, and whether this is a terminal at all.
 
-On a terminal a table is drawn by rich, which is imported only then: it costs as much time as everything else together.
-In a pipe it is plain aligned columns, one line per row and never cut, so that `grep` and `cut` work.
+In a pipe a table is plain aligned columns, one line per row and never cut, so that `grep` and `cut` work. On a terminal
+that is too narrow, the last columns go below the row, wrapped: nothing is cut there either. Colour only repeats what a
+word says; `NO_COLOR` turns it off, `FORCE_COLOR` on.
 """
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from miniorch.codec import to_plain
-from miniorch.errors import MiniorchError, UsageError
+from miniorch.errors import AppFileError, MiniorchError, UsageError, to_wire
 
+RED, GREEN, YELLOW, MAGENTA = 31, 32, 33, 35
 COLOURS = {
-    "running": "green", "starting": "yellow", "preparing": "yellow", "pending": "magenta", "new": "magenta",
-    "failed": "red", "rejected": "red", "lost": "red", "ok": "green", "bad": "red",
+    "running": GREEN, "complete": GREEN, "ready": GREEN, "ok": GREEN, "starting": YELLOW, "preparing": YELLOW,
+    "warning": YELLOW, "pending": MAGENTA, "new": MAGENTA, "failed": RED, "rejected": RED, "lost": RED, "bad": RED,
+    "bold": 1,
 }  # fmt: skip
+GAP, INDENT = "  ", "    "
 
 
 def terminal() -> bool:
-    """Whether redrawn lines and colours make sense here. `ACCESSIBLE=1` says no: screen readers read every redraw."""
+    """Whether redrawn lines make sense here. `ACCESSIBLE=1` says no: screen readers read every redraw."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("ACCESSIBLE")
+
+
+def coloured() -> bool:
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
     """Print rows below their headings, or `empty` when there are none."""
     if not rows:
         print(empty)
-    elif terminal():
-        _rich_table(head, rows)
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join(layout(head, rows, width, coloured())))
+
+
+def layout(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, colour: bool) -> list[str]:
+    """The lines of a table. With a `width`, columns that do not fit stand below their row, each beginning a line."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    beside = len(head)
+    while width is not None and beside > 1 and sum(widths[:beside]) + len(GAP) * (beside - 1) > width:
+        beside -= 1
+    lines = []
+    for number, row in enumerate((head, *rows)):
+        cells = [_painted(cell, "bold" if number == 0 else cell, colour) for cell in row[:beside]]
+        spaces = [" " * (size - len(cell)) for cell, size in zip(row[:beside], widths, strict=False)]
+        lines.append(GAP.join(cell + space for cell, space in zip(cells, spaces, strict=True)).rstrip())
+        for name, cell in zip(head[beside:], row[beside:], strict=True) if number else ():
+            lines += _wrapped(f"{name.lower()}: {cell}", width or 0) if cell else []
+    return lines
+
+
+def _painted(cell: str, look: str, colour: bool) -> str:
+    return f"\x1b[{COLOURS[look]}m{cell}\x1b[0m" if colour and look in COLOURS else cell
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False)
+
+
+def as_json(value: object, *, line: bool = False) -> None:
+    print(json.dumps(to_plain(value), indent=None if line else 2, ensure_ascii=False), flush=True)
+
+
+def outcome(words: str, *, json: bool, **facts: object) -> None:
+    """How a command ended: one line for a person, or one JSON object."""
+    if json:
+        as_json(facts)
     else:
-        columns = range(len(head))
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in columns]
-        for row in (head, *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(words)
 
 
-def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head:
-        drawn.add_column(name, overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
-    Console().print(drawn)
-
-
-def as_json(value: object) -> None:
-    print(json.dumps(to_plain(value), indent=2, ensure_ascii=False))
+def suggest(command: str, *, quiet: bool) -> None:
+    """The next useful command. Not in a pipe, where nobody reads it."""
+    if sys.stdout.isatty() and not quiet:
+        print(f"next: {command}")
 
 
 def ago(seconds: float) -> str:
@@ -62,8 +98,11 @@ def ago(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
-def show_error(error: MiniorchError) -> None:
-    """One message and one remedy, on stderr, the most important line last."""
+def show_error(error: MiniorchError, *, json: bool = False) -> None:
+    """One message and one remedy, on stderr, the most important line last. With `json` also all fields on stdout."""
+    if json:
+        details = {"details": error.details} if isinstance(error, AppFileError) else {}
+        as_json({**to_wire(error), "exit_code": error.exit_code, **details})
     sys.stdout.flush()
     print(f"error[{error.code}]: {error.message}", file=sys.stderr)
     if error.remedy:
@@ -77,7 +116,18 @@ def confirm(question: str, *, yes: bool, no_input: bool) -> None:
     if no_input or not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody can be asked here.", remedy="add --yes if that is meant")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("nothing was done")
+        raise UsageError("nothing was done", remedy="answer y, or add --yes")
+
+
+@contextlib.contextmanager
+def detaching(words: str) -> Iterator[None]:
+    """Ctrl-C ends the looking, not what is looked at: exit code 130 and how to come back. A second one ends at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        print(f"\n{words}", file=sys.stderr)
+        sys.exit(130)
 
 
 def sentence(items: Sequence[Any]) -> str:

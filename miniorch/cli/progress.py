@@ -1,9 +1,10 @@
 """Is the app up, will it ever be, and what should the person who waits be told? Pure.
 
 The problem: a `run` that waits for ever, or that says "failed" while the second attempt is about to work. The idea:
-look at all tasks of the app at one moment and judge. Up: every slot has a running task of the wanted spec and no older
-one is left. Failed: a slot failed three times in a row *since we began*, or its image was refused twice; what an
-earlier `run` left behind does not count, its cause may have been mended. Not placed: no node fits, for ten seconds.
+look at all tasks of the app at one moment and judge. Up: every slot has a running task of the wanted spec, or one that
+has done its job, and no older one is left. Failed: a slot failed three times in a row *since we began*, or its image
+was refused twice; what an earlier `run` left behind does not count, its cause may have been mended. Given up: a job
+that failed and is not tried again (`miniorch/slots.py`). Not placed: no node fits, for ten seconds.
 
 Who does this for real: `kubectl rollout status`, without the second half; fly's deploy. Next file: `run.py`.
 """
@@ -12,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from miniorch.model import DesiredState, Service, Task, TaskState
+from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted
 
 STEADY_SECONDS = 2.0  # a task without a health check must stay for so long
 UNPLACED_SECONDS = 10.0
 NO_NODE_SECONDS = 30.0  # while no node is ready at all: it may just be restarting
 FAILURES, REJECTIONS = 3, 2
-BROKEN = (TaskState.FAILED, TaskState.COMPLETE, TaskState.REJECTED, TaskState.LOST)
+BROKEN = (TaskState.FAILED, TaskState.COMPLETE, TaskState.REJECTED)
 Failures = Mapping[tuple[str, int], int]
 
 
@@ -33,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`cause` is the task because of which waiting is pointless, `kind` why: failed, rejected or unplaced."""
+    """`cause` is the task because of which waiting is pointless, `kind` why: failed, rejected, given up or unplaced."""
 
     up: bool
     lines: tuple[Line, ...]
@@ -71,12 +73,15 @@ def judge(
             task = _newest(service, slot, tasks)
             if task is not None:
                 left.pop(task.id, None)
-            if task is not None and _is_up(task, now):
+            if task is not None and _is_up(task, service, now):
                 up += 1
                 continue
             words.append(_words(task, service, slot))
             if task is not None and verdict is None:
-                verdict = _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
+                if is_given_up(task, service):
+                    verdict = ("given up", task, failures_in_a_row(task))
+                else:
+                    verdict = _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
         old = [task for task in left.values() if task.service == service.name]
         words += [f"the old {task.name} ends" for task in old]
         lines.append(Line(service.name, up, service.spec.replicas, words[0] if words else ""))
@@ -94,19 +99,19 @@ def slowest(services: Sequence[Service], tasks: Sequence[Task], now: float) -> T
     for service in services:
         for slot in range(1, service.spec.replicas + 1):
             task = _newest(service, slot, tasks)
-            if task is not None and not _is_up(task, now):
+            if task is not None and not _is_up(task, service, now):
                 waiting.append(task)
     return max(waiting, key=lambda task: task.status.state.order, default=None)
 
 
 def _newest(service: Service, slot: int, tasks: Sequence[Task]) -> Task | None:
-    own = [
-        task for task in tasks if task.service == service.name and task.slot == slot and task.spec == service.spec.task
-    ]
+    own = [task for task in tasks if task.service == service.name and task.slot == slot and is_wanted(task, service)]
     return max(own, key=lambda task: (task.live, task.created_at), default=None)
 
 
-def _is_up(task: Task, now: float) -> bool:
+def _is_up(task: Task, service: Service, now: float) -> bool:
+    if is_done(task, service):
+        return True
     if task.status.state is not TaskState.RUNNING or task.desired_state is not DesiredState.RUNNING:
         return False
     return task.spec.healthcheck is not None or now - task.status.since >= STEADY_SECONDS
@@ -114,7 +119,7 @@ def _is_up(task: Task, now: float) -> bool:
 
 def _in_a_row(newest: Task) -> int:
     if newest.status.state in BROKEN:
-        return newest.attempt + 1
+        return failures_in_a_row(newest)
     return 0 if newest.status.state is TaskState.RUNNING else newest.attempt
 
 

@@ -1,21 +1,26 @@
-"""`ps`, `services`, `events`, `explain`, `version`: what the server knows, as tables or as JSON."""
+"""`ps`, `services`, `nodes`, `inspect`, `version`: what the server knows, as tables or as JSON."""
 
 from __future__ import annotations
 
-import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from miniorch import __version__
 from miniorch.cli.ask import Server, resolve
 from miniorch.cli.output import ago, as_json, table
 from miniorch.clock import SystemClock
+from miniorch.codec import to_plain
 from miniorch.errors import NotFound, Temporary
-from miniorch.model import Task
+from miniorch.model import Service, Task
+from miniorch.slots import is_done, is_given_up
 
 
 def ps(app: str, *, ended: bool, json: bool) -> None:
     server = Server()
-    tasks = [task for task in server.tasks(app) if ended or task.live]
+    tasks = server.tasks(app)
+    if not ended:
+        tasks = current(tasks, server.services(app))
     if app and not tasks and not any(one.name == app for one in server.apps()):
         raise NotFound(f"there is no app {app}", remedy="miniorch services")
     if json:
@@ -35,6 +40,19 @@ def ps(app: str, *, ended: bool, json: bool) -> None:
         for task in tasks
     ]
     table(("NAME", "STATE", "SINCE", "NODE", "ADDRESS", "IMAGE", "MESSAGE"), rows, _nothing(app, ended))
+
+
+def current(tasks: Sequence[Task], services: Sequence[Service]) -> list[Task]:
+    """The live tasks, and of a slot without one its last, if none will follow: a job that is done or was given up."""
+    by_key = {one.key: one for one in services}
+    newest = {(task.service_key, task.slot): task for task in sorted(tasks, key=lambda one: (one.live, one.created_at))}
+
+    def final(task: Task) -> bool:
+        service = by_key.get(task.service_key)
+        last = newest[task.service_key, task.slot] is task
+        return service is not None and last and (is_done(task, service) or is_given_up(task, service))
+
+    return [task for task in tasks if task.live or final(task)]
 
 
 def _nothing(app: str, ended: bool) -> str:
@@ -97,44 +115,47 @@ def services(app: str, *, json: bool) -> None:
     table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), cells, "no services")
 
 
-def events(app: str, *, count: int, json: bool) -> None:
-    found = [one for one in Server().events() if not app or one.subject.split("/")[0] == app]
-    found = found[-count:] if count else []
-    if json:
-        as_json(found)
-        return
-    for one in found:
-        print(f"{time.strftime('%H:%M:%S', time.localtime(one.at))}  {one.subject}  {one.message}")
-    if not found:
-        print("no events")
-
-
-def explain(name: str, *, json: bool) -> None:
-    """Every task, every node, every rule."""
+def nodes(*, json: bool) -> None:
     server = Server()
-    named = resolve(name, server.services(), server.tasks())
-    if named.whole_service:
-        answer = server.transport.request_now("GET", f"/v1/explain/{named.app}/{named.service}")
-    else:
-        answer = server.transport.request_now("GET", f"/v1/explain/{named.tasks[-1].id}")
+    found = server.nodes()
+    live = Counter(task.node for task in server.tasks() if task.live)
     if json:
-        as_json(answer)
+        as_json([{**to_plain(one), "tasks": live[one.name]} for one in found])
         return
-    if not answer["tasks"]:
-        print(f"{name} has no live task (revision {answer['revision']})")
-    for task in answer["tasks"]:
-        print(f"{task['name']} ({task['task']}) is {task['state']}" + _on(task) + f", revision {answer['revision']}")
-        for line in task["message"].splitlines():
-            print(f"  {line}")
-        for node in task["nodes"]:
-            print(f"  {node['node']}: {'fits' if node['fits'] else 'does not fit'}")
-            width = max((len(rule["rule"]) for rule in node["rules"]), default=0)
-            for rule in node["rules"]:
-                print(f"    {'ok ' if rule['ok'] else 'no '} {rule['rule']:<{width}}  {rule['detail']}".rstrip())
+    rows = [
+        (
+            one.name,
+            "ready" if one.ready else "not ready",
+            one.engine,
+            f"{one.capacity.cpus:g}",
+            f"{one.capacity.memory_bytes / (1 << 30):.1f} GB",
+            str(live[one.name]),
+            one.pool_address,
+            one.subnet,
+            one.message,
+        )
+        for one in found
+    ]
+    head = ("NAME", "STATE", "ENGINE", "CPUS", "MEMORY", "TASKS", "ADDRESS", "SUBNET", "MESSAGE")
+    table(head, rows, "no node has joined; miniorch up makes this machine one")
 
 
-def _on(task: dict[str, Any]) -> str:
-    return f" on {task['node']}" if task.get("node") else ""
+def inspect(name: str) -> None:
+    """Whole objects by kind, as the server keeps them: an app with all that is of it, a service, tasks, a node."""
+    server = Server()
+    everything = {kind: server.plain(kind) for kind in ("apps", "services", "tasks", "volumes", "endpoints", "nodes")}
+    if "/" not in name and any(one["name"] == name for one in everything["apps"]):
+        found = {kind: [one for one in items if one.get("app", one.get("name")) == name]
+                 for kind, items in everything.items() if kind != "nodes"}  # fmt: skip
+    elif any(one["name"] == name for one in everything["nodes"]):
+        found = {"nodes": [one for one in everything["nodes"] if one["name"] == name]}
+    else:
+        named = resolve(name, server.services(), server.tasks())
+        ids = {task.id for task in named.tasks}
+        found = {"tasks": [one for one in everything["tasks"] if one["id"] in ids]}
+        for kind, key in (("services", "name"), ("endpoints", "service")) if named.whole_service else ():
+            found[kind] = [one for one in everything[kind] if (one["app"], one[key]) == (named.app, named.service)]
+    as_json({kind: items for kind, items in found.items() if items})
 
 
 def version(*, json: bool) -> None:

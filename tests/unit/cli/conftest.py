@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_api import Cli, FakeApi
+from fake_api import Cli, FakeApi, Start
 
 
 @pytest.fixture
@@ -20,15 +20,43 @@ def api(tmp_path: Path) -> Iterator[FakeApi]:
     server.stop()
 
 
+def surroundings(tmp_path: Path) -> dict[str, str]:
+    """The environment of a command: the sockets of the test, and no colours or terminal of whoever runs the tests."""
+    asides = ("NO_COLOR", "FORCE_COLOR", "ACCESSIBLE", "MINIORCH_DEBUG", "COMPOSE_PROFILES")
+    places = {"MINIORCH_RUN_DIR": str(tmp_path), "MINIORCH_STATE_DIR": str(tmp_path / "state")}
+    return {**{name: value for name, value in os.environ.items() if name not in asides}, **places}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `miniorch` in the background, with pipes; what still runs at the end is ended."""
+    started = []
+
+    def call(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "miniorch.cli.main", *arguments],
+            env=surroundings(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Run `miniorch` as a user would. `env` is added to the environment; the sockets are those of the test."""
 
     def call(*arguments: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        places = {"MINIORCH_RUN_DIR": str(tmp_path), "MINIORCH_STATE_DIR": str(tmp_path / "state")}
         return subprocess.run(
             [sys.executable, "-m", "miniorch.cli.main", *arguments],
-            env={**os.environ, **places, **(env or {})},
+            env={**surroundings(tmp_path), **(env or {})},
             input=stdin,
             capture_output=True,
             text=True,

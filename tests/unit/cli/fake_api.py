@@ -17,6 +17,7 @@ from miniorch.errors import MiniorchError, NotFound, to_wire
 from miniorch.model import AppSpec, ServiceSpec, Status, Task, TaskSpec, TaskState
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 class FakeApi:
@@ -25,7 +26,7 @@ class FakeApi:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lists: dict[str, list[Any]] = {
-            kind: [] for kind in ("apps", "services", "tasks", "nodes", "volumes", "events")
+            kind: [] for kind in ("apps", "services", "tasks", "nodes", "volumes", "events", "endpoints", "releases")
         }
         self.answers: dict[tuple[str, str], Any] = {
             ("GET", "/v1/version"): {"version": "0.1.0", "cluster": "k3m9x2ab", "revision": 412}
@@ -89,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_GET = do_PUT = do_DELETE = _do
+    do_GET = do_PUT = do_POST = do_DELETE = _do
 
     def address_string(self) -> str:
         return "unix"

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_api import Cli, FakeApi, a_task, shop
+from fake_api import Cli, FakeApi, Start, a_task, shop
 
-from miniorch.errors import Conflict
-from miniorch.model import App, Event, Service, TaskState
+from miniorch.cli.explain import lesson
+from miniorch.codec import to_plain
+from miniorch.errors import Compacted, Conflict, NotFound
+from miniorch.model import (
+    App,
+    Event,
+    Node,
+    Release,
+    Resources,
+    Restart,
+    RestartPolicy,
+    Service,
+    Task,
+    TaskState,
+    Volume,
+)
 
 WEB = Service("shop", "web", shop(2).services["web"], "10.201.0.1")
 FILE = "name: shop\nservices: {web: {image: 'web:1', deploy: {replicas: 2}}}\n"
@@ -116,6 +132,145 @@ def test_rm_waits_until_the_app_is_gone(there: FakeApi, cli: Cli) -> None:
     assert cli("rm", "shop").stdout == "shop is gone; the data in its volumes is kept\n"
 
 
+def test_a_job_that_is_done_is_shown_and_one_that_has_a_successor_is_not(there: FakeApi, cli: Cli) -> None:
+    def states(condition: Restart, *tasks: Task, **policy: int) -> list[str]:
+        spec = replace(WEB.spec, restart=RestartPolicy(condition, **policy))
+        there.lists["services"] = [replace(WEB, spec=spec)]
+        there.lists["tasks"] = list(tasks)
+        return [one["state"] for one in json.loads(cli("ps", "--json").stdout)]
+
+    done, failed = a_task(1, TaskState.COMPLETE), a_task(1, TaskState.FAILED)
+    assert states(Restart.ON_FAILURE, done) == ["complete"]
+    assert states(Restart.ON_FAILURE, failed) == []
+    assert states(Restart.ON_FAILURE, replace(failed, attempt=2), max_attempts=3) == ["failed"]
+    assert states(Restart.NEVER, failed) == ["failed"]
+    assert states(Restart.NEVER, a_task(1, TaskState.SHUTDOWN)) == []
+    assert states(Restart.ANY, done) == []
+    assert states(Restart.NEVER, done, a_task(1, TaskState.RUNNING, id="next")) == ["running"]
+
+
+def test_nodes_show_what_they_have_and_what_runs_there(there: FakeApi, cli: Cli) -> None:
+    there.lists["nodes"] = [
+        Node("node1", "10.200.0.0/24", "10.200.0.1", Resources(2.0, 4 << 30), False, "no heartbeat", "Docker 20.10.24"),
+    ]  # fmt: skip
+    head, line = cli("nodes").stdout.splitlines()
+    assert head.split() == ["NAME", "STATE", "ENGINE", "CPUS", "MEMORY", "TASKS", "ADDRESS", "SUBNET", "MESSAGE"]
+    assert " ".join(line.split()) == (
+        "node1 not ready Docker 20.10.24 2 4.0 GB 2 10.200.0.1 10.200.0.0/24 no heartbeat"
+    )
+    assert json.loads(cli("nodes", "--json").stdout)[0]["tasks"] == 2
+
+
+def test_inspect_prints_whole_objects_of_apps_services_tasks_and_nodes(there: FakeApi, cli: Cli) -> None:
+    there.lists["nodes"] = [Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())]
+    there.lists["volumes"] = [Volume("shop", "data", "node1"), Volume("other", "data", "node1")]
+
+    def found(name: str) -> dict[str, list[object]]:
+        shown: dict[str, list[object]] = json.loads(cli("inspect", name).stdout)
+        return shown
+
+    assert {kind: len(items) for kind, items in found("shop").items()} == {
+        "apps": 1, "services": 1, "tasks": 3, "volumes": 1,
+    }  # fmt: skip
+    assert {kind: len(items) for kind, items in found("shop/web").items()} == {"services": 1, "tasks": 3}
+    assert {kind: len(items) for kind, items in found("shop/web.2").items()} == {"tasks": 1}
+    assert found("zzz")["tasks"] == [to_plain(there.lists["tasks"][1])]
+    assert found("node1")["nodes"] == to_plain(there.lists["nodes"])
+    assert cli("inspect", "nope").returncode == 2
+
+
+def test_history_lists_the_changes_of_an_app(there: FakeApi, cli: Cli) -> None:
+    there.lists["releases"] = [
+        Release("shop", 2, 2.0, ("replace web: image web:0 -> web:1", "scale db")),
+        Release("shop", 1, 1.0, ("create web: 1 x web:0",)),
+    ]
+    lines = cli("history", "shop").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["NUMBER", "1", "2"]
+    assert lines[2].endswith("  replace web: image web:0 -> web:1; scale db")
+    assert [one["number"] for one in json.loads(cli("history", "shop", "--json").stdout)] == [1, 2]
+    assert cli("history", "shp").returncode == 2
+
+
+def test_events_f_goes_on_over_a_restart_of_the_server_and_tells_nothing_twice(there: FakeApi, start: Start) -> None:
+    first, second, third = (
+        Event(id, at, "task", "shop/web.1", f"event {id}") for id, at in zip("abc", (1, 2, 3), strict=True)
+    )
+    there.lists["events"] = [first]
+    answers = iter([{"revision": 413, "put": first}, {"revision": 414, "put": second}, Compacted("too old")])
+
+    def watch(_: object) -> object:
+        answer = next(answers, {"revision": 415})
+        if isinstance(answer, Compacted):
+            there.lists["events"] = [first, second, third]
+            return answer
+        return json.dumps(to_plain(answer)).encode() + b"\n"
+
+    there.answers["GET", "/v1/watch/events"] = watch
+    following = start("events", "-f")
+    assert following.stdout is not None
+    told = [following.stdout.readline().split()[-1] for _ in range(2)]
+    there.stop()
+    there.start()
+    assert [*told, following.stdout.readline().split()[-1]] == ["a", "b", "c"]
+    following.send_signal(signal.SIGINT)
+    _, said = following.communicate(timeout=10)
+    assert (following.returncode, said) == (130, "\nended; all events: miniorch events -n 1000\n")
+
+
+def test_logs_p_are_those_of_the_tasks_that_ended_last(there: FakeApi, cli: Cli) -> None:
+    assert cli("logs", "shop/web", "--previous").stdout == "boom\n"
+    assert cli("logs", "shop/web.1", "-p").stdout == "boom\n"
+    assert "no task that has ended" in cli("logs", "shop/web.2", "-p").stderr
+    refused = cli("logs", "shop/web", "-p", "-f")
+    assert (refused.returncode, "miniorch logs shop/web --previous" in refused.stderr) == (2, True)
+
+
+def test_explain_teaches_what_a_code_means_and_knows_the_nearest(cli: Cli) -> None:
+    text = "# Lessons\n\n## E0101 Twice\n\nOnly once.\n\n## E0104 Wrong\n\nSee ### below.\n"
+    assert lesson("E0101", text) == ("Twice", "Only once.")
+    assert lesson("E0104", text) == ("Wrong", "See ### below.")
+    with pytest.raises(NotFound, match="the nearest is E0104"):
+        lesson("E0199", text)
+
+
+def test_with_json_an_error_is_an_object_with_all_its_fields(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
+    done = cli("history", "shp", "--json")
+    assert json.loads(done.stdout) == {
+        "error": "NotFound", "code": "E0201", "message": "there is no app shp", "remedy": "miniorch services",
+        "exit_code": 2,
+    }  # fmt: skip
+    assert "there is no app shp" in done.stderr
+    (tmp_path / "bad.yml").write_text("services: {web: {image: x, prots: []}}\n")
+    detail = json.loads(cli("run", str(tmp_path / "bad.yml"), "--json").stdout)["details"][0]
+    assert (detail["code"], detail["line"], detail["column"]) == ("E0102", 1, 28)
+
+
+def test_app_files_come_from_arguments_options_and_stdin(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
+    base, above = tmp_path / "app.yml", tmp_path / "above.yml"
+    base.write_text(FILE)
+    above.write_text("services: {web: {image: 'web:9'}, extra: {image: 'x:1', profiles: [more]}}\n")
+    for given in ([str(base), "-f", str(above)], ["-f", str(base), "-f", str(above)]):
+        found = json.loads(cli("plan", *given, "--json").stdout)
+        assert found["changes"] == [{"service": "web", "action": "replace", "detail": "image web:1 -> web:9"}]
+    found = json.loads(cli("plan", str(base), "-f", str(above), "--profile", "more", "--json").stdout)
+    assert [one["action"] for one in found["changes"]] == ["create", "replace"]
+    assert "keep web" in cli("plan", "-", stdin=FILE).stdout
+    assert "image: web:9" in cli("config", str(base), "-f", str(above)).stdout
+
+
+def test_what_is_ignored_is_said_in_one_line_whole_on_demand_and_refused_when_strict(
+    there: FakeApi, cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "app.yml"
+    file.write_text(FILE.replace("{image", "{cpu_shares: 5, image"))
+    assert "cpu_shares" in cli("plan", str(file)).stdout.splitlines()[-1]
+    assert "cpu_shares" not in cli("plan", str(file), "-q").stdout
+    report = cli("plan", str(file), "--report").stdout
+    assert "app.yml:2:18" in report
+    assert "1 ignored" in report
+    assert cli("plan", str(file), "--strict").returncode == 3
+
+
 def test_data_dies_only_when_that_was_confirmed(there: FakeApi, cli: Cli) -> None:
     there.answers["DELETE", "/v1/apps/shop"] = {"revision": 413}
     there.lists["apps"] = []
@@ -173,6 +328,6 @@ def test_every_command_has_help_that_ends_with_an_example(cli: Cli) -> None:
     commands = [
         line.split()[0] for line in cli("--help").stdout.split("Commands:")[1].split("\n\n")[0].splitlines()[1:]
     ]
-    assert len(commands) == 13
+    assert len(commands) == 23
     for command in commands:
         assert cli(command, "--help").stdout.splitlines()[-1].strip().startswith(f"Example: miniorch {command}")

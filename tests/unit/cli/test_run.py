@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from fake_api import FakeApi, a_task, shop
 
-from miniorch.appfile.compose import AppFile
+from miniorch.appfile.read import AppFile
 from miniorch.cli.ask import Server
 from miniorch.cli.knock import knock
 from miniorch.cli.progress import Line, Verdict
-from miniorch.cli.run import Waiting
+from miniorch.cli.run import apply
 from miniorch.cli.screen import Plain
+from miniorch.cli.waiting import Waiting
 from miniorch.client import UnixTransport
 from miniorch.clock import SystemClock
 from miniorch.errors import AppFailed, NotPlaced
@@ -59,7 +60,7 @@ def waiting(tmp_path: Path, api: FakeApi, timeout: float = 5.0, ports: Sequence[
         "revision": 1, "changes": [{"service": "web", "action": "create", "detail": "1 x web:1"}],
     }  # fmt: skip
     server = Server(UnixTransport(str(api.path), 5.0))
-    return Waiting(AppFile("shop", spec), StillMachine(tmp_path, api), server, Plain(), SystemClock(), timeout)
+    return Waiting("shop", server, Plain(), SystemClock(), timeout, StillMachine(tmp_path, api))
 
 
 def life(api: FakeApi, *moments: list[Task]) -> None:
@@ -80,7 +81,7 @@ def test_each_state_is_told_once_and_up_is_the_end(
     one = waiting(tmp_path, api)
     life(api, [], [task(TaskState.PENDING)], [task(TaskState.PREPARING)], [task(TaskState.PREPARING)],
          [task(TaskState.STARTING)], [task(TaskState.RUNNING)])  # fmt: skip
-    assert [change.describe() for change in one.apply()] == ["create web: 1 x web:1"]
+    assert [change.describe() for change in apply(one, AppFile("shop", shop()))] == ["create web: 1 x web:1"]
     assert one.until_up() is False
     assert capsys.readouterr().out.splitlines() == ["web.1 prepares its image", "web.1 starts"]
     assert waiting(tmp_path, api).until_up() is True
@@ -212,6 +213,7 @@ def test_a_published_port_that_never_answers_is_a_failure(
     port = listener.getsockname()[1]
     listener.close()
     one = waiting(tmp_path, api, timeout=0.5, ports=[Port(port, 80)])
+    one.services = api.lists["services"]
     with pytest.raises(AppFailed, match=f"runs, but port {port} does not answer: connection refused"):
         one.until_ports_answer()
 
@@ -243,5 +245,5 @@ def test_on_a_terminal_there_is_one_live_line_per_service() -> None:
 
 def test_a_service_spec_without_replicas_asks_no_port(tmp_path: Path, api: FakeApi) -> None:
     one = waiting(tmp_path, api, ports=[Port(1, 80)])
-    one.app = AppFile("shop", replace(one.app.spec, services={"web": ServiceSpec(CHECKED, 0, (Port(1, 80),))}))
+    one.services = [Service("shop", "web", ServiceSpec(CHECKED, 0, (Port(1, 80),)), "10.201.0.1")]
     one.until_ports_answer()

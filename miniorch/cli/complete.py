@@ -1,0 +1,198 @@
+"""What a shell offers when Tab is pressed: commands, options, and the names of what is there at this moment.
+
+The problem: a completion that is slow, or that prints an error into somebody's half-written line, is worse than none.
+The idea: three short scripts ask `miniorch __complete WORDS...`, whose last word is the one to be completed. It prints
+a candidate and a word about it per line, or `:files` where the shell should offer files. What can stand at a place is
+read from the command tree: its metavar says it. Live names come over a bare socket (importing `client.py` would double
+the time), within 300 ms all together, and whatever goes wrong, nothing is printed.
+
+Who does this for real: kubectl and gh, with the same hidden command. Next file: `reference.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+LESSONS = Path(__file__).parents[1] / "lessons.md"
+LIMIT_SECONDS = 0.3
+FILES = ":files"
+
+BASH = r"""_miniorch() {
+    local words current one
+    read -ra words <<<"${COMP_LINE:0:COMP_POINT}"
+    [[ ${COMP_LINE:0:COMP_POINT} == *[[:space:]] ]] && words+=("")
+    current=${words[-1]}
+    COMPREPLY=()
+    while IFS= read -r one; do
+        one=${one%%$'\t'*}
+        if [[ $one == :files ]]; then
+            compopt -o filenames 2>/dev/null
+            while IFS= read -r one; do COMPREPLY+=("$one"); done < <(compgen -f -- "$current")
+        else
+            [[ $one == *[=:] ]] && compopt -o nospace 2>/dev/null
+            COMPREPLY+=("$one")
+        fi
+    done < <("$1" __complete "${words[@]:1}" 2>/dev/null)
+}
+complete -F _miniorch miniorch"""
+
+ZSH = r"""#compdef miniorch
+_miniorch() {
+    local -a lines names joined
+    local line
+    lines=("${(@f)$($words[1] __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    for line in $lines; do
+        if [[ $line == :files ]]; then
+            _files
+        elif [[ ${line%%$'\t'*} == *[=:] ]]; then
+            joined+=(${line%%$'\t'*})
+        else
+            names+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+        fi
+    done
+    (( $#joined )) && compadd -S '' -a joined
+    (( $#names )) && _describe miniorch names
+}
+compdef _miniorch miniorch"""
+
+FISH = r"""function __miniorch_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in ($words[1] __complete $words[2..-1] "$current" 2>/dev/null)
+        if test "$line" = :files
+            __fish_complete_path "$current"
+        else
+            echo $line
+        end
+    end
+end
+complete -c miniorch -f -a '(__miniorch_complete)'"""
+
+
+def script(shell: str) -> str:
+    """What `eval` (bash, zsh) or `source` (fish) makes completion of."""
+    return {"bash": BASH, "zsh": ZSH, "fish": FISH}[shell]
+
+
+def complete(words: Sequence[str]) -> int:
+    """Print the candidates for the last word. Never an error, whatever happens."""
+    try:
+        *before, current = words or [""]
+        found = [one for one in candidates(before, current, Names()) if one[0].startswith(current) or one[0] == FILES]
+        print("\n".join("\t".join(one).rstrip() for one in dict.fromkeys(found)))
+    except Exception:
+        return 0
+    return 0
+
+
+class Names:
+    """The names of what is there, from the server, all within one limit."""
+
+    def __init__(self, path: str = "", limit_seconds: float = LIMIT_SECONDS) -> None:
+        self._path = path or f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"  # as in client.py
+        self._deadline = time.monotonic() + limit_seconds
+
+    def of(self, word: str) -> Iterator[tuple[str, str]]:
+        """What may stand where a metavar says APP, APP/SERVICE, TASK, ...; each with a word about it."""
+        match word:
+            case "APP":
+                yield from ((one["name"], "app") for one in self._list("apps"))
+            case "APP/SERVICE" | "APP/SERVICE=N":
+                end = "=" if word.endswith("=N") else ""
+                for one in self._list("services"):
+                    yield f"{one['app']}/{one['name']}{end}", one["spec"]["task"]["image"]
+            case "TASK" | "TASK:PATH":
+                for one in self._list("tasks"):
+                    yield f"{one['app']}/{one['service']}.{one['slot']}{word[4:5]}", "task"
+            case "NODE":
+                yield from ((one["name"], "node") for one in self._list("nodes"))
+            case "CODE":
+                yield from re.findall(r"^## (E\d{4}) *(.*)", LESSONS.read_text(), re.M)
+            case "FILE" | "PATH" | "FOLDER":
+                yield FILES, ""
+
+    def _list(self, kind: str) -> list[Any]:
+        answer = b""
+        try:
+            with socket.socket(socket.AF_UNIX) as wire:
+                wire.settimeout(self._left())
+                wire.connect(self._path)
+                wire.sendall(f"GET /v1/{kind} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+                while part := wire.recv(1 << 18):
+                    answer += part
+                    wire.settimeout(self._left())
+            items: list[Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["items"]
+        except (OSError, ValueError, KeyError):
+            return []
+        return items
+
+    def _left(self) -> float:
+        return max(0.001, self._deadline - time.monotonic())
+
+
+def candidates(before: Sequence[str], current: str, names: Names) -> Iterator[tuple[str, str]]:
+    """What may come after the words `before`, each with a word about it."""
+    import typer
+
+    from miniorch.cli.tree import app
+
+    group: Any = typer.main.get_command(app)
+    name = next((word for word in before if not word.startswith("-")), None)
+    if name is None:
+        yield from _options(group) if current.startswith("-") else _commands(group)
+        return
+    command = group.commands.get(name)
+    own = before[before.index(name) + 1 :]
+    if command is None or "--" in own:
+        return
+    option, given = _walk(command, own)
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    if option is not None:
+        yield from _values(option, names)
+    elif current.startswith("-"):
+        yield from _options(command)
+    elif arguments[given : given + 1]:
+        yield from _values(arguments[given], names)
+
+
+def _walk(command: Any, words: Sequence[str]) -> tuple[Any, int]:
+    """The option whose value comes next, if so, and how many arguments have been given."""
+    takes_value = {opt: param for param in command.params if param.param_type_name == "option" and not param.is_flag
+                   for opt in param.opts}  # fmt: skip
+    option, given = None, 0
+    for word in words:
+        if option is not None:
+            option = None
+        elif word in takes_value:
+            option = takes_value[word]
+        elif not word.startswith("-"):
+            given += 1
+    return option, given
+
+
+def _commands(group: Any) -> Iterator[tuple[str, str]]:
+    for name, command in group.commands.items():
+        yield name, (command.help or "").partition(".")[0]
+
+
+def _options(command: Any) -> Iterator[tuple[str, str]]:
+    for param in command.params:
+        if param.param_type_name == "option":
+            for opt in (*param.opts, *param.secondary_opts):
+                if opt.startswith("--"):
+                    yield opt, param.help or ""
+    yield "--help", "Show this message and exit."
+
+
+def _values(param: Any, names: Names) -> Iterator[tuple[str, str]]:
+    for choice in getattr(param.type, "choices", ()):
+        yield str(getattr(choice, "value", choice)), ""
+    for word in (param.metavar or "").strip("[]").split("|"):
+        yield from names.of(word)

@@ -1,0 +1,269 @@
+"""`cp`: files into a container and out of it, as `docker cp` and `cp -r` do it.
+
+The problem: what comes out of a container is a tar archive that somebody else's program has made; unpacked without
+care it writes wherever it likes, through `..`, absolute names and links. The idea: nothing is written but below the
+target: a name must stay inside, the folder that it goes to must really be there and not behind a link, and a link must
+lead to something inside. What does not fit is left out, and said. (Python's own `data` filter does about this, and
+comes only with later releases of Python 3.11.)
+
+Where it goes: onto a file that exists, into a folder that exists, else it gets that name. `FOLDER/.` means what is in
+it. `-` is a tar archive, which also makes copies from task to task.
+"""
+
+import http.client
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
+
+from miniorch.cli.ask import Server, resolve
+from miniorch.client import UnixTransport
+from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, UsageError
+from miniorch.model import Task
+
+PIECE = 64 * 1024
+COPY_SECONDS = 600.0  # without a sign of life
+
+
+def cp(source: str, target: str) -> None:
+    """Copy between this machine and a task; exactly one of the two is NAME:PATH. Raises what went wrong."""
+    there, here = _inside(source), _inside(target)
+    if there and here:
+        raise UsageError(
+            "from task to task goes by way of a pipe", remedy=f"miniorch cp {source} - | miniorch cp - {target}"
+        )
+    if not there and not here:
+        raise UsageError(
+            "one of the two must be in a task: NAME:PATH", remedy="miniorch cp dockchat/web.1:/etc/hosts ."
+        )
+    try:
+        if there:
+            _fetch(Place(*there), target)
+        elif here:
+            _bring(source, Place(*here))
+    except PermissionError as error:
+        raise NotAllowed(f"may not touch {error.filename}", remedy="use sudo, or another folder") from None
+    except (tarfile.TarError, http.client.HTTPException, ConnectionError) as error:
+        raise Unreachable(f"the copy broke off ({error})", remedy="miniorch up, then the same again") from None
+    except OSError as error:
+        raise MiniorchError(f"the copy broke off: {error}", remedy="mend that, then the same again") from None
+
+
+def _inside(text: str) -> tuple[str, str] | None:
+    """NAME and PATH; None for something here. `./a:b` is a file here whose name has a colon."""
+    name, colon, path = text.partition(":")
+    return (name, path or "/") if colon and name and text[0] not in "./-" else None
+
+
+class Place:
+    """A path in a task's container."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path if path.startswith("/") else f"/{path}"
+        self._transport = UnixTransport(timeout_seconds=COPY_SECONDS)
+        self.task = self._task()
+
+    def _task(self) -> Task:
+        server = Server(self._transport)
+        named = resolve(self.name, server.services(), server.tasks())
+        live = [task for task in named.tasks if task.live and task.status.container_id]
+        kept = [task for task in named.tasks if task.status.container_id]
+        if not kept:
+            raise Conflict(f"{self.name} has no container", remedy=f"miniorch explain {self.name}")
+        return live[0] if live else kept[-1]
+
+    def url(self, what: str, path: str) -> str:
+        return f"/v1/tasks/{self.task.id}/{what}?path={quote(path, safe='')}"
+
+    def stat(self, path: str) -> Any:
+        """Name and whether it is a folder; a link is followed. None if there is nothing."""
+        try:
+            found = self._transport.request_now("GET", self.url("stat", path))
+            if found["link"]:
+                found = {**self._transport.request_now("GET", self.url("stat", found["link"])), "path": found["link"]}
+        except NotFound as error:
+            if path in error.message or "in the container" in error.message:
+                return None
+            raise
+        return {"path": path, **found}
+
+    def read(self, path: str) -> BinaryIO:
+        return cast(BinaryIO, self._transport.open("GET", self.url("archive", path))[1])
+
+    def write(self, path: str, tar: Iterator[bytes]) -> None:
+        connection, response = self._transport.open("PUT", self.url("archive", path), tar)
+        response.read()
+        connection.close()
+
+
+# ---- out of a container ----
+
+
+def _fetch(place: Place, target: str) -> None:
+    contents = place.path.endswith("/.")
+    found = place.stat(place.path.removesuffix("."))
+    if found is None:
+        raise NotFound(f"there is no {place.path} in {place.name}", remedy=f"miniorch exec {place.name} -- ls -la /")
+    archive = place.read(found["path"])
+    if target == "-":
+        if sys.stdout.isatty():
+            raise UsageError(
+                "a tar archive does not belong on a terminal",
+                remedy=f"miniorch cp {place.name}:{place.path} - | tar -t",
+            )
+        shutil.copyfileobj(archive, sys.stdout.buffer)
+        return
+    base = _base(target, os.path.basename(place.path.rstrip("/")), contents=contents, folder=found["folder"])
+    left_out = extract(archive, base)
+    if left_out:
+        raise MiniorchError(
+            f"all but {len(left_out)} entries were copied; these lead out of the folder, or are no files: "
+            f"{', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}",
+            remedy=f"miniorch cp {place.name}:{place.path} - > all.tar",
+        )
+
+
+def _base(target: str, name: str, *, contents: bool, folder: bool) -> Path:
+    """What the copied file or folder will be called here."""
+    path = Path(target)
+    if path.is_dir():
+        base = path if contents else path / name
+        if base.is_dir() and not folder:
+            raise UsageError(f"{base} is a folder here, and a file there", remedy="name another target")
+        return base
+    if path.exists() and folder:
+        raise UsageError(f"{target} is a file here, and a folder there", remedy="name another target")
+    if target.endswith("/") and not folder:
+        raise NotFound(f"there is no folder {target} here", remedy=f"mkdir -p {target}")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {path.parent} here", remedy=f"mkdir -p {path.parent}")
+    return path
+
+
+def extract(archive: BinaryIO, base: Path) -> list[str]:
+    """Unpack a tar stream whose first entry becomes `base`; the names of what was left out."""
+    left_out = []
+    with tarfile.open(fileobj=archive, mode="r|") as reading:
+        for member in reading:
+            relative = member.name.lstrip("/").partition("/")[2].rstrip("/")
+            place = base / relative if relative else base
+            if not (_stays_inside(place, base) and _unpack(reading, member, place, base)):
+                left_out.append(member.name)
+    return left_out
+
+
+def _stays_inside(place: Path, base: Path) -> bool:
+    """Whether a name and the real folder that it would be written to are within `base`."""
+    if place == base:
+        return True
+    return ".." not in place.relative_to(base).parts and _within(place.parent, base)
+
+
+def _within(path: Path, base: Path) -> bool:
+    real, root = os.path.realpath(path), os.path.realpath(base)
+    return real == root or real.startswith(f"{root}/")
+
+
+def _unpack(reading: tarfile.TarFile, member: tarfile.TarInfo, place: Path, base: Path) -> bool:
+    if member.isdir():
+        if place.is_symlink() and place != base:
+            return False
+        place.mkdir(exist_ok=True)
+        place.chmod(member.mode & 0o755 | 0o700)
+        return True
+    place.parent.mkdir(parents=True, exist_ok=True)
+    linked = base / member.linkname.lstrip("/").partition("/")[2]
+    if member.issym() and not (os.path.isabs(member.linkname) or not _within(place.parent / member.linkname, base)):
+        place.unlink(missing_ok=True)
+        place.symlink_to(member.linkname)
+        return True
+    if member.islnk() and _stays_inside(linked, base) and linked.is_file() and not linked.is_symlink():
+        place.unlink(missing_ok=True)
+        os.link(linked, place)
+        return True
+    content = reading.extractfile(member) if member.isreg() else None
+    if content is None:
+        return False
+    if place.is_symlink() or (place.exists() and not stat.S_ISREG(place.lstat().st_mode)):
+        place.unlink()
+    descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        shutil.copyfileobj(content, file, PIECE)
+        os.fchmod(descriptor, member.mode & 0o755 | 0o600)
+    os.utime(place, (member.mtime, member.mtime))
+    return True
+
+
+# ---- into a container ----
+
+
+def _bring(source: str, place: Place) -> None:
+    if source == "-":
+        if sys.stdin.isatty():
+            raise UsageError(
+                "a tar archive does not come from a terminal", remedy=f"tar -c FOLDER | miniorch cp - {place.name}:/tmp"
+            )
+        place.write(place.path, iter(lambda: os.read(0, PIECE), b""))
+        return
+    if not os.path.lexists(source):
+        raise NotFound(f"there is no {source} here", remedy=f"ls {os.path.dirname(source) or '.'}")
+    contents = os.path.basename(source) == "."
+    folder, name = _destination(place, Path(source).absolute(), contents=contents)
+    place.write(folder, archived(Path(source), name, contents=contents))
+
+
+def _destination(place: Place, source: Path, *, contents: bool) -> tuple[str, str]:
+    """The folder inside that is unpacked in, and what the copy is called there."""
+    found = place.stat(place.path)
+    if found is not None and found["folder"]:
+        return found["path"], "." if contents else source.name
+    if found is not None and source.is_dir():
+        raise UsageError(
+            f"{place.path} is a file in {place.name}, and {source} a folder here", remedy="name another target"
+        )
+    path = (found["path"] if found else place.path).rstrip("/")
+    parent, _, name = path.rpartition("/")
+    wanted = path if place.path.endswith("/") and not source.is_dir() else parent or "/"
+    if found is None:
+        above = place.stat(wanted)
+        if above is None or not above["folder"]:
+            remedy = f"miniorch exec {place.name} -- mkdir -p {wanted}"
+            raise NotFound(f"there is no folder {wanted} in {place.name}", remedy=remedy)
+    return parent or "/", name
+
+
+def archived(source: Path, name: str, *, contents: bool) -> Iterator[bytes]:
+    """A file or folder as a tar stream; with `contents` what is in it, below `name`. Everything belongs to root."""
+    reading, writing = os.pipe()
+    failure: list[BaseException] = []
+
+    def belongs_to_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        return member
+
+    def write() -> None:
+        try:
+            with open(writing, "wb") as pipe, tarfile.open(fileobj=pipe, mode="w|") as tar:
+                for entry in sorted(source.iterdir()) if contents else [source]:
+                    tar.add(entry, f"{name}/{entry.name}" if contents else name, filter=belongs_to_root)
+        except BrokenPipeError:
+            pass  # whoever reads has given up, and says why
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=write, name="tar", daemon=True)
+    thread.start()
+    with open(reading, "rb") as pipe:
+        while piece := pipe.read1(PIECE):
+            yield piece
+    thread.join()
+    if failure:
+        raise failure[0]  # before the end is sent: what is cut off is not unpacked as complete

@@ -1,0 +1,89 @@
+"""`events` and `history`: what happened, and what was changed by whom asked for it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json as jsonlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from miniorch.cli.ask import Server
+from miniorch.cli.output import as_json, detaching, table
+from miniorch.client import RECONNECT_SECONDS
+from miniorch.codec import from_plain
+from miniorch.errors import Compacted, NotFound, Temporary
+from miniorch.model import Event
+
+
+def events(app: str, *, follow: bool, count: int, json: bool) -> None:
+    """The newest events. With `follow` also those to come, one JSON object per line, over any restart of the server."""
+    server = Server()
+    # The revision first: what happens between the two questions is told twice rather than never, and then once.
+    revision = server.version()["revision"] if follow else 0
+    found = [one for one in server.events() if _about(one, app)]
+    shown = found[-count:] if count else []
+    if json and not follow:
+        as_json(shown)
+        return
+    for one in shown:
+        _tell(one, json)
+    if follow:
+        with detaching("ended; all events: miniorch events -n 1000"):
+            known = {one.id for one in found}
+            for event in _coming(server, revision):
+                if event.id not in known and _about(event, app):
+                    _tell(event, json)
+                known.add(event.id)
+    elif not shown:
+        print("no events")
+
+
+def _about(event: Event, app: str) -> bool:
+    return not app or event.subject.split("/")[0] == app
+
+
+def _tell(event: Event, json: bool) -> None:
+    if json:
+        as_json(event, line=True)
+    else:
+        when = time.strftime("%H:%M:%S", time.localtime(event.at))
+        print(f"{when}  {event.subject}  {event.message}", flush=True)
+
+
+def _coming(server: Server, revision: int) -> Iterator[Event]:
+    """Events after a revision, for ever. A gap in the history (-1) is filled from the list; some may come twice."""
+    while True:
+        try:
+            if revision < 0:
+                revision = server.version()["revision"]
+                yield from server.events()
+            connection, response = server.transport.open("GET", f"/v1/watch/events?revision={revision}")
+            with contextlib.closing(connection):
+                for line in response:
+                    change: dict[str, Any] = jsonlib.loads(line)
+                    revision = change.get("revision", revision)
+                    if "put" in change:
+                        yield from_plain(Event, change["put"])
+        except Compacted:
+            revision = -1
+        except (Temporary, OSError, ValueError, http.client.HTTPException):
+            pass  # the server is away; it is asked again
+        time.sleep(RECONNECT_SECONDS)
+
+
+def history(app: str, *, json: bool) -> None:
+    """The releases of an app. Raises `NotFound`."""
+    server = Server()
+    found = server.releases(app)
+    if not found and app not in {one.name for one in server.apps()}:
+        raise NotFound(f"there is no app {app}", remedy="miniorch services")
+    if json:
+        as_json(found)
+        return
+    rows = [
+        (str(one.number), time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at)), "; ".join(one.changes))
+        for one in found
+    ]
+    table(("NUMBER", "WHEN", "CHANGES"), rows, f"{app} has no history yet")

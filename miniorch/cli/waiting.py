@@ -1,0 +1,206 @@
+"""Waiting until an app, or one service of it, is up: what `run`, `wait` and `restart` have in common.
+
+Nothing is decided here: `progress.py` judges, `screen.py` shows, `knock.py` asks the published ports. Should the
+server, net or the agent die meanwhile, they are started again (`run`, `restart`) or waited for (`wait`), and the
+waiting goes on: all that matters is in the store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from time import sleep
+from typing import TypeVar
+
+from miniorch.cli.ask import Server
+from miniorch.cli.knock import knock
+from miniorch.cli.output import sentence
+from miniorch.cli.progress import Failures, Verdict, failures, judge, slowest
+from miniorch.cli.screen import Screen
+from miniorch.clock import Clock
+from miniorch.errors import AppFailed, MiniorchError, NotFound, NotPlaced, Temporary, Unreachable
+from miniorch.model import Service, Task, TaskState
+from miniorch.up import Machine
+
+LOOK_SECONDS = 0.1
+CARE_SECONDS = 1.0  # how often it is checked that the processes live
+PORT_PATIENCE_SECONDS = 2.0  # then it is said that only the port is missing
+LOG_LINES = 20
+HEARTBEAT_PATIENCE_SECONDS = 7.0  # a port that has just become free is still in the last heartbeat
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+T = TypeVar("T")
+
+
+class Waiting:
+    """One wait for `app`, or for its one service `only`. Without a `machine` nothing is ever started."""
+
+    def __init__(
+        self, app: str, server: Server, screen: Screen, clock: Clock, timeout: float, machine: Machine | None = None,
+        only: str = "",
+    ) -> None:  # fmt: skip
+        self.app, self.only = app, only
+        self.name = f"{app}/{only}" if only else app
+        self.server, self.machine = server, machine
+        self.screen, self.clock, self.timeout = screen, clock, timeout
+        self.services: list[Service] = []  # as of the last look
+        self._began = clock.monotonic()
+        self._cared = self._began
+
+    def waited(self) -> float:
+        return self.clock.monotonic() - self._began
+
+    def tasks(self) -> list[Task]:
+        return [task for task in self.server.tasks(self.app) if self.only in ("", task.service)]
+
+    def until_up(self) -> bool:
+        """Wait until all is up; True if it was so at the first look. Raises `AppFailed`, `NotPlaced`, `NotFound`."""
+        before: Failures | None = None
+        began = self.clock.now()
+        first = True
+        while True:
+            tasks, ready = self.persist(self._look)
+            now = self.clock.now()
+            if before is None:
+                before = failures(self.services, tasks)
+            verdict = judge(self.services, tasks, now, began=began, before=before, node_ready=ready)
+            if verdict.up:
+                return first
+            first = False
+            self.screen.show(verdict, tasks)
+            if verdict.cause is not None:
+                raise self._failed(verdict, verdict.cause)
+            if self.waited() > self.timeout:
+                raise self._too_late(verdict, tasks, now)
+            sleep(LOOK_SECONDS)
+            self._care()
+
+    def until_ports_answer(self) -> None:
+        """Each published port must answer, and not by somebody else. Raises `NotPlaced`, `AppFailed`."""
+        patience = self.waited() + HEARTBEAT_PATIENCE_SECONDS
+        while refused := self._held_port():
+            if self.waited() > patience:
+                raise refused
+            sleep(LOOK_SECONDS)
+        for service in self.services:
+            for port in service.spec.ports if service.spec.replicas else ():
+                patience = self.waited() + PORT_PATIENCE_SECONDS
+                while reason := knock(port.published):
+                    if self.waited() > patience:
+                        self.screen.say(f"all tasks run; port {port.published} does not answer yet: {reason}")
+                        patience = float("inf")
+                    if self.waited() > self.timeout:
+                        raise AppFailed(
+                            f"{service.key} runs, but port {port.published} does not answer: {reason}",
+                            remedy=f"miniorch logs {service.key}",
+                        )
+                    sleep(LOOK_SECONDS)
+                    self._care()
+
+    def until(self, done: Callable[[], str]) -> None:
+        """Wait until `done` has nothing to say any more. What it says is what is missing. Raises `AppFailed`."""
+        while missing := self.persist(done):
+            if self.waited() > self.timeout:
+                raise AppFailed(f"after {self.timeout:g} s: {missing}", remedy=f"miniorch ps {self.app}")
+            sleep(LOOK_SECONDS)
+
+    def persist(self, ask: Callable[[], T]) -> T:
+        """An answer, even if the server has to be started again for it."""
+        while True:
+            try:
+                return ask()
+            except Temporary:
+                if self.waited() > self.timeout:
+                    raise
+                self._revive()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[list[Task], bool]:
+        found = [one for one in self.server.services(self.app) if not one.removing]
+        self.services = [one for one in found if self.only in ("", one.name)]
+        if not self.services:
+            raise NotFound(f"there is no {'service' if self.only else 'app'} {self.name}", remedy="miniorch services")
+        return self.tasks(), any(node.ready for node in self.server.nodes())
+
+    def _held_port(self) -> NotPlaced | None:
+        """The error to raise when another program holds one of the ports, as the nodes' last heartbeats say."""
+        for node in self.persist(self.server.nodes):
+            for service in self.services:
+                for port in service.spec.ports:
+                    if holder := node.ports_in_use.get(str(port.published)):
+                        return NotPlaced(
+                            f"{service.key}: port {port.published} is held by {holder} on {node.name}",
+                            remedy="end that program or publish another port, then run this again",
+                        )
+        return None
+
+    def _care(self) -> None:
+        if self.machine and self.clock.monotonic() - self._cared >= CARE_SECONDS:
+            self._cared = self.clock.monotonic()
+            if self.machine.missing():
+                self._revive()
+
+    def _revive(self) -> None:
+        died = self.machine.missing() if self.machine else []
+        if died:
+            self.screen.say(f"{sentence(died)} died and is started again")
+        if self.machine:
+            self.machine.ensure_up()
+        if not died:
+            sleep(LOOK_SECONDS)
+
+    # --- why not -----------------------------------------------------------------------------------------------------
+
+    def _failed(self, verdict: Verdict, task: Task) -> MiniorchError:
+        name = f"{task.app}/{task.name}"
+        first, *more = task.status.message.splitlines() or [task.status.state.value]
+        if verdict.kind == "unplaced":
+            if trouble := self._no_node():
+                return trouble
+            text = "\n".join([f"{name} waits for a node that fits: {first}", *more])
+            return NotPlaced(text, remedy=f"miniorch explain {name}")
+        verbs = {"rejected": "could not be made", "given up": "failed and is not tried again"}
+        verb = verbs.get(verdict.kind, f"failed {verdict.times} times in a row")
+        lines = [f"{name} {verb}: {first}", *more, *self._evidence(task)]
+        remedy = f"miniorch events {task.app}" if verdict.kind == "rejected" else f"miniorch logs {name}"
+        return AppFailed("\n".join(lines), remedy=remedy)
+
+    def _no_node(self) -> Unreachable | None:
+        """The error to raise when no node is ready: that is the cause of whatever else can be seen."""
+        nodes = self.server.nodes()
+        if any(node.ready for node in nodes):
+            return None
+        why = "; ".join(f"{node.name}: {node.message}" for node in nodes) or "no node has joined"
+        return Unreachable(f"no node is ready: {why}", remedy="miniorch doctor")
+
+    def _too_late(self, verdict: Verdict, tasks: Sequence[Task], now: float) -> MiniorchError:
+        if trouble := self._no_node():
+            return trouble
+        task = slowest(self.services, tasks, now)
+        limit = f"{self.timeout:g} s"
+        if task is None:
+            why = "".join([f": {line.words}" for line in verdict.lines if line.words][:1])
+            return AppFailed(f"{self.name} is not up after {limit}{why}", remedy=f"miniorch ps {self.app}")
+        name = f"{task.app}/{task.name}"
+        first = (task.status.message.splitlines() or ["no reason given"])[0]
+        text = f"{name} is not up after {limit}: {task.status.state.value}, {first}"
+        if task.status.state is TaskState.PENDING:
+            return NotPlaced(text, remedy=f"miniorch explain {name}")
+        return AppFailed("\n".join([text, *self._evidence(task)]), remedy=f"miniorch logs {name}")
+
+    def _evidence(self, task: Task) -> list[str]:
+        """Exit code and last output. That the output cannot be had must never hide the error itself."""
+        code, lines = task.status.exit_code, list(task.status.log_tail)
+        if not lines and task.status.container_id:
+            try:
+                _, response = self.server.transport.open("GET", f"/v1/tasks/{task.id}/logs?tail={LOG_LINES}")
+                lines = response.read().decode(errors="replace").splitlines()
+            except (MiniorchError, OSError):
+                lines = []
+        shown = [] if code is None or str(code) in task.status.message else [f"exit code: {code}"]
+        return [*shown, *([f"last {len(lines[-LOG_LINES:])} lines:"] if lines else []), *_indented(lines)]
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    """As they are, but for colours: Docker paints what a build writes on stderr red."""
+    return [f"  | {COLOUR.sub('', line)}" for line in lines[-LOG_LINES:]]
