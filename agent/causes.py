@@ -19,7 +19,7 @@ def why_it_ended(container: Container, spec: TaskSpec, *, avx: bool = True) -> s
         limit = f" of {spec.limit.memory_bytes >> 20} MB" if spec.limit.memory_bytes else ""
         return f"out of memory: it used more than its limit{limit} and was killed (exit code {code})"
     if code == 0:
-        return "ended by itself (exit code 0); a service is expected to go on"
+        return "ended by itself (exit code 0)"
     if code == SIGILL_CODE and not avx:
         return (
             f"exit code {code}: {spec.image} uses instructions that this processor lacks (AVX), as mongo 5 and newer "

@@ -1,8 +1,8 @@
 """The connection to dockerd: threads, streams and errors, so that `agent/docker_engine.py` can be about containers.
 
 The SDK blocks, so every call runs in a thread. There are three pools, so that eight slow image pulls never keep a
-probe or a stop waiting. What streams does without the SDK (`open`). Every error becomes an `EngineError`
-here, which says whether trying again helps.
+probe or a stop waiting. What streams does without the SDK (`open`). Every error becomes an `EngineError` here, which
+says whether trying again helps.
 """
 
 import asyncio

@@ -62,8 +62,10 @@ async def run(
                     continue
                 yield kind, held + piece
                 held, spoken = b"", True
-        while (found := await docker.call(docker.waiting, lambda: api.exec_inspect(made)))["Running"]:
-            await asyncio.sleep(0.05)  # its output has ended; dockerd hears of its own end a moment later
+        found = await docker.call(docker.waiting, lambda: api.exec_inspect(made))
+        while found["Running"]:  # its output has ended; dockerd hears of its own end a moment later
+            await asyncio.sleep(0.05)
+            found = await docker.call(docker.waiting, lambda: api.exec_inspect(made))
         ended, code = True, found["ExitCode"]
         if held and code in NOT_STARTED and not found["Pid"]:
             why, code = _why(held.decode(errors="replace"), code)

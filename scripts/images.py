@@ -161,7 +161,7 @@ def remove(docker: Docker, env_file: Path, cache: Path) -> None:
     """Take the stand-ins, what was built on them, their archive and our file away again."""
     if env_file.exists() and env_file.read_text().startswith(MARK):
         env_file.unlink()
-    for image in (*docker.built(), standins.PYTHON, standins.MONGO, standins.BUSYBOX):
+    for image in (*docker.built(), standins.PYTHON, standins.MONGO, standins.OLD_MONGO, standins.BUSYBOX):
         docker.remove(image)
     for path in (*cache.glob("standins*"), cache / "busybox"):
         path.unlink(missing_ok=True)

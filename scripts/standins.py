@@ -33,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "standins"
 PYTHON = "miniorch-standin/python3:bookworm"
 MONGO = "miniorch-standin/mongo:nx-27017"
+OLD_MONGO = f"{MONGO}-smallfiles"
 BUSYBOX = "miniorch-standin/busybox:1"
 RECIPE_LABEL = "miniorch.standin.recipe"
 SUITE, PYTHON_VERSION = "bookworm", "3.11"
@@ -123,10 +124,12 @@ def _digest(path: Path) -> str:
 
 def _images(python: Path, mongo: Path, busybox: Path) -> list[Image]:
     data: dict[str, Any] = {"Volumes": {"/data/db": {}}, "ExposedPorts": {"27017/tcp": {}}}
+    data["Entrypoint"] = ["mongod-entrypoint"]
     serve = ["nx-27017", "--host", "0.0.0.0", "--data-dir", "/data/db", "--log-file", "/dev/stdout"]
     return [
         Image(PYTHON, "python:slim", [python], ["python3"]),
         Image(MONGO, "mongo", [python, mongo], serve, data),
+        Image(OLD_MONGO, "mongo:4.0", [python, mongo], serve, {**data, "Env": [f"PATH={PATH}", "SMALLFILES=1"]}),
         Image(BUSYBOX, "busybox", [busybox], ["sh"]),
     ]
 
@@ -166,7 +169,8 @@ def _python_layers(scratch: Path) -> tuple[Path, Path]:
         # Packages of the second layer go to a folder of their own, so that the base does not have them.
         f'chroot "$1" {install} --target {site} -r /wheels/mongo.lock',
         f'mkdir -p "$1"/layer/data/db "$1"/layer/usr/local/bin && mv "$1"{site}/bin/* "$1"/layer/usr/local/bin/',
-        f'cp {RECIPE}/mongosh "$1"/layer/usr/local/bin/ && tar -C "$1"/layer -cf {mongo} data usr',
+        f'cp {RECIPE}/mongosh {RECIPE}/mongod-entrypoint "$1"/layer/usr/local/bin/',
+        f'tar -C "$1"/layer -cf {mongo} data usr',
         'rm -r "$1"/wheels "$1"/layer',
         *HOOKS[1:],
     ]

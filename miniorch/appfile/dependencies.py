@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
-from miniorch.appfile.values import Section, Values, label_remedy, name_remedy
+from miniorch.appfile.values import MANY, Section, Values, label_remedy, name_remedy
 from miniorch.appfile.yaml import Node, shorten
 from miniorch.model import LABEL, Condition, Mount, ServiceSpec
 
@@ -98,7 +98,10 @@ def connect(
     aliases = _aliases(values, specs, needs)
     mounts: dict[str, tuple[Mount, ...]] = {}
     for name in order:
-        mounts[name] = _all_mounts(specs[name].task.mounts, needs[name].volumes_from, mounts)
+        own = needs[name]
+        for other in own.volumes_from:
+            values.count(own.places[other], len(mounts[other]))
+        mounts[name] = _all_mounts(specs[name].task.mounts, own.volumes_from, mounts)
     return {
         name: replace(
             spec,
@@ -118,7 +121,8 @@ def _stranger(
         values.refuse("E0106", message, place, f"add --profile {asleep[other]}")
         return
     message = f"service {name} depends on {shorten(other)}, which the file does not have"
-    values.refuse("E0106", message, place, name_remedy(other, [one for one in specs if one != name]))
+    remedy = name_remedy(other, specs, name) if len(values.problems) < MANY else "delete it"
+    values.refuse("E0106", message, place, remedy)
 
 
 def _order(needs: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:

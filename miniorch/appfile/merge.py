@@ -11,13 +11,14 @@ Who does this for real: compose-go's `override` package. Next file: `miniorch/ap
 from collections.abc import Callable
 from dataclasses import replace
 
+from miniorch.appfile.problems import Place
 from miniorch.appfile.yaml import OVERRIDE, RESET, Entry, Node
 
 REPLACED = ("command", "entrypoint", "test")  # lists that are one value
 PAIRS = {"environment": "=", "labels": "=", "args": "=", "sysctls": "=", "extra_hosts": "=:", "depends_on": ""}
 
 
-Count = Callable[[Node, int], None]
+Count = Callable[[Place, int], None]
 
 
 def merge(below: Node, above: Node, count: Count, key: str = "") -> Node:
@@ -27,7 +28,7 @@ def merge(below: Node, above: Node, count: Count, key: str = "") -> Node:
     if key in PAIRS:
         below, above = _as_mapping(below, PAIRS[key]), _as_mapping(above, PAIRS[key])
     if isinstance(below.value, dict) and isinstance(above.value, dict):
-        count(above, len(below.value))
+        count(above.place, len(below.value))
         merged = dict(below.value)
         for name, entry in above.value.items():
             old = merged.get(name)
@@ -39,7 +40,7 @@ def merge(below: Node, above: Node, count: Count, key: str = "") -> Node:
                 merged[name] = Entry(entry.place, merge(old.node, entry.node, count, name))
         return replace(above, value=merged)
     if isinstance(below.value, list) and isinstance(above.value, list) and key not in REPLACED:
-        count(above, len(below.value) + len(above.value))
+        count(above.place, len(below.value) + len(above.value))
         return replace(above, value=_joined(below.value, above.value, key))
     return above
 

@@ -60,7 +60,8 @@ class Places:
                         f"{keys.what} publishes port {port.published} a second time",
                         f"{first} publishes it, too",
                     )
-                    free = next(number for number in range(port.published, 70000) if number not in self._published)
+                    near = range(port.published + 1, port.published + 100)
+                    free = next((number for number in near if number not in self._published), 5000)
                     self.values.refuse("E0107", message, item.place, f'"{free}:{port.target}"', note=note)
                 found.append(port)
         return tuple(found)

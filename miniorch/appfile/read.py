@@ -258,7 +258,7 @@ def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _File
     if base is None:
         if other:
             message = f"{what} names {shorten(other)}, which is no service of {file or 'this file'}"
-            remedy = name_remedy(other, [one for one in services if one != name])
+            remedy = name_remedy(other, services, name)
             values.refuse("E0106", message, (named or wish.node).place, remedy)
         return node
     return merge(_extended(other, base.node, services, files, (*chain, wish.place)), node, values.count)

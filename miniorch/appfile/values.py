@@ -7,6 +7,7 @@ Next file: `miniorch/appfile/service.py`.
 """
 
 import difflib
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 
@@ -17,6 +18,7 @@ from miniorch.appfile.variables import BadVariable, substitute
 from miniorch.appfile.yaml import Entry, Node, Refused, shorten
 
 MAX_VALUES = 200_000  # `extends` and aliases make large files out of small ones
+MANY = 20  # problems: no more than ten are shown, so for the others no nearest word is looked for
 MOST_SECONDS, MOST_BYTES = 36_000_000.0, 900 << 40
 # Parts of a service whose keys are often written into the service itself.
 _HOMES = {
@@ -49,12 +51,12 @@ class Values:
         """The usual refusal: what was wanted, and what is there."""
         self.refuse("E0104", f"{what} wants {wanted}, got {node.kind}", node.place, remedy)
 
-    def count(self, node: Node, values: int) -> None:
+    def count(self, place: Place, values: int) -> None:
         """Raises `Refused` when the file has become too large."""
         self._values += values
         if self._values > MAX_VALUES:
             message = f"the file comes to more than {MAX_VALUES} values"
-            raise Refused(Problem("E0103", message, node.place, "split it into several apps"))
+            raise Refused(Problem("E0103", message, place, "split it into several apps"))
 
     def mapping(self, node: Node | None, what: str, remedy: str = "NAME: {}") -> dict[str, Entry]:
         """The entries of a mapping. None, or nothing behind the key, is empty."""
@@ -63,12 +65,12 @@ class Values:
         if not isinstance(node.value, dict):
             self.wrong(what, "a mapping", node, remedy)
             return {}
-        self.count(node, len(node.value))
+        self.count(node.place, len(node.value))
         return node.value
 
     def unknown_key(self, key: str, entry: Entry, what: str, part: str) -> None:
         known = PARTS[part]
-        spelt = difflib.get_close_matches(key.lower().replace("-", "_"), sorted(known), 1, 0.7)
+        spelt = [] if len(self.problems) > MANY else _near(key.lower().replace("-", "_"), known, 0.7)
         shown = f"{key}: {shorten(entry.node.text) or '...'}"
         if part == "service" and (home := next((home for home in _HOMES if key in PARTS[home]), "")):
             hint, remedy = f'it belongs below "{home}"', _HOMES[home] % shown
@@ -89,7 +91,7 @@ class Values:
         if not isinstance(node.value, list):
             self.wrong(what, "a list", node, _as_list(what, node))
             return []
-        self.count(node, len(node.value))
+        self.count(node.place, len(node.value))
         return node.value
 
     def replaced(self, node: Node) -> str | None:
@@ -292,7 +294,7 @@ class Section:
         text = default if node is None else self.values.text(node, self.named(key))
         if node is not None and text and text not in choices:
             message = f'{self.named(key)} wants {" or ".join(choices)}, got "{shorten(text)}"'
-            near = difflib.get_close_matches(text, choices, 1, 0.5)
+            near = _near(text, choices, 0.5)
             self.values.refuse("E0104", message, node.place, f"{key}: {(near or list(choices))[0]}")
         return text if text in choices else default
 
@@ -312,13 +314,15 @@ def label_remedy(text: str) -> str:
     return f"write {as_label(text)}: names have lower-case letters, digits and -, at most 40"
 
 
-def name_remedy(name: str, known: Collection[str]) -> str:
-    """The remedy for a name that nothing has."""
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    some = shorten(", ".join(known), 200)
-    if len(known) == 1 and not near:
-        near = list(known)
-    return f"write {near[0]}" if near else f"write one of: {some}" if known else "delete it"
+def name_remedy(name: str, known: Collection[str], without: str) -> str:
+    """The remedy for a name that nothing has; `without` is the one that would name itself."""
+    first = [one for one in itertools.islice(known, 300) if one != without]
+    near = first if len(first) == 1 else _near(name, first, 0.5)
+    return f"write {near[0]}" if near else f"write one of: {shorten(', '.join(first), 200)}" if first else "delete it"
+
+
+def _near(word: str, known: Collection[str], likeness: float) -> list[str]:
+    return difflib.get_close_matches(word[:100], known, 1, likeness)
 
 
 def _last_word(what: str) -> str:

@@ -14,6 +14,8 @@ from miniorch.model import (
     Node,
     Port,
     Resources,
+    Restart,
+    RestartPolicy,
     Service,
     ServiceSpec,
     Status,
@@ -68,7 +70,7 @@ BROKEN = {
     "a_node_is_never_above_its_capacity": replace(GOOD, tasks={f"t{n}": task(f"t{n}", slot=n) for n in (1, 2, 3)}),
     "a_task_lies_on_its_volumes_node": replace(GOOD, tasks={"t1": task(node="node2")}),
     "a_container_runs_where_its_task_was_put": replace(GOOD, boxes={"node2": (box(address="10.200.1.2"),)}),
-    "every_service_runs_as_often_as_wanted": replace(GOOD, tasks={"t1": task(state=TaskState.STARTING)}),
+    "every_slot_runs_or_is_over": replace(GOOD, tasks={"t1": replace(task(), round=1)}),
     "what_the_store_says_runs_runs": replace(GOOD, boxes={"node1": (box(state="exited"),)}),
     "no_container_is_an_orphan": replace(GOOD, boxes={"node1": (box(), box("gone", "10.200.0.3", "exited"))}),
     "endpoints_name_exactly_the_tasks_that_run": replace(GOOD, endpoints={}, traffic={}),
@@ -115,3 +117,48 @@ def test_end_is_final_and_what_is_gone_stays_gone() -> None:
     assert history.look(replace(GOOD, tasks={"t1": task(state=TaskState.LOST)})) == ["t1 went from failed back to lost"]
     assert history.look(replace(GOOD, tasks={})) == []
     assert history.look(GOOD) == ["t1 has come back from the dead"]
+
+
+def job(condition: Restart, state: TaskState, *more: Task, max_attempts: int = 0) -> Picture:
+    """The world with `db` as a job whose first task is in `state`."""
+    spec = ServiceSpec(SPEC, restart=RestartPolicy(condition, max_attempts))
+    tasks = {one.id: one for one in (task(state=state), *more)}
+    return replace(GOOD, services={"chat/db": replace(GOOD.services["chat/db"], spec=spec)}, tasks=tasks)
+
+
+NEXT = task("t2", TaskState.NEW)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        (Restart.NEVER, TaskState.COMPLETE, 0),
+        (Restart.NEVER, TaskState.FAILED, 0),
+        (Restart.ON_FAILURE, TaskState.COMPLETE, 0),
+        (Restart.ON_FAILURE, TaskState.FAILED, 1),
+    ],
+)
+def test_job_that_is_over_and_runs_again_is_noticed(over: tuple[Restart, TaskState, int]) -> None:
+    condition, state, limit = over
+    assert invariants.every_slot_runs_or_is_over(job(condition, state, max_attempts=limit)) == []
+    history = History()
+    assert history.look(job(condition, state, max_attempts=limit)) == []
+    again = history.look(job(condition, state, NEXT, max_attempts=limit))
+    assert again == ["t2 runs again what was over with t1"]
+
+
+def test_job_may_run_again_after_a_failure_that_counts_a_restart_or_a_change() -> None:
+    def after(first: Picture, second: Picture) -> list[str]:
+        history = History()
+        return [*history.look(first), *history.look(second)]
+
+    failed = job(Restart.ON_FAILURE, TaskState.FAILED)
+    assert after(failed, job(Restart.ON_FAILURE, TaskState.FAILED, NEXT)) == []
+    assert invariants.every_slot_runs_or_is_over(failed) != []
+    done, again = job(Restart.NEVER, TaskState.COMPLETE), job(Restart.NEVER, TaskState.COMPLETE, NEXT)
+    service = again.services["chat/db"]
+    assert after(done, replace(again, services={"chat/db": replace(service, round=1)})) == []
+    scaled = replace(service, spec=replace(service.spec, replicas=0))
+    history = History()
+    history.look(done)
+    assert history.look(replace(done, services={"chat/db": scaled})) == history.look(again) == []

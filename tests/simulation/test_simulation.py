@@ -66,7 +66,9 @@ def test_quiet_day_ends_with_the_app_running_and_a_removed_app_leaves_nothing() 
     async def story(world: World) -> None:
         await Day(world, [], 30.0, 0.0).live()
         picture = world.picture()
-        assert sorted(task.name for task in picture.tasks.values()) == ["db.1", "web.1", "web.2"]
+        names = {task.name: task.status.state.value for task in picture.tasks.values()}
+        assert {name for name, state in names.items() if state == "running"} == {"db.1", "web.1", "web.2"}
+        assert names["setup.1"] == "complete"
         assert len(picture.running) == 3
         await world.ask("DELETE", f"/v1/apps/{APP}?volumes=1")
         await asyncio.sleep(40)
@@ -83,14 +85,14 @@ def test_quiet_day_ends_with_the_app_running_and_a_removed_app_leaves_nothing() 
 def test_processes_that_restart_at_rest_touch_no_container() -> None:
     async def story(world: World) -> None:
         await Day(world, [], 30.0, 0.0).live()
-        before = {box.id: box.started_at for _, box in world.picture().running}
+        before = {box.id: box.started_at for boxes in world.picture().boxes.values() for box in boxes}
         for process in world.processes * 3:
             await world.crash(process)
             await asyncio.sleep(world.chance(process).uniform(0.1, 20.0))
             world.restart(process)
             await asyncio.sleep(3)
         await asyncio.sleep(20)
-        assert {box.id: box.started_at for _, box in world.picture().running} == before
+        assert {box.id: box.started_at for boxes in world.picture().boxes.values() for box in boxes} == before
 
     simulate(2, story, nodes=2)
 
@@ -105,6 +107,19 @@ def test_database_that_dies_comes_back_on_the_same_node_with_its_volume() -> Non
         assert nodes == {volume.node}
 
     simulate(3, story, nodes=3)
+
+
+def test_web_waits_for_its_setup_and_a_restart_runs_the_job_once_more() -> None:
+    async def story(world: World) -> None:
+        await Day(world, [Fault(0.0, "fail", "setup", 30.0), Fault(60.0, "restart", "setup")], 50.0, 30.0).live()
+        setup = [line for line in world.log if "setup.1" in line]
+        assert sum("failed" in line and "created" not in line for line in setup) > 1
+        complete = [index for index, line in enumerate(world.log) if "setup.1: complete" in line]
+        assigned = next(index for index, line in enumerate(world.log) if "web.1: assigned" in line)
+        assert len(complete) == 2
+        assert complete[0] < assigned < complete[1]
+
+    simulate(5, story, nodes=2)
 
 
 @pytest.mark.parametrize("seed", range(5))

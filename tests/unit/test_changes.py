@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miniorch.changes import changes
-from miniorch.model import AppSpec, Build, Condition, HealthCheck, Port, Service, ServiceSpec, TaskSpec
+from miniorch.model import (
+    AppSpec,
+    Build,
+    Condition,
+    ContainerOptions,
+    HealthCheck,
+    Port,
+    Restart,
+    RestartPolicy,
+    Service,
+    ServiceSpec,
+    TaskSpec,
+)
 
 WEB = ServiceSpec(TaskSpec("web:1", environment={"PORT": "80", "A": "1"}), replicas=2)
 
@@ -29,7 +41,14 @@ def test_only_a_changed_container_is_replaced_and_the_detail_names_what_differs(
     assert said(other, WEB) == ["replace web: environment A, B, PORT, healthcheck"]
 
 
-def test_numbers_ports_and_dependencies_touch_no_container() -> None:
+def test_changed_options_are_named_one_by_one() -> None:
+    other = replace(WEB, task=replace(WEB.task, options=ContainerOptions(user="ann", cap_drop=("ALL",))))
+    assert said(other, WEB) == ["replace web: user, cap_drop"]
+
+
+def test_numbers_ports_dependencies_aliases_and_the_restart_policy_touch_no_container() -> None:
+    around = replace(WEB, restart=RestartPolicy(Restart.NEVER), aliases=("www",))
+    assert said(around, WEB) == ["update web: restart, aliases"]
     assert said(replace(WEB, replicas=3), WEB) == ["scale web: replicas 2 -> 3"]
     assert said(replace(WEB, ports=(Port(80, 80),)), WEB) == ["update web: ports"]
     assert said(replace(WEB, depends_on={"db": Condition.HEALTHY}, replicas=1), WEB) == [

@@ -69,7 +69,7 @@ def test_answers_and_refusals_arrive_as_they_were_sent(tmp_path: Path) -> None:
             await transport.request("PUT", "/v1/apps/other", SHOP)
         with pytest.raises(NotFound, match="no such service") as refused:
             await transport.request("GET", "/v1/explain/shop/nope")
-        assert (refused.value.code, refused.value.remedy) == ("E0201", "miniorch ps")
+        assert (refused.value.code, refused.value.remedy) == ("E0201", "miniorch services")
         with pytest.raises(UsageError, match="larger than 4 MiB"):
             await transport.request("PUT", "/v1/apps/shop", "x" * (MAX_BODY_BYTES + 1))
 

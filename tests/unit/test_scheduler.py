@@ -115,6 +115,12 @@ def test_tasks_follow_their_volume() -> None:
     )
 
 
+def test_folder_of_a_node_is_no_volume() -> None:
+    wish = replace(web(), spec=ServiceSpec(TaskSpec("image", mounts=(Mount("", "/src", host_path="/home"),))))
+    assert FILTERS[-1].check(wish, NodeView(node("node1"))) is None
+    assert FILTERS[-1].seen(wish, NodeView(node("node1"))) == "uses no volume"
+
+
 def test_equal_reasons_of_many_nodes_are_told_once() -> None:
     views = [NodeView(node(f"node{number}", ready=False, message="down")) for number in range(1, 6)]
     assert refused(web(), *views) == "no node fits (5 looked at): 5 nodes: the node is not ready: down"

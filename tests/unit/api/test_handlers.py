@@ -6,15 +6,17 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from miniorch.api.apply import CHANGES_TOLD
 from miniorch.api.routes import dispatch, stream
 from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
 from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
-from miniorch.model import AppSpec, Condition, Mount, Port, ServiceSpec, TaskSpec
+from miniorch.model import AppSpec, Condition, Mount, Port, RestartPolicy, ServiceSpec, TaskSpec
 from miniorch.server import Server
 from miniorch.state.memory import MemoryStore
 
@@ -149,6 +151,20 @@ def test_a_port_of_another_app_is_refused_with_its_holder() -> None:
         (AppSpec({"web": ServiceSpec(TaskSpec("x"), depends_on={"db": Condition.STARTED})}), "depends on db"),
         (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("data", "/d"),)))}), "does not declare"),
         (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("../up", "/d"),)))}, ("../up",)), "does not declare"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("", "/d", host_path="src"),)))}), "absolute path"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("v", "/d", host_path="/s"),)))}, ("v",)), "volume or"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x", mounts=(Mount("", "d", host_path="/s"),)))}), "absolute place"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x"), restart=RestartPolicy(max_attempts=-1))}), "negative"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x"), restart=RestartPolicy(delay_seconds=-1.0))}), "negative"),
+        (AppSpec({"web": ServiceSpec(TaskSpec("x"), aliases=("Up_",))}), "lower-case"),
+        (
+            AppSpec({"web": ServiceSpec(TaskSpec("x"), aliases=("db",)), "db": ServiceSpec(TaskSpec("x"))}),
+            "the name of service db",
+        ),
+        (
+            AppSpec({name: ServiceSpec(TaskSpec("x"), aliases=("sql",)) for name in ("a", "b")}),
+            "b: the alias sql is an alias of a",
+        ),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_and_nothing_is_written(spec: AppSpec, message: str) -> None:
@@ -174,6 +190,81 @@ def test_scaling_changes_only_the_number() -> None:
             await api("PUT", "/v1/services/shop/web/replicas", {"replicas": "4"})
         with pytest.raises(NotFound, match="no such service"):
             await api("PUT", "/v1/services/shop/nope/replicas", {"replicas": 1})
+
+    check(scenario)
+
+
+def test_restart_begins_a_round_that_no_apply_takes_back() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PUT", "/v1/apps/shop", SHOP)
+
+        async def round_runs() -> set[tuple[str, int]]:
+            tasks = [task for task in await api.items("tasks") if task["status"]["state"] == "running"]
+            return {(f"{task['service']}.{task['slot']}", task["round"]) for task in tasks}
+
+        async def first() -> bool:
+            return await round_runs() == {("db.1", 0), ("web.1", 0), ("web.2", 0)}
+
+        async def second() -> bool:
+            return await round_runs() == {("db.1", 0), ("web.1", 1), ("web.2", 1)}
+
+        await api.until(first)
+        await api("POST", "/v1/services/shop/web/restart")
+        await api.until(second)
+        changed = replace(SHOP, services={**SHOP.services, "web": replace(SHOP.services["web"], aliases=("www",))})
+        await api("PUT", "/v1/apps/shop", changed)
+        assert [service["round"] for service in await api.items("services")] == [0, 1]
+        assert await second()
+        with pytest.raises(NotFound, match="no such service"):
+            await api("POST", "/v1/services/shop/nope/restart")
+
+    check(scenario)
+
+
+def test_every_change_by_a_file_is_a_release_that_goes_with_the_app() -> None:
+    async def scenario(api: Api) -> None:
+        await api("PUT", "/v1/apps/shop", SHOP)
+        await api("PUT", "/v1/apps/shop", SHOP)
+        await api("PUT", "/v1/services/shop/web/replicas", {"replicas": 4})
+        await api("PUT", "/v1/apps/shop", SHOP)
+        await api("PUT", "/v1/apps/other", AppSpec({"web": ServiceSpec(TaskSpec("x"))}))
+        listed = (await api("GET", "/v1/releases?app=shop"))["items"]
+        assert [(one["number"], one["changes"]) for one in listed] == [
+            (1, ["create db: 1 x db:1", "create web: 2 x web:1"]),
+            (2, ["scale web: replicas 4 -> 2"]),
+        ]
+        await api("DELETE", "/v1/apps/shop")
+
+        async def gone() -> bool:
+            return [one["app"] for one in await api.items("releases")] == ["other"]
+
+        await api.until(gone)
+
+    check(scenario)
+
+
+def test_release_with_many_changes_tells_the_first_ones() -> None:
+    async def scenario(api: Api) -> None:
+        await api(
+            "PUT", "/v1/apps/big", AppSpec({f"s{n}": ServiceSpec(TaskSpec("x")) for n in range(CHANGES_TOLD + 7)})
+        )
+        (release,) = await api.items("releases")
+        assert (len(release["changes"]), release["changes"][-1]) == (CHANGES_TOLD + 1, "and 7 more")
+
+    check(scenario)
+
+
+def test_events_of_one_app_are_those_that_name_it() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register("shop")  # a node of the same name
+        for name in ("shop", "shop2"):
+            await api("PUT", f"/v1/apps/{name}", AppSpec({"web": ServiceSpec(TaskSpec("x"))}))
+        subjects = {event["subject"] for event in (await api("GET", "/v1/events?app=shop"))["items"]}
+        assert subjects >= {"shop", "shop/web"}
+        assert not [subject for subject in subjects if subject.partition("/")[0] != "shop"]
+        of_node = (await api("GET", "/v1/events?node=shop"))["items"]
+        assert {event["kind"] for event in of_node} == {"node"}
 
     check(scenario)
 

@@ -231,6 +231,8 @@ def test_explain_teaches_what_a_code_means_and_knows_the_nearest(cli: Cli) -> No
     assert lesson("E0104", text) == ("Wrong", "See ### below.")
     with pytest.raises(NotFound, match="the nearest is E0104"):
         lesson("E0199", text)
+    assert cli("explain", "e0102").stdout.startswith("E0102 ")
+    assert cli("explain", "E9999").returncode == 2
 
 
 def test_with_json_an_error_is_an_object_with_all_its_fields(there: FakeApi, cli: Cli, tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ def test_live_names_stand_where_the_help_says_so(
     assert offered(cli, *words) == names
 
 
+def test_the_codes_that_explain_teaches_are_offered(cli: Cli) -> None:
+    assert "E0102" in offered(cli, "explain", "E01")
+
+
 def test_without_a_server_there_are_no_names_and_no_words(cli: Cli, tmp_path: Path) -> None:
     assert offered(cli, "ps", "") == []
     (tmp_path / "api.sock").write_text("no socket")

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miniorch.cli.progress import Verdict, failures, judge, slowest
-from miniorch.model import DesiredState, HealthCheck, Service, ServiceSpec, Status, Task, TaskSpec, TaskState
+from miniorch.model import (
+    DesiredState,
+    HealthCheck,
+    Restart,
+    RestartPolicy,
+    Service,
+    ServiceSpec,
+    Status,
+    Task,
+    TaskSpec,
+    TaskState,
+)
 
 SPEC = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
 WEB = Service("shop", "web", ServiceSpec(SPEC, replicas=2), "10.201.0.1")
@@ -101,3 +112,32 @@ def test_the_cause_of_a_delay_is_the_task_that_others_wait_for() -> None:
 
 def test_an_app_with_no_replicas_is_up() -> None:
     assert look(service=replace(WEB, spec=replace(WEB.spec, replicas=0))).up
+
+
+def job(condition: Restart, max_attempts: int = 0) -> Service:
+    return replace(WEB, spec=ServiceSpec(SPEC, restart=RestartPolicy(condition, max_attempts)))
+
+
+def test_job_that_has_ended_well_is_up() -> None:
+    for condition in (Restart.NEVER, Restart.ON_FAILURE):
+        verdict = look(task(1, S.COMPLETE), service=job(condition))
+        assert verdict.up
+        assert [(line.up, line.wanted, line.words) for line in verdict.lines] == [(1, 1, "")]
+    assert not look(task(1, S.COMPLETE), service=job(Restart.ANY)).up
+
+
+def test_job_that_is_given_up_is_final_at_once_even_if_it_failed_before_we_began() -> None:
+    failed = task(1, S.FAILED, message="exit code 1")
+    verdict = look(failed, service=job(Restart.NEVER), before=failures([WEB], [failed]))
+    assert (verdict.kind, verdict.cause, verdict.times) == ("given up", failed, 1)
+    assert look(failed, service=job(Restart.ON_FAILURE)).cause is None
+    verdict = look(task(1, S.REJECTED, attempt=1), service=job(Restart.ON_FAILURE, max_attempts=2))
+    assert (verdict.kind, verdict.times) == ("given up", 2)
+
+
+def test_task_from_before_a_restart_by_hand_is_an_old_one() -> None:
+    again = replace(WEB, round=1)
+    assert not look(task(1, S.RUNNING), task(2, S.RUNNING), service=again).up
+    assert look(*(replace(task(slot, S.RUNNING), round=1) for slot in (1, 2)), service=again).up
+    failed = task(1, S.FAILED)
+    assert look(failed, service=replace(job(Restart.NEVER), round=1)).cause is None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from builders import NODE, T0, StoppedClock, said, service, task
 
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.endpoints import Reachability, derive
 from miniorch.controllers.liveness import SILENCE_SECONDS, Liveness
-from miniorch.controllers.placement import Placer
-from miniorch.controllers.upkeep import EVENTS_KEPT, EVENTS_SLACK, History, Removal, Silence
+from miniorch.controllers.placement import WANTED, Placer
+from miniorch.controllers.upkeep import EVENTS_KEPT, EVENTS_SLACK, RELEASES_KEPT, History, Removal, Silence
 from miniorch.model import (
     App,
     Condition,
@@ -18,9 +20,13 @@ from miniorch.model import (
     Event,
     Mount,
     Node,
+    Release,
     Resources,
+    Restart,
+    RestartPolicy,
     Service,
     ServiceSpec,
+    Task,
     TaskSpec,
     TaskState,
     Volume,
@@ -74,6 +80,61 @@ def test_started_is_enough_for_a_dependency_on_started() -> None:
     assert place(web, db, NODE, waiting, starting) == ["w: desired running, assigned"]
 
 
+NEVER = RestartPolicy(Restart.NEVER)
+
+
+def waits(condition: Condition, *tasks: Task, policy: RestartPolicy = NEVER, replicas: int = 1, round: int = 0) -> str:
+    """What web says while it waits for the job `setup`; "" when it goes on."""
+    web = service("web", depends_on={"setup": condition})
+    setup = replace(service("setup", restart=policy, replicas=replicas), round=round)
+    waiting = task(1, TaskState.NEW, of=web, node="", ident="w")
+    writes = Placer().plan("*", Cache.holding(web, setup, NODE, waiting, *tasks), T0).writes
+    status = writes[0].item.status
+    return "" if status.state is TaskState.ASSIGNED else str(status.message)
+
+
+def setup_task(state: TaskState, slot: int = 1, **fields: Any) -> Task:
+    return task(slot, state, of=service("setup"), ident=f"s{slot}", **fields)
+
+
+def test_dependency_on_a_job_waits_until_every_slot_of_it_is_complete() -> None:
+    completed, one = Condition.COMPLETED, setup_task(TaskState.COMPLETE)
+    assert waits(completed) == "waits for setup (completed; it has no task yet)"
+    assert waits(completed, setup_task(TaskState.RUNNING)) == "waits for setup (completed; setup.1 is running)"
+    assert waits(completed, one) == ""
+    assert waits(completed, one, setup_task(TaskState.RUNNING, 2), replicas=2).endswith("setup.2 is running)")
+    assert waits(completed, one, setup_task(TaskState.COMPLETE, 2), replicas=2) == ""
+
+
+def test_job_of_an_earlier_round_does_not_count() -> None:
+    again = "waits for setup (completed; setup.1 is complete)"
+    assert waits(Condition.COMPLETED, setup_task(TaskState.COMPLETE), round=1) == again
+
+
+@pytest.mark.parametrize("condition", [Condition.COMPLETED, Condition.HEALTHY])
+def test_who_waits_for_a_job_that_is_given_up_says_so_with_the_commands_that_help(condition: Condition) -> None:
+    failed = setup_task(TaskState.FAILED, message="exit code 1\nand more")
+    assert waits(condition, failed) == (
+        "waits for setup, which failed (exit code 1) and is not tried again: "
+        "miniorch logs shop/setup; miniorch restart shop/setup"
+    )
+    again = RestartPolicy(Restart.ON_FAILURE)
+    assert waits(condition, failed, policy=again) == f"waits for setup ({WANTED[condition]}; setup.1 is failed)"
+
+
+def test_job_that_has_ended_was_started() -> None:
+    assert waits(Condition.STARTED, setup_task(TaskState.COMPLETE)) == ""
+    assert waits(Condition.STARTED, setup_task(TaskState.FAILED)) == ""
+    assert waits(Condition.STARTED, setup_task(TaskState.REJECTED)) != ""
+
+
+def test_a_folder_of_the_node_is_no_volume() -> None:
+    web = Service(
+        "shop", "web", ServiceSpec(TaskSpec("web:1", mounts=(Mount("", "/src", host_path="/home/ann"),))), "v"
+    )
+    assert place(web, NODE, task(1, TaskState.NEW, of=web, node="")) == ["t1: desired running, assigned"]
+
+
 def _db(node: str = "") -> Service:
     return Service("shop", "db", ServiceSpec(TaskSpec("db:1", mounts=(Mount("data", "/data"),))), "10.201.0.9")
 
@@ -115,6 +176,12 @@ def test_endpoints_name_tasks_with_an_address_and_only_running_ones_are_ready() 
     assert [(backend.slot, backend.ready) for backend in backends] == [(1, True), (2, False), (4, False)]
 
 
+def test_endpoints_carry_aliases_until_the_service_is_removed() -> None:
+    web = service(aliases=("www",))
+    assert derive(web, []).aliases == ("www",)
+    assert derive(replace(web, removing=True), []).aliases == ()
+
+
 def test_endpoints_are_written_only_when_they_change() -> None:
     web, one = service(), task(1)
     cache = Cache.holding(web, one)
@@ -154,3 +221,13 @@ def test_history_is_bounded() -> None:
     writes = History().plan("*", Cache.holding(*events), T0).writes
     assert len(events) - len(writes) == EVENTS_KEPT
     assert writes[0].item.id == events[0].id
+
+
+def test_ten_releases_of_each_app_are_kept_and_none_of_a_removed_one() -> None:
+    releases = [Release("shop", number, T0, ("create web",)) for number in range(1, RELEASES_KEPT + 3)]
+    other = Release("other", 1, T0, ("create web",))
+    writes = History().plan("shop", Cache.holding(*releases, other), T0).writes
+    assert [write.item.key for write in writes] == ["shop/000001", "shop/000002"]
+    removed = Removal().plan("shop", Cache.holding(App("shop", T0, removing=True), releases[0], other), T0).writes
+    assert [type(write.item) for write in removed] == [App, Release]
+    assert all(write.erase for write in removed)

@@ -11,7 +11,7 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.endpoints import derive
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.services import backoff_seconds
-from miniorch.model import DesiredState, TaskState
+from miniorch.model import DesiredState, Restart, RestartPolicy, Service, TaskState
 
 
 def test_every_empty_slot_gets_one_task() -> None:
@@ -159,3 +159,60 @@ def test_a_service_that_comes_back_while_it_is_removed_gets_new_tasks_afterwards
     assert plan_service(service(), going).writes == []
     gone = replace(going, status=replace(going.status, state=TaskState.SHUTDOWN, container_id=""))
     assert said(plan_service(service(), gone).writes) == ["new web.1"]
+
+
+def job(condition: Restart = Restart.NEVER, *, replicas: int = 1, max_attempts: int = 0, delay: float = 0.0) -> Service:
+    return service(replicas=replicas, restart=RestartPolicy(condition, max_attempts, delay))
+
+
+@pytest.mark.parametrize("state", [TaskState.COMPLETE, TaskState.FAILED])
+def test_job_that_has_ended_is_left_alone_and_kept_for_its_logs(state: TaskState) -> None:
+    assert plan_service(job(), task(1, state, container_id="c")).writes == []
+
+
+def test_job_that_was_stopped_or_whose_node_is_lost_runs_again() -> None:
+    for state in (TaskState.SHUTDOWN, TaskState.LOST, TaskState.REJECTED):
+        assert said(plan_service(job(), task(1, state)).writes) == ["new web.1"]
+
+
+def test_job_is_tried_again_after_a_failure_when_its_policy_says_so_and_not_for_ever() -> None:
+    failed = task(1, TaskState.FAILED, since=0.0)
+    assert said(plan_service(job(Restart.ON_FAILURE, max_attempts=2), failed).writes) == ["new web.1"]
+    assert plan_service(job(Restart.ON_FAILURE, max_attempts=2), replace(failed, attempt=1)).writes == []
+
+
+def test_successor_rests_at_least_as_long_as_the_policy_says() -> None:
+    failed = task(1, TaskState.FAILED, since=2.0)
+    plan = plan_service(job(Restart.ON_FAILURE, delay=30.0), failed)
+    assert (plan.writes, plan.again_in_seconds) == ([], pytest.approx(28.0))
+    stopped = task(1, TaskState.SHUTDOWN, since=2.0)
+    assert said(plan_service(job(Restart.ON_FAILURE, delay=30.0), stopped).writes) == ["new web.1"]
+
+
+def test_changed_job_runs_again_and_done_slots_hold_no_update_back() -> None:
+    assert said(plan_service(job(), outdated(task(1, TaskState.COMPLETE))).writes) == ["new web.1"]
+    plan = plan_service(job(replicas=2), task(1, TaskState.COMPLETE), outdated(task(2)))
+    assert said(plan.writes) == ["t2: desired draining, running"]
+
+
+def test_failed_slot_of_a_new_spec_keeps_the_old_ones_running() -> None:
+    plan = plan_service(job(replicas=2), task(1, TaskState.FAILED), outdated(task(2)))
+    assert plan.writes == []
+
+
+def test_restart_by_hand_replaces_one_slot_at_a_time_and_runs_jobs_again() -> None:
+    again = replace(service(replicas=2), round=1)
+    plan = plan_service(again, task(1), task(2))
+    assert said(plan.writes) == ["t1: desired draining, running"]
+    assert plan.writes[0].why == "taken out of traffic: restarted by hand"
+    plan = plan_service(replace(job(), round=1), task(1, TaskState.FAILED, since=0.0))
+    assert said(plan.writes) == ["new web.1"]
+    assert (plan.writes[0].item.round, plan.writes[0].item.attempt) == (1, 0)
+
+
+def test_slots_of_a_job_come_and_go_with_its_scale() -> None:
+    done = [task(slot, TaskState.COMPLETE, container_id="c") for slot in (1, 2)]
+    assert said(plan_service(job(replicas=3), *done).writes) == ["new web.3"]
+    assert said(plan_service(job(replicas=1), *done).writes) == ["t2: desired removed, complete"]
+    leaving = replace(done[1], desired_state=DesiredState.REMOVED)
+    assert said(plan_service(job(replicas=2), done[0], leaving).writes) == ["new web.2"]

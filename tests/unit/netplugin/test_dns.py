@@ -24,7 +24,7 @@ ENDPOINTS = (
     Endpoints(
         "chat", "web", "10.201.0.2", (Port(5000, 80),), (backend(1, WEB_1), backend(2, WEB_2), backend(3, WEB_3, False))
     ),
-    Endpoints("chat", "db", "10.201.0.3", (), (backend(1, DB_1),)),
+    Endpoints("chat", "db", "10.201.0.3", (), (backend(1, DB_1),), ("mongo", "web")),
     Endpoints("chat", "idle", "10.201.0.4", (), ()),
     Endpoints("other", "secret", "10.201.0.9", (), (backend(1, OTHER),)),
 )
@@ -63,6 +63,13 @@ def test_name_without_search_domain_is_found_within_the_askers_app() -> None:
 def test_tasks_are_the_ready_ones() -> None:
     assert found("tasks.web.chat.miniorch.internal") == [WEB_1, WEB_2]
     assert found("tasks.idle.chat.miniorch.internal") == []
+
+
+def test_alias_is_answered_like_the_services_own_name_and_never_hides_another() -> None:
+    assert found("mongo.chat.miniorch.internal") == found("mongo") == ["10.201.0.3"]
+    assert found("tasks.mongo") == found("1.mongo") == [DB_1]
+    assert found("web") == ["10.201.0.2"]
+    assert code("mongo.other.miniorch.internal", asker=OTHER) == "NXDOMAIN"
 
 
 def test_order_of_tasks_rotates() -> None:

@@ -1,0 +1,67 @@
+"""What follows an end, as one table of policies and ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from miniorch.model import DesiredState, Restart, RestartPolicy, Service, ServiceSpec, Status, Task, TaskSpec, TaskState
+from miniorch.slots import STEADY_SECONDS, failures_in_a_row, is_done, is_given_up, is_wanted
+
+ANY, ON_FAILURE, NEVER = Restart.ANY, Restart.ON_FAILURE, Restart.NEVER
+S = TaskState
+
+
+def service(condition: Restart, max_attempts: int = 0) -> Service:
+    policy = RestartPolicy(condition, max_attempts)
+    return Service("shop", "setup", ServiceSpec(TaskSpec("setup:1"), restart=policy), "10.201.0.1", round=2)
+
+
+def task(state: TaskState, *, attempt: int = 0, lived: float = 3.0) -> Task:
+    status = Status(state, since=lived)
+    return Task("t1", "shop", "setup", 1, TaskSpec("setup:1"), 0.0, status=status, attempt=attempt, round=2)
+
+
+@pytest.mark.parametrize(
+    ("state", "conditions"),
+    [
+        (S.COMPLETE, {ON_FAILURE, NEVER}),
+        (S.FAILED, {NEVER}),
+        (S.REJECTED, set()),  # it never ran: "run it once" is not done
+        (S.SHUTDOWN, set()),
+        (S.LOST, set()),
+        (S.RUNNING, set()),
+    ],
+)
+def test_policy_says_which_ends_are_final(state: TaskState, conditions: set[Restart]) -> None:
+    final = {one for one in Restart if is_done(task(state), service(one)) or is_given_up(task(state), service(one))}
+    assert final == conditions
+
+
+def test_job_is_done_by_success_and_given_up_by_failure() -> None:
+    assert is_done(task(S.COMPLETE), service(NEVER))
+    assert not is_given_up(task(S.COMPLETE), service(NEVER))
+    assert is_given_up(task(S.FAILED), service(NEVER))
+    assert not is_done(task(S.FAILED), service(NEVER))
+
+
+@pytest.mark.parametrize("state", [S.FAILED, S.REJECTED])
+def test_slot_is_given_up_after_so_many_failures_in_a_row(state: TaskState) -> None:
+    assert [is_given_up(task(state, attempt=n), service(ON_FAILURE, 3)) for n in range(4)] == [False, False, True, True]
+
+
+def test_task_that_lived_long_failed_for_the_first_time_and_one_that_never_ran_did_not_live() -> None:
+    assert failures_in_a_row(task(S.FAILED, attempt=5, lived=STEADY_SECONDS)) == 1
+    assert failures_in_a_row(task(S.REJECTED, attempt=5, lived=STEADY_SECONDS)) == 6
+    assert failures_in_a_row(task(S.LOST, attempt=5)) == 0
+
+
+def test_nothing_is_final_that_is_not_wanted_any_more() -> None:
+    job, done = service(NEVER), task(S.COMPLETE)
+    assert is_wanted(done, job)
+    for outdated in (replace(done, round=1), replace(done, spec=TaskSpec("setup:0"))):
+        assert not is_wanted(outdated, job)
+        assert not is_done(outdated, job)
+    told_to_go = replace(done, desired_state=DesiredState.REMOVED)  # scaled down, and up again before it was gone
+    assert not is_done(told_to_go, job)
