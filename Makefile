@@ -1,6 +1,6 @@
 # `make help` lists the targets. The work is done in scripts/, which run by hand, too.
 .DEFAULT_GOAL := help
-.PHONY: help setup images run test check man clean
+.PHONY: help setup images run test drill check man clean
 SHELL := /bin/bash
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 MINIORCH := $(ROOT) .venv/bin/miniorch
@@ -23,6 +23,9 @@ run: images ## sets up, starts dockchat, and ends when its page answers
 test: ## sets up, then runs all tests; SUITES="unit docs" runs only these
 	@scripts/setup.sh --tests
 	@scripts/test.sh $(SUITES)
+
+drill: setup ## 100,000 app files against the reader, others each time; COUNT=20000 tries fewer
+	@scripts/drill.sh
 
 check: setup ## ruff, mypy strict, import-linter
 	@scripts/test.sh check

@@ -42,6 +42,7 @@ DRIVER = "miniorch"
 ADDRESS_LABEL = "miniorch.address"
 INSPECT_SECONDS = 5.0
 NAME_TRIES = 20
+UNDO_TRIES, UNDO_PAUSE_SECONDS = 40, 0.25
 SETTLE_SECONDS = (0.1, 0.5)
 OUTPUT_BYTES = 4096
 WATCHED_EVENTS = ["start", "die", "destroy", "oom"]  # not exec_*: each probe would make us look at everything
@@ -342,16 +343,20 @@ class DockerEngine:
 
     async def undo(self) -> int:
         """Remove every container of ours, and the network. Returns how many containers there were."""
-        containers = await self.containers()
-        for one in containers:
-            await self.remove(one.id)
-
-        def remove_network() -> None:
-            with contextlib.suppress(NotFound):
-                self._docker.client().remove_network(NETWORK)
-
-        await self._docker.call(self._docker.making, remove_network)
-        return len(containers)
+        removed = 0
+        for left in reversed(range(UNDO_TRIES)):
+            containers = await self.containers()
+            for one in containers:
+                await self.remove(one.id)
+            removed += len(containers)
+            try:
+                await self._docker.call(self._docker.making, self._network.remove)
+                break
+            except EngineError as error:  # dockerd is still making what a killed agent had asked for
+                if "active endpoints" not in error.message or not left:
+                    raise
+            await asyncio.sleep(UNDO_PAUSE_SECONDS)
+        return removed
 
 
 def _host_options(wanted: ContainerOptions) -> dict[str, Any]:

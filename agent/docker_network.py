@@ -4,6 +4,7 @@ Docker's own part is small: the network names our driver (`netplugin/driver.py` 
 so that Docker refuses an address that is taken twice. Next file: `agent/docker_connection.py`.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,6 +45,12 @@ class DockerNetwork:
             )
         api.remove_network(found["Id"])
         self.make()
+
+    def remove(self) -> None:
+        """docker network rm miniorch"""
+        with contextlib.suppress(NotFound):
+            self.free_stuck_endpoints()
+            self._docker.client().remove_network(NETWORK)
 
     def given(self, work: Callable[[], T]) -> T:
         """Do some work. If the network is missing, make it: `docker network prune` removes one that is not in use."""

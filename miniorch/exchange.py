@@ -17,6 +17,13 @@ from typing import Any
 PIECE = 64 * 1024
 
 
+class _PatientReader(asyncio.StreamReader):
+    """What had come before the connection broke can still be read: a refusal is sent before all is listened to."""
+
+    def set_exception(self, exc: BaseException) -> None:
+        self.feed_eof()
+
+
 class Exchange:
     """Use `open` to make one, and `close` it. Everything raises `OSError` or `EOFError` when the other side is gone."""
 
@@ -33,11 +40,15 @@ class Exchange:
     ) -> Exchange:
         """Send the head to `unix:///path` or `tcp://host:port`, with a `body` as JSON; else `send` and `end` follow."""
         scheme, _, place = url.partition("://")
+        loop = asyncio.get_running_loop()
+        reader = _PatientReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         if scheme == "unix":
-            reader, writer = await asyncio.open_unix_connection(place)
+            transport, _ = await loop.create_unix_connection(lambda: protocol, place)
         else:
             host, _, port = place.rpartition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
+            transport, _ = await loop.create_connection(lambda: protocol, host, int(port))
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         payload = b"" if body is None else json.dumps(body).encode()
         lines = {"host": "localhost", "connection": "close", **(headers or {})}
         if body is not None:

@@ -66,6 +66,6 @@ class Report:
     def ignored_as_problems(self) -> list[Problem]:
         """What `--strict` refuses."""
         return [
-            Problem("E0110", f"{row.path} would be ignored: {row.why}", row.place, "delete it, or run without --strict")
+            Problem("E0110", f"{row.path} would be ignored: {row.why}", row.place, "delete it")
             for row in self.of(Verdict.IGNORED)
         ]

@@ -79,7 +79,7 @@ class Values:
         elif part == "file" and key in PARTS["service"] and key not in PARTS["file"]:
             hint, remedy = "it belongs below a service", f"delete it here, write it below one: web: {{{shown}}}"
         elif spelt:
-            hint, remedy = f'did you mean "{spelt[0]}"?', f"write {spelt[0]}: here"
+            hint, remedy = f'did you mean "{spelt[0]}"?', f'write "{spelt[0]}:" instead'
         else:
             some = ", ".join(list(known)[:12]) + (" ..." if len(known) > 12 else "")
             hint, remedy = "", f"delete it; known here: {some}"

@@ -12,7 +12,7 @@ from miniorch.cli.output import ago, as_json, table
 from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
 from miniorch.errors import NotFound, Temporary
-from miniorch.model import Service, Task
+from miniorch.model import Service, Task, TaskState
 from miniorch.slots import is_done, is_given_up
 
 
@@ -83,8 +83,10 @@ def services(app: str, *, json: bool) -> None:
     found, tasks = server.services(app), server.tasks(app)
     rows = []
     for one in found:
-        running = sum(1 for task in tasks if task.service_key == one.key and task.status.state.value == "running")
-        rows.append((one, running, [f"{port.published}->{port.target}" for port in one.spec.ports]))
+        own = [task for task in tasks if task.service_key == one.key]
+        running = sum(1 for task in own if task.status.state is TaskState.RUNNING)
+        done = sum(1 for task in own if is_done(task, one))
+        rows.append((one, running, done, [f"{port.published}->{port.target}" for port in one.spec.ports]))
     if json:
         as_json(
             [
@@ -92,25 +94,26 @@ def services(app: str, *, json: bool) -> None:
                     "app": one.app,
                     "service": one.name,
                     "running": running,
+                    "done": done,
                     "replicas": one.spec.replicas,
                     "address": one.vip,
                     "ports": ports,
                     "image": one.spec.task.image,
                     "removing": one.removing,
                 }
-                for one, running, ports in rows
+                for one, running, done, ports in rows
             ]
         )
         return
     cells = [
         (
             one.key,
-            "removing" if one.removing else f"{running}/{one.spec.replicas}",
+            "removing" if one.removing else f"{running}/{one.spec.replicas}" + (f", {done} done" if done else ""),
             one.vip,
             ", ".join(ports) or "-",
             one.spec.task.image,
         )
-        for one, running, ports in rows
+        for one, running, done, ports in rows
     ]
     table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), cells, "no services")
 

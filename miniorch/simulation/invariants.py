@@ -274,19 +274,23 @@ class History:
 
     def _resurrected(self, world: Picture) -> list[str]:
         """A job that is over never runs again, unless the service has changed, was restarted or scaled meanwhile."""
+        for slot, ended in list(self.over.items()):
+            if not _stays_over(world.tasks.get(ended.id, ended), world):
+                del self.over[slot]
         wrong = []
-        for (key, slot), ended in list(self.over.items()):
-            service = world.services.get(key)
-            ended = world.tasks.get(ended.id, ended)
-            if service is None or service.removing or slot > service.spec.replicas or not is_over(ended, service):
-                del self.over[key, slot]
         for task in world.tasks.values():
-            service, before = world.services.get(task.service_key), self.over.get((task.service_key, task.slot))
-            if before is not None and task.id not in (before.id, *self.last):
-                wrong.append(f"{task.id} runs again what was over with {before.id}")
-            if service is not None and task.slot <= service.spec.replicas and is_over(task, service):
-                self.over[task.service_key, task.slot] = task
+            ended = self.over.get((task.service_key, task.slot), task)
+            if task.id != ended.id and task.id not in self.last:
+                wrong.append(f"{task.id} runs again what was over with {ended.id}")
+        self.over |= {(task.service_key, task.slot): task for task in world.tasks.values() if _stays_over(task, world)}
         return wrong
+
+
+def _stays_over(task: Task, world: Picture) -> bool:
+    service = world.services.get(task.service_key)
+    if service is None or service.removing or task.slot > service.spec.replicas:
+        return False
+    return is_over(task, service)
 
 
 def _changed_wrongly(before: Task, after: Task) -> list[str]:

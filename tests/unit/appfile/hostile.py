@@ -1,4 +1,4 @@
-"""Files that are made to hurt the reader: large, deep, exploding. Run as a script it reads them all, within limits.
+"""Files that are made to hurt the reader: large, deep, exploding. Run as a script it reads them all, with 400 MB.
 
     python tests/unit/appfile/hostile.py FOLDER
 
@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+SCALE = 1 if "MINIORCH_FUZZ" in os.environ else 8  # what is only long is an eighth as long in `make test`
 W = "services:\n  web:\n    image: x\n"
+
+
+def few(size: int) -> int:
+    return size // SCALE
 
 
 def ladder(steps: int, width: int) -> str:
@@ -47,31 +52,35 @@ FILES: dict[str, str | bytes] = {
     "wide ladder": ladder(9, 9) + W,
     "deep aliases": "x-0: &a0 [x]\n" + "".join(f"x-{n + 1}: &a{n + 1} [*a{n}]\n" for n in range(5000)) + W,
     "merges": "x-0: &a0 {A: 1}\n" + "".join(f"x-{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40)) + W,
-    "chain": chain(2000),
-    "fan": fan(2000, 5000),
+    "chain": chain(few(2000)),
+    "fan": fan(few(2000), 5000),
     "ranges": W + "    ports: ['1-65535:1-65535']\n",
-    "many ranges": W + "    ports:\n" + "".join(f"      - {n}-{n + 99}:{n}-{n + 99}\n" for n in range(1, 60000, 100)),
-    "ports": W + "    ports:\n" + "".join(f"      - {n}:80\n" for n in range(1, 40_000)),
-    "one port": W + "    ports:\n" + "      - 80:80\n" * 40_000,
-    "variables": W + "    environment:\n" + "".join(f"      E{n}: v\n" for n in range(40_000)),
-    "one variable": W + "    environment:\n" + "      - E=v\n" * 40_000,
-    "mounts": W + "    volumes:\n" + "".join(f"      - /a:/b{n}\n" for n in range(30_000)),
-    "unknown keys": W + "".join(f"    colour{n}: 1\n" for n in range(30_000)),
-    "services": "services:\n" + "".join(f"  s{n}: {{image: x}}\n" for n in range(12_000)),
-    "needs": "services:\n" + "".join(f"  s{n}: {{image: x, depends_on: [s{n + 1}]}}\n" for n in range(8000)) + "  s8000: {image: x}\n",
-    "ring": "services:\n" + "".join(f"  s{n}: {{image: x, depends_on: [s{(n + 1) % 8000}]}}\n" for n in range(8000)),
+    "many ranges": W + "    ports:\n"
+    + "".join(f"      - {n}-{n + 99}:{n}-{n + 99}\n" for n in range(1, few(60_000), 99)),
+    "ports": W + "    ports:\n" + "".join(f"      - {n}:80\n" for n in range(1, few(40_000))),
+    "one port": W + "    ports:\n" + "      - 80:80\n" * few(40_000),
+    "variables": W + "    environment:\n" + "".join(f"      E{n}: v\n" for n in range(few(40_000))),
+    "one variable": W + "    environment:\n" + "      - E=v\n" * few(40_000),
+    "mounts": W + "    volumes:\n" + "".join(f"      - /a:/b{n}\n" for n in range(few(30_000))),
+    "unknown keys": W + "".join(f"    colour{n}: 1\n" for n in range(few(30_000))),
+    "services": "services:\n" + "".join(f"  s{n}: {{image: x}}\n" for n in range(few(12_000))),
+    "needs": "services:\n" + "".join(f"  s{n}: {{image: x, depends_on: [s{n + 1}]}}\n" for n in range(few(8000)))
+    + f"  s{few(8000)}: {{image: x}}\n",
+    "ring": "services:\n"
+    + "".join(f"  s{n}: {{image: x, depends_on: [s{(n + 1) % few(8000)}]}}\n" for n in range(few(8000))),
     "volumes_from": "services:\n  s0: {image: x, volumes: [" + ", ".join(f"/v{n}" for n in range(500)) + "]}\n"
-    + "".join(f"  s{n}: {{image: x, volumes_from: [s{n - 1}]}}\n" for n in range(1, 5000)),
-    "aliases": "services:\n  db: {image: x}\n" + "".join(f"  s{n}: {{image: x, links: ['db:a{n}']}}\n" for n in range(8000)),
-    "strangers": "services:\n" + "".join(f"  s{n}: {{image: x, depends_on: [t{n}]}}\n" for n in range(8000)),
-    "dollars": W + "    command: '" + "$$" * 400_000 + "'\n",
+    + "".join(f"  s{n}: {{image: x, volumes_from: [s{n - 1}]}}\n" for n in range(1, few(5000))),
+    "aliases": "services:\n  db: {image: x}\n"
+    + "".join(f"  s{n}: {{image: x, links: ['db:a{n}']}}\n" for n in range(few(8000))),
+    "strangers": "services:\n" + "".join(f"  s{n}: {{image: x, depends_on: [t{n}]}}\n" for n in range(few(8000))),
+    "dollars": W + "    command: '" + "$$" * few(400_000) + "'\n",
     "variables in variables": W + "    command: '" + "${A:-" * 100_000 + "}" * 100_000 + "'\n",
-    "closing braces": W + "    command: '" + "${A:-}" * 150_000 + "'\n",
+    "closing braces": W + "    command: '" + "${A:-}" * few(150_000) + "'\n",
     "open braces": W + "    command: '" + "${A:-x" * 150_000 + "'\n",
-    "a long line": W + "    command: " + "a b " * 240_000 + "\n",
-    "a long quotation": W + "    command: \"'" + "a " * 400_000 + '"\n',
+    "a long line": W + "    command: " + "a b " * few(240_000) + "\n",
+    "a long quotation": W + "    command: \"'" + "a " * few(400_000) + '"\n',
     "a long number": W + "    cpus: " + "9" * 900_000 + "\n",
-    "a long duration": W + "    stop_grace_period: " + "1h" * 400_000 + "\n",
+    "a long duration": W + "    stop_grace_period: " + "1h" * few(400_000) + "\n",
     "a long key": "x" * 900_000 + ": 1\n",
     "long keys": W + "".join(f"    {'k' * 5000}{n}: 1\n" for n in range(150)),
     "a long name": f"services:\n  {'a' * 100_000}: {{image: x}}\n",
@@ -79,19 +88,24 @@ FILES: dict[str, str | bytes] = {
     "lines": "\n" * 900_000,
     "comments": "#\n" * 450_000,
     "an include of itself": "include: [an include of itself.yml]\n" + W,
-    "includes": "include: [" + ", ".join(["/dev/null"] * 50_000) + "]\n" + W,
+    "includes": "include: [" + ", ".join(["/dev/null"] * few(50_000)) + "]\n" + W,
     "zeros": b"\0" * 1_000_000,
     "not a text": b"\xff" * 1_000_000,
     "surrogates": W.encode() + b"    user: \xed\xa0\x80\n",
     "escaped surrogates": W + '    user: "\\ud800"\n',
     "byte order marks": b"\xef\xbb\xbf" * 300_000,
     "too large": "#" * 1_000_001,
-    "keys": W + "x-keys: {" + ", ".join(f"k{n}: 1" for n in range(49_000)) + "}\n",
+    "keys": W + "x-keys: {" + ", ".join(f"k{n}: 1" for n in range(few(49_000))) + "}\n",
     "tags": "!a " * 300_000,
     "anchors": "&a " * 300_000,
     "documents": "--- x\n" * 150_000,
     "resets": W + "    environment: !reset {A: !reset {}}\n",
 }  # fmt: skip
+
+
+def write(folder: Path) -> None:
+    for name, content in FILES.items():
+        (folder / f"{name}.yml").write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def main(folder: Path) -> None:

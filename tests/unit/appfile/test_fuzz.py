@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grammar
+import hostile
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -91,3 +94,13 @@ def test_files_with_accidents_are_accepted_or_refused_with_a_place(folder: Path,
 @given(below=grammar.right(), above=st.one_of(grammar.right(), grammar.nearly()))
 def test_two_files_are_one_app_or_refused_with_a_place(folder: Path, below: Any, above: Any) -> None:
     check(folder, read(folder, grammar.written(below, False).encode(), grammar.written(above, True).encode()))
+
+
+def test_hostile_files_cost_no_more_than_their_length(tmp_path: Path) -> None:
+    hostile.write(tmp_path)
+    script = [sys.executable, hostile.__file__, str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=600)
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == list(hostile.FILES), done.stderr
+    slow = {name: calls for name, calls, _ in rows if int(calls) > 2_500_000 + 40 * len(hostile.FILES[name])}
+    assert slow == {}

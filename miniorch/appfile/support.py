@@ -1,0 +1,61 @@
+"""`docs/compose.md` from the table of keys, so that it cannot lie. A test compares them.
+
+.venv/bin/python -m miniorch.appfile.support > docs/compose.md
+"""
+
+import sys
+
+from miniorch.appfile.keys import PARTS, Verdict
+
+HEAD = """# Compose files: what becomes of each key
+
+This page is made from the table that the reader itself uses: `python -m miniorch.appfile.support > docs/compose.md`.
+
+- **honoured**: it means here what it means in Compose.
+- **approximated**: it has an effect, and not quite that one; the table says how.
+- **ignored**: the app runs without it; the table says why. `--strict` refuses a file with such a key.
+
+A key that is not in the table is an error, with the nearest known one; keys that begin with `x-` are yours. `run` and
+`plan` say in one line what is not honoured, `miniorch plan --report` gives every key with its place, `miniorch config`
+prints the file as it was understood, and `miniorch explain E0102` teaches the code of an error.
+
+Files of version 1 (services at the top), 2 and 3 and of today's specification are read, several at once (`-f`), with
+`include`, `extends`, profiles, anchors, merge keys, `!reset` and `!override`.
+
+## On purpose not as Compose has it
+
+- A variable that nobody has set is an error, and not the empty text: write `${NAME:-default}`.
+- Without a key `restart` a task that ends gets a successor, as in Swarm mode. A service that others wait for to complete
+  (`service_completed_successfully`), and one that is named in `volumes_from`, is a job and may end well.
+- Values follow YAML 1.2: `yes`, `on` and `022` are texts, `22:22` is no number.
+- An app has one network, and every name in it means one thing. An alias is known to the whole app.
+- A port is published on every node, on all addresses or on 127.0.0.1. One that is to listen on another address is refused.
+- A path below `volumes` is mounted from the node where the task runs, and must be there.
+- A volume without a name gets one, so that its data outlives the task.
+- Of classic Swarm, `constraint:` and `affinity:` in the environment are taken out of it, reported, and ignored.
+"""
+
+TITLES = {
+    "file": "At the top of the file", "service": "A service", "port": "A port, in the long form",
+    "mount": "A volume of a service, in the long form", "dependency": "A service below depends_on",
+    "network": "A network of a service", "volume": "A volume at the top of the file",
+    "file source": "A secret or config at the top of the file", "file reference": "A secret or config of a service",
+    "env file": "A file below env_file, in the long form", "limits": "resources: limits",
+    "reservations": "resources: reservations", "restart_policy": "deploy: restart_policy",
+}  # fmt: skip
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    lines = [HEAD]
+    for part, keys in PARTS.items():
+        lines += [f"## {TITLES.get(part, part)}", "", "| key | | |", "| --- | --- | --- |"]
+        for key in keys.values():
+            verdict = "see below" if key.verdict is Verdict.PART else key.verdict.value
+            lines.append(f"| `{key.name}` | {verdict} | {key.why} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
