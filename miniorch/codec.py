@@ -1,9 +1,9 @@
 """Objects to JSON and back, once, at the boundary.
 
 The problem: bytes come from outside and must not reach logic as dictionaries that may lack anything. The idea: the
-dataclasses of `miniorch/model.py` already say what is expected; `decode` walks the type of each field and refuses
-what does not fit, with the path of the offending value. Unknown keys are ignored, so that a newer server can talk to
-an older agent; missing keys take the field's default.
+dataclasses of `miniorch/model.py` already say what is expected. Each type becomes, once, a reader that refuses what
+does not fit; the path of the offending value is put together on the way out. Unknown keys are ignored, so that a newer
+server can talk to an older agent; missing keys take the field's default.
 
 Who does this for real: pydantic and msgspec; both cost every command more time to import than it takes to run.
 """
@@ -13,7 +13,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -51,7 +51,24 @@ def decode(cls: type[T], data: bytes | str) -> T:
 
 def from_plain(cls: type[T], plain: Any) -> T:
     """The model object in JSON-ready data. Raises `UsageError` that names the value's path."""
-    return typing.cast(T, _convert(cls, plain, cls.__name__))
+    try:
+        return typing.cast(T, _reader(typing.cast(Hashable, cls))(plain))
+    except _Misfit as error:
+        raise UsageError(f"{cls.__name__}{error.path}: {error.what}") from None
+
+
+Reader = Callable[[Any], Any]
+
+
+class _Misfit(Exception):
+    """A value that is not what its type says. Each level that it leaves puts its step before the path."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.path = what, ""
+
+    def inside(self, step: str) -> "_Misfit":
+        self.path = step + self.path
+        return self
 
 
 @functools.cache
@@ -60,62 +77,89 @@ def _field_names(cls: type) -> tuple[str, ...]:
 
 
 @functools.cache
-def _field_types(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _field_readers(cls: type) -> tuple[tuple[str, Reader], ...]:
+    hints = typing.get_type_hints(cls)
+    return tuple((name, _reader(hints[name])) for name in _field_names(cls))
 
 
-def _convert(wanted: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(wanted)
+@functools.cache
+def _reader(wanted: Any) -> Reader:
+    origin, parts = typing.get_origin(wanted), typing.get_args(wanted)
     if dataclasses.is_dataclass(wanted):
-        return _convert_dataclass(typing.cast(type, wanted), value, path)
-    if origin in (types.UnionType, typing.Union):
-        choices = typing.get_args(wanted)
-        if value is None and type(None) in choices:
-            return None
-        inner = next(choice for choice in choices if choice is not type(None))
-        return _convert(inner, value, path)
+        return functools.partial(_read_object, typing.cast(type, wanted))
+    if origin in (types.UnionType, typing.Union):  # in the model: something or None
+        inner = _reader(next(part for part in parts if part is not type(None)))
+        return lambda value: None if value is None else inner(value)
     if origin is tuple:
-        inner = typing.get_args(wanted)[0]
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{path}: wants a list, got {_named(value)}")
-        return tuple(_convert(inner, item, f"{path}[{number}]") for number, item in enumerate(value))
+        return functools.partial(_read_list, _reader(parts[0]))
     if origin is not None and issubclass(origin, Mapping):
-        inner = typing.get_args(wanted)[1]
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{path}: wants an object, got {_named(value)}")
-        return {str(key): _convert(inner, item, f"{path}.{key}") for key, item in value.items()}
+        return functools.partial(_read_mapping, _reader(parts[1]))
     if isinstance(wanted, type) and issubclass(wanted, Enum):
-        try:
-            return wanted(value)
-        except ValueError:
-            known = ", ".join(str(member.value) for member in wanted)
-            raise UsageError(f"{path}: {value!r} is none of {known}") from None
-    return _convert_scalar(wanted, value, path)
+        return functools.partial(_read_member, {member.value: member for member in wanted})
+    return functools.partial(_read_scalar, wanted)
 
 
-def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{path}: wants an object, got {_named(value)}")
-    hints = _field_types(cls)
-    given = {name: _convert(hints[name], value[name], f"{path}.{name}") for name in _field_names(cls) if name in value}
+def _read_object(cls: type, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _Misfit(f"wants an object, got {_named(value)}")
+    given = {}
+    for name, read in _field_readers(cls):
+        if name in value:
+            try:
+                given[name] = read(value[name])
+            except _Misfit as error:
+                raise error.inside(f".{name}") from None
     try:
         return cls(**given)
     except TypeError:
         missing = [item.name for item in dataclasses.fields(cls) if item.name not in given and _required(item)]
-        raise UsageError(f"{path}: lacks {', '.join(missing)}") from None
+        raise _Misfit(f"lacks {', '.join(missing)}") from None
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
-def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+def _read_list(read: Reader, value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise _Misfit(f"wants a list, got {_named(value)}")
+    items: list[Any] = []
+    try:
+        for item in value:
+            items.append(read(item))
+    except _Misfit as error:
+        raise error.inside(f"[{len(items)}]") from None
+    return tuple(items)
+
+
+def _read_mapping(read: Reader, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _Misfit(f"wants an object, got {_named(value)}")
+    items = {}
+    for key, item in value.items():
+        try:
+            items[str(key)] = read(item)
+        except _Misfit as error:
+            raise error.inside(f".{key}") from None
+    return items
+
+
+def _read_member(members: Mapping[Any, Enum], value: Any) -> Any:
+    try:
+        return members[value]
+    except (KeyError, TypeError):
+        raise _Misfit(f"{value!r} is none of {', '.join(map(str, members))}") from None
+
+
+def _read_scalar(wanted: type, value: Any) -> Any:
+    if type(value) is wanted:
+        return value
+    if wanted is float and type(value) is int:
         return float(value)
     if wanted in (int, float) and isinstance(value, bool):
-        raise UsageError(f"{path}: wants a number, got {_named(value)}")
+        raise _Misfit(f"wants a number, got {_named(value)}")
     if not isinstance(value, wanted):
-        raise UsageError(f"{path}: wants {wanted.__name__}, got {_named(value)}")
+        raise _Misfit(f"wants {wanted.__name__}, got {_named(value)}")
     return value
 
 

@@ -174,7 +174,7 @@ class RestartPolicy:
     """What follows a task that has ended by itself. A job is a service whose tasks have no successor."""
 
     condition: Restart = Restart.ANY
-    max_attempts: int = 0  # failures in a row before a slot is given up; 0: never
+    max_attempts: int = 0  # so many successors after failures in a row, then the slot is given up; 0: no end
     delay_seconds: float = 0.0  # the least rest before a successor; failures in a row make it longer
 
 

@@ -53,4 +53,4 @@ def _has_successor(ended: Task, service: Service) -> bool:
         return False
     if state is TaskState.FAILED and policy.condition is Restart.NEVER:
         return False
-    return policy.max_attempts == 0 or failures_in_a_row(ended) < policy.max_attempts
+    return policy.max_attempts == 0 or failures_in_a_row(ended) <= policy.max_attempts

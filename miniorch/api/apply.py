@@ -1,8 +1,9 @@
 """An app file's spec to writes: what `PUT /v1/apps/{app}` does, as pure functions."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from miniorch.changes import ServiceChange
 from miniorch.errors import Conflict, UsageError
@@ -118,13 +119,11 @@ def plan_apply(
     volumes = tuple(sorted({*spec.volumes, *(current.item.volumes if current else ())}))
     wanted = replace(current.item, volumes=volumes) if current else App(app, now, volumes)
     own = {service.item.name: service for service in services if service.item.app == app}
-    taken = {service.item.vip for service in services}
+    vips = free_vips(cluster.vip_pool, {service.item.vip for service in services})
     for name, service_spec in sorted(spec.services.items()):
         old = own.get(name)
         if old is None:
-            vip = free_vip(cluster.vip_pool, taken)
-            taken.add(vip)
-            writes.append(Write(Service(app, name, service_spec, vip), 0, why="created"))
+            writes.append(Write(Service(app, name, service_spec, next(vips)), 0, why="created"))
         elif old.item.spec != service_spec or old.item.removing:
             changed = replace(old.item, spec=service_spec, removing=False)
             writes.append(Write(changed, old.modified, why="changed"))
@@ -163,13 +162,16 @@ def _check_ports(app: str, spec: AppSpec, services: Sequence[Versioned[Service]]
                 )
 
 
-def free_vip(pool: str, taken: set[str]) -> str:
-    """The address after the highest that is taken, else the lowest free: a freed one is not handed on at once."""
+def free_vips(pool: str, taken: set[str]) -> Iterator[str]:
+    """The addresses after the highest that is taken, then the lower ones: a freed one is not handed on at once.
+
+    Raises `Conflict` when none is left.
+    """
     network = ipaddress.ip_network(pool)
     first, last = int(network.network_address) + 1, int(network.broadcast_address) - 1
     used = {int(ipaddress.ip_address(address)) for address in taken}
     start = max(used, default=first - 1) + 1
-    for number in (*range(start, last + 1), *range(first, min(start, last + 1))):
+    for number in chain(range(start, last + 1), range(first, min(start, last + 1))):
         if number not in used:
-            return str(ipaddress.ip_address(number))
+            yield str(ipaddress.ip_address(number))
     raise Conflict(f"the service pool {pool} has no free address left", remedy="miniorch rm APP, of one not needed")

@@ -9,6 +9,7 @@ Who does this for real: compose-go. Where we differ: no key is ignored in silenc
 place. Next file: `miniorch/appfile/yaml.py`.
 """
 
+import gc
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ def read_app_files(
     if name and not LABEL.fullmatch(name):
         raise UsageError(f"--name {shorten(name)}: is no DNS label", remedy=f"--name {as_label(name)}")
     files = _Files(list(paths) or [_usual()], environment)
-    values = files.values
+    values, collecting = files.values, gc.isenabled()
+    gc.disable()  # a tree has no cycles, and to look for them again and again takes a third of the time
     try:
         root = files.root()
         app = _app(root, files, name, dict(images or {}), set(profiles))
@@ -68,6 +70,9 @@ def read_app_files(
             values.problems += values.report.ignored_as_problems()
     except Refused as refused:
         raise refusal([*values.problems, refused.problem], files.first, files.texts) from None
+    finally:
+        if collecting:
+            gc.enable()
     if values.problems:
         raise refusal(values.problems, files.first, files.texts)
     strangers = sorted(set(images or {}) - set(app.spec.services))
@@ -129,7 +134,7 @@ class _Files:
             item = inner.node if inner else item
             for one in item.value if isinstance(item.value, list) else [item]:
                 found.append((one, self.values.text(one, "include")))
-        return [(node, name) for node, name in found if name]
+        return [(node, name) for node, name in found[: MAX_FILES + 1] if name]
 
     def other(self, name: str, node: Node) -> Node:
         """The tree of a file that is named inside another one; an empty one after a problem."""

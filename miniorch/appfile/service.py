@@ -29,6 +29,7 @@ from miniorch.model import (
 )
 
 DIGEST_SHOWN = 12
+MAX_COMMAND = 131_072  # Linux takes no longer argument
 # Classic Swarm reads these from a container's environment.
 EXPRESSIONS = ("constraint:", "affinity:", "reschedule:")
 POLICIES = {
@@ -131,6 +132,10 @@ class ServiceReader:
         if isinstance(node.value, list):
             return keys.texts(key)
         text = self.values.text(node, keys.named(key), empty=True)
+        if len(text) > MAX_COMMAND:
+            wanted = f"at most {MAX_COMMAND} letters, as Linux does"
+            self.values.wrong(keys.named(key), wanted, node, "write it into a file of the image")
+            return None
         try:
             return tuple(shlex.split(text))
         except ValueError:

@@ -25,11 +25,11 @@ Files of version 1 (services at the top), 2 and 3 and of today's specification a
 ## On purpose not as Compose has it
 
 - A variable that nobody has set is an error, and not the empty text: write `${NAME:-default}`.
-- Without a key `restart` a task that ends gets a successor, as in Swarm mode. A service that others wait for to complete
-  (`service_completed_successfully`), and one that is named in `volumes_from`, is a job and may end well.
+- Without a key `restart` a task that ends gets a successor, as in Swarm mode. A service that others wait for to
+  complete (`service_completed_successfully`), and one that is named in `volumes_from`, is a job and may end well.
 - Values follow YAML 1.2: `yes`, `on` and `022` are texts, `22:22` is no number.
 - An app has one network, and every name in it means one thing. An alias is known to the whole app.
-- A port is published on every node, on all addresses or on 127.0.0.1. One that is to listen on another address is refused.
+- A port is published on every node, on all addresses or on 127.0.0.1; one on another address is refused.
 - A path below `volumes` is mounted from the node where the task runs, and must be there.
 - A volume without a name gets one, so that its data outlives the task.
 - Of classic Swarm, `constraint:` and `affinity:` in the environment are taken out of it, reported, and ignored.

@@ -152,7 +152,8 @@ class Values:
         parts = _DURATION.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             if text:
-                self.wrong(what, "a duration", node, f"{_last_word(what)}: 1m30s")
+                right = f"{text}s" if re.fullmatch("[0-9]{1,6}", text) else "1m30s"
+                self.wrong(what, "a duration", node, f"{_last_word(what)}: {right}")
             return 0.0
         total = round(sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts), 9)
         if total > MOST_SECONDS:
@@ -225,7 +226,8 @@ class Section:
         known = PARTS[part]
         example = "services: {web: {image: nginx}}"
         if part != "file":
-            example = f"{_last_word(what)}: {{{next(iter(known))}: {_EXAMPLES.get(next(iter(known)), '...')}}}"
+            first = next(iter(known))
+            example = f"{_last_word(what)}: {{{first}: {_EXAMPLES.get(first, '...')}}}"
         for name, entry in values.mapping(node, what, example).items():
             key = known.get(name)
             if key is not None:
@@ -326,4 +328,4 @@ def _near(word: str, known: Collection[str], likeness: float) -> list[str]:
 
 
 def _last_word(what: str) -> str:
-    return re.split(r"[ .]", what)[-1]
+    return what.replace(".", " ").rpartition(" ")[2]

@@ -11,6 +11,7 @@ Next file: `miniorch/simulation/world.py`.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from miniorch.simulation.engine import Box
 from miniorch.simulation.machine import Machine
 from miniorch.state.records import from_entry
 from miniorch.state.store import Listing
+
+item_of = functools.lru_cache(4096)(from_entry)  # most of a picture is as it was in the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Picture:
         for entry in listing.entries:
             _, kind, key = entry.key.split("/", 2)
             if kind in kinds:
-                kinds[kind][key] = from_entry(entry)
+                kinds[kind][key] = item_of(entry)
         return cls(
             **kinds,
             boxes={node: tuple(machine.engine.boxes.values()) for node, machine in machines.items()},
@@ -176,7 +179,7 @@ def is_over(task: Task, service: Service) -> bool:
     if not is_as_wanted(task, service) or status.state not in (TaskState.COMPLETE, TaskState.FAILED):
         return False
     over = (Restart.ON_FAILURE, Restart.NEVER) if status.state is TaskState.COMPLETE else (Restart.NEVER,)
-    return policy.condition in over or 0 < policy.max_attempts <= attempts
+    return policy.condition in over or 0 < policy.max_attempts < attempts
 
 
 def every_slot_runs_or_is_over(world: Picture) -> list[str]:

@@ -122,7 +122,8 @@ def test_end_is_final_and_what_is_gone_stays_gone() -> None:
 def job(condition: Restart, state: TaskState, *more: Task, max_attempts: int = 0) -> Picture:
     """The world with `db` as a job whose first task is in `state`."""
     spec = ServiceSpec(SPEC, restart=RestartPolicy(condition, max_attempts))
-    tasks = {one.id: one for one in (task(state=state), *more)}
+    first = replace(task(state=state), attempt=max_attempts)  # as many successors as there may be
+    tasks = {one.id: one for one in (first, *more)}
     return replace(GOOD, services={"chat/db": replace(GOOD.services["chat/db"], spec=spec)}, tasks=tasks)
 
 

@@ -47,8 +47,13 @@ def test_job_is_done_by_success_and_given_up_by_failure() -> None:
 
 
 @pytest.mark.parametrize("state", [S.FAILED, S.REJECTED])
-def test_slot_is_given_up_after_so_many_failures_in_a_row(state: TaskState) -> None:
-    assert [is_given_up(task(state, attempt=n), service(ON_FAILURE, 3)) for n in range(4)] == [False, False, True, True]
+def test_slot_is_given_up_after_so_many_successors_in_a_row(state: TaskState) -> None:
+    assert [is_given_up(task(state, attempt=n), service(ON_FAILURE, 3)) for n in range(4)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_task_that_lived_long_failed_for_the_first_time_and_one_that_never_ran_did_not_live() -> None:

@@ -23,23 +23,25 @@ net log_driver log_opt volume_driver dockerfile
 """.split()  # noqa: SIM905
 DEPLOY = "endpoint_mode labels mode placement replicas resources restart_policy rollback_config update_config".split()  # noqa: SIM905
 
-# Key of a part -> the file with that key; one line per honoured or approximated key that a spec can show.
-TOP = {
-    "name": "name: other", "include": "include: more.yml", "networks": "", "version": "",
-}  # fmt: skip
+# Key -> lines with it; "" for one that no spec can show.
 SERVICE = {
-    "image": "image: other", "command": "command: x", "entrypoint": "entrypoint: x", "environment": "environment: {A: 1}",
+    "image": "image: other", "command": "command: x", "entrypoint": "entrypoint: x",
+    "environment": "environment: {A: 1}",
     "env_file": "env_file: a.env", "ports": "ports: ['80:80']", "expose": "", "volumes": "volumes: ['/x:/x']",
-    "volumes_from": "volumes_from: [db]", "tmpfs": "tmpfs: /x", "depends_on": "depends_on: [db]", "links": "links: ['db:d']",
+    "volumes_from": "volumes_from: [db]", "tmpfs": "tmpfs: /x", "depends_on": "depends_on: [db]",
+    "links": "links: ['db:d']",
     "scale": "scale: 2", "restart": "restart: 'no'", "stop_grace_period": "stop_grace_period: 1s",
     "stop_signal": "stop_signal: SIGINT", "profiles": "profiles: [dev]", "extends": "extends: rich", "user": "user: u",
     "secrets": "secrets: [key]", "configs": "configs: [conf]", "networks": "networks: {n: {aliases: [a]}}",
     "working_dir": "working_dir: /x", "hostname": "hostname: h", "labels": "labels: {a: b}", "tty": "tty: true",
-    "stdin_open": "stdin_open: true", "read_only": "read_only: true", "init": "init: false", "privileged": "privileged: true",
-    "cap_add": "cap_add: [A]", "cap_drop": "cap_drop: [A]", "security_opt": "security_opt: [a]", "group_add": "group_add: [g]",
+    "stdin_open": "stdin_open: true", "read_only": "read_only: true", "init": "init: false",
+    "privileged": "privileged: true",
+    "cap_add": "cap_add: [A]", "cap_drop": "cap_drop: [A]", "security_opt": "security_opt: [a]",
+    "group_add": "group_add: [g]",
     "devices": "devices: [/dev/x]", "extra_hosts": "extra_hosts: ['a:1.1.1.1']", "sysctls": "sysctls: {a: 1}",
     "ulimits": "ulimits: {core: 1}", "shm_size": "shm_size: 1m", "pids_limit": "pids_limit: 5", "cpus": "cpus: 1",
-    "mem_limit": "mem_limit: 1m", "mem_reservation": "mem_reservation: 1m", "dockerfile": "build: there\ndockerfile: Other",
+    "mem_limit": "mem_limit: 1m", "mem_reservation": "mem_reservation: 1m",
+    "dockerfile": "build: there\ndockerfile: Other",
 }  # fmt: skip
 PARTS_OF_SERVICE = {
     "build": ("build: {context: there, %s}", {
@@ -47,13 +49,15 @@ PARTS_OF_SERVICE = {
     "healthcheck": ("healthcheck: {test: a, %s}", {
         "test": "test: b", "interval": "interval: 9s", "timeout": "timeout: 9s", "retries": "retries: 9",
         "start_period": "start_period: 9s", "disable": "disable: true"}),
-    "deploy": ("deploy: {%s}", {"replicas": "replicas: 3", "mode": "mode: replicated-job", "endpoint_mode": "", "update_config": ""}),
+    "deploy": ("deploy: {%s}", {
+        "replicas": "replicas: 3", "mode": "mode: replicated-job", "endpoint_mode": "", "update_config": ""}),
     "limits": ("deploy: {resources: {limits: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 1m", "pids": "pids: 3"}),
     "reservations": ("deploy: {resources: {reservations: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 1m"}),
     "restart_policy": ("deploy: {restart_policy: {%s}}", {
         "condition": "condition: none", "max_attempts": "max_attempts: 3", "delay": "delay: 3s"}),
     "port": ("ports: [{target: 80, %s}]", {
-        "target": "target: 81", "published": "published: 82", "protocol": "protocol: udp", "host_ip": "host_ip: 127.0.0.1",
+        "target": "target: 81", "published": "published: 82", "protocol": "protocol: udp",
+        "host_ip": "host_ip: 127.0.0.1",
         "mode": ""}),
     "mount": ("volumes: [{type: volume, source: v, target: /v, %s}]", {
         "type": "type: tmpfs", "source": "source: w", "target": "target: /w", "read_only": "read_only: true"}),

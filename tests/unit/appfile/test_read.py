@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def test_dockchat_is_read_as_it_is_meant() -> None:
 
 
 def test_the_file_of_2015_is_read_unchanged() -> None:
-    app = read_app_files([str(EXAMPLES / "dockchat-2015.yml")], {})
+    path = EXAMPLES / "dockchat-2015.yml"
+    assert hashlib.sha256(path.read_bytes()).hexdigest().startswith("c7832ac13a478185")
+    app = read_app_files([str(path)], {})
     assert (app.name, app.spec.volumes) == ("dockchat-2015", ())
     assert app.spec.services == {
         "db": ServiceSpec(TaskSpec("mongo", command=("--smallfiles",))),

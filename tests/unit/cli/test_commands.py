@@ -142,7 +142,7 @@ def test_a_job_that_is_done_is_shown_and_one_that_has_a_successor_is_not(there: 
     done, failed = a_task(1, TaskState.COMPLETE), a_task(1, TaskState.FAILED)
     assert states(Restart.ON_FAILURE, done) == ["complete"]
     assert states(Restart.ON_FAILURE, failed) == []
-    assert states(Restart.ON_FAILURE, replace(failed, attempt=2), max_attempts=3) == ["failed"]
+    assert states(Restart.ON_FAILURE, replace(failed, attempt=3), max_attempts=3) == ["failed"]
     assert states(Restart.NEVER, failed) == ["failed"]
     assert states(Restart.NEVER, a_task(1, TaskState.SHUTDOWN)) == []
     assert states(Restart.ANY, done) == []
