@@ -44,18 +44,26 @@ def read_needs(name: str, keys: Section) -> Needs:
             if not part.flag("required", True):
                 needs.optional.add(other)
     for item in keys.items("links"):
-        other, _, alias = values.text(item, keys.named("links")).partition(":")
+        other, alias = _reference(item, keys, "links")
         _add(needs, other, Condition.STARTED, item.place)
         if alias and alias != other:
             needs.aliases.append((alias, other, item.place))
     for item in keys.items("volumes_from"):
-        _volumes_from(needs, item, keys)
+        other, mode = _reference(item, keys, "volumes_from")
+        if other == "container":
+            why = "a container of another program has no volumes here"
+            keys.note("volumes_from", Verdict.IGNORED, why, item.place)
+        elif other:
+            _add(needs, other, Condition.STARTED, item.place)
+            needs.volumes_from[other] = mode == "ro"
     networks = keys.get("networks")
     if networks is not None and isinstance(networks.value, dict):
         for network, entry in values.mapping(networks, keys.named("networks")).items():
             part = Section(values, entry.node, "network", f"{keys.path}.networks.{network}", keys.named("networks"))
             for item in part.items("aliases"):
                 needs.aliases.append((values.text(item, part.named("aliases")), name, item.place))
+    else:
+        values.texts(networks, keys.named("networks"))
     return needs
 
 
@@ -65,13 +73,13 @@ def _add(needs: Needs, other: str, condition: Condition, place: Place) -> None:
         needs.places.setdefault(other, place)
 
 
-def _volumes_from(needs: Needs, item: Node, keys: Section) -> None:
-    other, _, mode = keys.values.text(item, keys.named("volumes_from")).partition(":")
-    if other == "container":
-        keys.note("volumes_from", Verdict.IGNORED, "a container of another program has no volumes here", item.place)
-        return
-    _add(needs, other, Condition.STARTED, item.place)
-    needs.volumes_from[other] = mode == "ro"
+def _reference(item: Node, keys: Section, key: str) -> tuple[str, str]:
+    """`service` or `service:more`; two empty texts after a problem."""
+    text = keys.values.text(item, keys.named(key))
+    other, _, more = text.partition(":")
+    if text and not other:
+        keys.values.wrong(keys.named(key), "a service before the colon", item, f"write db{text}")
+    return (other, more) if other else ("", "")
 
 
 def connect(

@@ -192,7 +192,7 @@ class Places:
     def _mount(self, source: str, target: str, read_only: bool, node: Node, keys: Section) -> Mount:
         if source.startswith(("/", ".", "~")):
             keys.note("volumes", Verdict.APPROXIMATED, "mounted from the machine where the task runs", node.place)
-            path = os.path.normpath(self._folder_of(node.place) / Path(source).expanduser())
+            path = os.path.normpath(self._folder_of(node.place) / os.path.expanduser(source))
             return Mount("", target, read_only, path)
         return Mount(source, target, read_only)
 

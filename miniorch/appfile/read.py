@@ -10,6 +10,7 @@ place. Next file: `miniorch/appfile/yaml.py`.
 """
 
 import gc
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ class _Files:
         if path in self.texts:
             message = f"{shorten(name)} is included again, so the files go in a circle or name it twice"
             self.values.refuse("E0107", message, node.place, "include each file once")
-        elif not Path(path).is_file():
+        elif not os.path.isfile(path):
             message = f"there is no file {shorten(name, 80)}"
             self.values.refuse("E0109", message, node.place, "correct the path; it starts from this file's folder")
         else:
@@ -223,7 +224,7 @@ def _services(top: Section, files: _Files) -> dict[str, Entry]:
     entries = values.mapping(top.get("services"), "services", "web: {image: nginx}")
     entries = {name: entry for name, entry in entries.items() if not name.startswith("x-")}
     typo = any('"services"' in problem.hint for problem in values.problems)
-    if given is None and top.node is not None and isinstance(top.node.value, dict) and not typo:
+    if given is None and top.node is not None and isinstance(top.node.value, dict | None) and not typo:
         values.refuse("E0105", "the file has no services", place, remedy)
     elif given is not None and not given.node.value:
         values.refuse("E0105", "services is empty", given.place, remedy)
@@ -306,8 +307,10 @@ def _file_sources(top: Section, folder_of: FolderOf) -> dict[tuple[str, str], st
             what = f"{kind[:-1]} {shorten(name)}"
             part = Section(values, entry.node, "file source", f"{kind}.{name}", what)
             node, file = part.get("file"), part.text("file")
-            path = str((folder_of(node.place) / Path(file).expanduser()).resolve()) if node is not None and file else ""
-            if node is not None and path and not Path(path).is_file():
+            path = ""
+            if node is not None and file:
+                path = os.path.realpath(folder_of(node.place) / os.path.expanduser(file))
+            if node is not None and path and not os.path.isfile(path):
                 message = f"{what}: there is no file {shorten(file, 80)}"
                 values.refuse("E0109", message, node.place, f"write {shorten(file, 80)}")
             found[kind, name] = path

@@ -5,9 +5,11 @@ could go wrong with that is refused here, before anything is started. Next file:
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from miniorch import model
 from miniorch.appfile import folder as build_folder
@@ -108,12 +110,12 @@ class ServiceReader:
             keys.note("build", Verdict.HONOURED, "")
             context, dockerfile = self.values.text(node, what), keys.text("dockerfile", "Dockerfile")
             arguments, target = {}, ""
-        folder = (self.folder_of(node.place) / context).resolve()
+        folder = Path(os.path.realpath(self.folder_of(node.place) / context))
         digest = ""
         shown = shorten(context, 80)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # and not folder.is_dir(), which raises at a name that is too long
             self.values.refuse("E0109", f"{what}: there is no folder {shown}", node.place, f"mkdir -p {shown}")
-        elif not (folder / dockerfile).is_file():
+        elif not os.path.isfile(folder / dockerfile):
             message = f"{what}: there is no {shorten(dockerfile)} in {shown}"
             self.values.refuse("E0109", message, node.place, f"write {shown}/{shorten(dockerfile)}")
         elif not self.values.problems:  # a file that is refused anyway need not be hashed
@@ -166,10 +168,10 @@ class ServiceReader:
         else:
             name = self.values.text(node, what)
         path = self.folder_of(node.place) / name
-        if name and required and not path.is_file():
+        if name and required and not os.path.isfile(path):
             remedy = f"touch {shorten(name, 80)}"
             self.values.refuse("E0109", f"{what}: there is no file {shorten(name, 80)}", node.place, remedy)
-        return read_env_file(path) if name and path.is_file() else {}
+        return read_env_file(path) if name and os.path.isfile(path) else {}
 
     def _healthcheck(self, keys: Section) -> HealthCheck | None:
         interval, timeout = keys.seconds("interval", 30.0), keys.seconds("timeout", 30.0)
