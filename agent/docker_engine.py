@@ -75,7 +75,8 @@ class DockerEngine:
         listed = await self._docker.call(
             self._docker.waiting, lambda: self._docker.client().containers(all=True, filters={"label": TASK_LABEL})
         )
-        containers = [_container(entry) for entry in listed]
+        # One that is being removed has no exit code any more, and the next look does not show it.
+        containers = [_container(entry) for entry in listed if entry["State"] != "removing"]
         self._oom = {one.id: self._oom[one.id] for one in containers if one.id in self._oom}
         for number, one in enumerate(containers):
             if one.started and not one.running and one.exit_code in (None, 128 + signal.SIGKILL):

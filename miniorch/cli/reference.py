@@ -27,7 +27,8 @@ outcome, `--yes` answers yes, `--no-input` refuses to ask, `--debug` (or `MINIOR
 error. Ctrl-C ends the waiting and not what is waited for; what is said then tells how to come back.
 
 In a pipe there are plain columns and at most one line per change of state; `ACCESSIBLE=1` has the same on a terminal.
-`NO_COLOR=1` turns colours off, `FORCE_COLOR=1` on. `MINIORCH_RUN_DIR` and `MINIORCH_STATE_DIR` say where sockets and
+`NO_COLOR=1` turns colours off, `FORCE_COLOR=1` on. `MINIORCH_COMPLETION_SECONDS` (0.3) is how long a
+completion may ask the server for names. `MINIORCH_RUN_DIR` and `MINIORCH_STATE_DIR` say where sockets and
 state are.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import re
 import signal
@@ -122,27 +123,13 @@ def test_the_names_that_a_shell_offers_are_those_that_are_there(machine: Machine
     ]  # fmt: skip
 
 
-# Everything is imported before the rights go: such a user may not be able to read this checkout.
-WITHOUT_ROOT = """
-import grp, importlib, os, pkgutil, sys
-import miniorch.appfile, miniorch.cli, typer.main
-for package in (miniorch.appfile, miniorch.cli):
-    for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(found.name)
-from miniorch.cli.main import main
-from miniorch.cli.tree import app
-typer.main.get_command(app)
-group = sys.argv.pop(1)
-os.setgroups([grp.getgrnam(group).gr_gid] if group else [])
-os.setgid(65534)
-os.setuid(65534)
-os.chdir("/")
-main()
-"""
-
-
 def without_root(machine: Machine, group: str, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    done = machine.node.run([sys.executable, "-c", WITHOUT_ROOT, group, *argv], input=stdin, check=False)
+    """As a user who is nobody but may read every file: the Python of this checkout may lie in root's own folder."""
+    groups = f"--groups={grp.getgrnam(group).gr_gid}" if group else "--clear-groups"
+    reading = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    user = ["setpriv", "--reuid=65534", "--regid=65534", groups, *reading]
+    miniorch = [sys.executable, "-m", "miniorch.cli.main"]
+    done = machine.node.run([*user, *miniorch, *argv], input=stdin, check=False)
     assert "Traceback" not in done.stderr
     return done
 

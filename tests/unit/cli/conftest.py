@@ -24,6 +24,7 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
     """The environment of a command: the sockets of the test, and no colours or terminal of whoever runs the tests."""
     asides = ("NO_COLOR", "FORCE_COLOR", "ACCESSIBLE", "MINIORCH_DEBUG", "COMPOSE_PROFILES")
     places = {"MINIORCH_RUN_DIR": str(tmp_path), "MINIORCH_STATE_DIR": str(tmp_path / "state")}
+    places["MINIORCH_COMPLETION_SECONDS"] = "20"  # whether names come is asked here, and not how soon
     return {**{name: value for name, value in os.environ.items() if name not in asides}, **places}
 
 

