@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from miniorch.appfile.dependencies import connect, read_needs
@@ -111,8 +111,11 @@ class _Files:
             root = merge(root, self._load(path, self.folder), self.values.count)
         return root
 
-    def _load(self, path: str, folder: Path) -> Node:
-        """One file's tree in today's shape, with what it includes below it."""
+    def _load(self, path: str, folder: Path, *, whole: bool = True) -> Node:
+        """One file's tree in today's shape, with what it includes below it.
+
+        `whole`: and with what its services extend below them, which comes before other files are laid over it.
+        """
         self.folders[path] = folder
         self.texts[path] = text = _text(path)
         if len(self.texts) > MAX_FILES:
@@ -122,11 +125,10 @@ class _Files:
         modern = _modern(root)
         if modern is not None:
             root, self.version_1 = modern, True
-        if not isinstance(root.value, dict) or "include" not in root.value:
-            return root
-        for item, name in self._included(root.value["include"].node):
+        include = root.value.get("include") if isinstance(root.value, dict) else None
+        for item, name in self._included(include.node) if include else ():
             root = merge(self.other(name, item), root, self.values.count)
-        return root
+        return _with_bases(root, self) if whole else root
 
     def _included(self, node: Node) -> list[tuple[Node, str]]:
         found = []
@@ -137,7 +139,7 @@ class _Files:
                 found.append((one, self.values.text(one, "include")))
         return [(node, name) for node, name in found[: MAX_FILES + 1] if name]
 
-    def other(self, name: str, node: Node) -> Node:
+    def other(self, name: str, node: Node, *, whole: bool = True) -> Node:
         """The tree of a file that is named inside another one; an empty one after a problem."""
         path = str(self.folders[node.place.file] / name)
         if path in self.texts:
@@ -147,14 +149,14 @@ class _Files:
             message = f"there is no file {shorten(name, 80)}"
             self.values.refuse("E0109", message, node.place, "correct the path; it starts from this file's folder")
         else:
-            return self._load(path, Path(path).resolve().parent)
+            return self._load(path, Path(path).resolve().parent, whole=whole)
         return Node({}, node.place)
 
     def base(self, name: str, node: Node) -> Node:
         """The tree of a file that a service extends; read once, however often it is named."""
         path = str(self.folders[node.place.file] / name)
         if path not in self._bases:
-            self._bases[path] = self.other(name, node)
+            self._bases[path] = self.other(name, node, whole=False)
         return self._bases[path]
 
 
@@ -218,7 +220,7 @@ def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profil
 
 
 def _services(top: Section, files: _Files) -> dict[str, Entry]:
-    """The services with what they extend below them."""
+    """The services of the app."""
     values, place = files.values, top.node.place if top.node else None
     given, remedy = top.entries.get("services"), "services: {web: {image: nginx}}"
     entries = values.mapping(top.get("services"), "services", "web: {image: nginx}")
@@ -228,9 +230,19 @@ def _services(top: Section, files: _Files) -> dict[str, Entry]:
         values.refuse("E0105", "the file has no services", place, remedy)
     elif given is not None and not given.node.value:
         values.refuse("E0105", "services is empty", given.place, remedy)
-    return {
+    return entries
+
+
+def _with_bases(root: Node, files: _Files) -> Node:
+    """A file's tree with each of its services over the one that it extends."""
+    services = root.value.get("services") if isinstance(root.value, dict) else None
+    if services is None or not isinstance(root.value, dict) or not isinstance(services.node.value, dict):
+        return root
+    entries = {name: entry for name, entry in services.node.value.items() if not name.startswith("x-")}
+    whole = {
         name: Entry(entry.place, _extended(name, entry.node, entries, files, ())) for name, entry in entries.items()
     }
+    return replace(root, value={**root.value, "services": Entry(services.place, replace(services.node, value=whole))})
 
 
 def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _Files, chain: tuple[Place, ...]) -> Node:
@@ -267,7 +279,11 @@ def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _File
             remedy = name_remedy(other, services, name)
             values.refuse("E0106", message, (named or wish.node).place, remedy)
         return node
-    return merge(_extended(other, base.node, services, files, (*chain, wish.place)), node, values.count)
+    values.report.note(f"services.{name}.extends", Verdict.HONOURED, "", wish.place)
+    merged = merge(_extended(other, base.node, services, files, (*chain, wish.place)), node, values.count)
+    if values.problems or not isinstance(merged.value, dict):
+        return merged
+    return replace(merged, value={key: entry for key, entry in merged.value.items() if key != "extends"})
 
 
 def _by_profile(

@@ -136,6 +136,14 @@ def test_extends_lies_below_from_this_file_or_another_through_several_steps(tmp_
     assert services["own"].task.command == ("api",)
 
 
+def test_what_is_taken_away_above_is_gone_from_what_was_extended_below(tmp_path: Path) -> None:
+    web = "image: x, ports: ['80:80'], environment: {A: 1, B: 2}"
+    below = f"services:\n  web: {{{web}}}\n  api: {{extends: web, ports: !reset []}}\n"
+    above = "services:\n  api: {environment: {A: !reset null}, ports: !override ['81:81']}\n"
+    api = read(tmp_path, a=below, b=above).spec.services["api"]
+    assert (api.ports, api.task.environment) == ((Port(81, 81),), {"B": "2"})
+
+
 def test_files_of_version_1_and_of_today_are_laid_over_each_other(tmp_path: Path) -> None:
     app = read(tmp_path, a="web:\n  image: old\n  ports: ['80:80']\n", b="services: {web: {image: new}}\n")
     assert (app.spec.services["web"].task.image, app.spec.services["web"].ports) == ("new", (Port(80, 80),))
