@@ -138,10 +138,15 @@ class Places:
         mounts: list[Mount] = []
         self._targets: dict[str, Place] = {}
         memory = {place: options for text in keys.texts("tmpfs") for place, _, options in [text.partition(":")]}
+        node = keys.get("tmpfs")
+        if node is not None:
+            for target in memory:
+                self._checked_target(target, node.place, keys.named("tmpfs"), "tmpfs: /tmp")
         for item in keys.items("volumes"):
             read = self._long_mount if isinstance(item.value, dict) else self._short_mount
             mount = read(item, keys)
             if isinstance(mount, str):
+                self._checked_target(mount, item.place, keys.named("volumes"), "target: /tmp")
                 memory[mount] = ""
             elif mount is not None:
                 self._add(mounts, mount, item.place, keys)
@@ -154,9 +159,12 @@ class Places:
 
     def _add(self, mounts: list[Mount], mount: Mount, place: Place, keys: Section) -> None:
         name, first = mount.volume, self._targets.setdefault(mount.target, place)
-        if not mount.target.startswith("/"):
-            message = f'{keys.named("volumes")} wants an absolute path in the container, got "{shorten(mount.target)}"'
-            self.values.refuse("E0104", message, place, f"{name or mount.host_path}:/{mount.target}")
+        example = f"{name or mount.host_path}:/{mount.target.strip('/').replace(':', '-')}"
+        if not self._checked_target(mount.target, place, keys.named("volumes"), example):
+            pass
+        elif ":" in mount.host_path:
+            message = f'{keys.named("volumes")} wants a path without a colon, got "{shorten(mount.host_path)}"'
+            self.values.refuse("E0104", message, place, "give that folder another name")
         elif first is not place:
             message, note = f"{keys.what} mounts {shorten(mount.target)} twice", f"{first} came first"
             self.values.refuse("E0107", message, place, "delete one of the two", note=note)
@@ -169,6 +177,14 @@ class Places:
                 self.values.refuse("E0106", message, place, f"add at the end: volumes: {{{name}: }}")
             self.declared.add(name)
         mounts.append(mount)
+
+    def _checked_target(self, target: str, place: Place, what: str, example: str) -> bool:
+        """Whether a path can be a place in a container. Docker's notation leaves no room for a colon in it."""
+        if target.startswith("/") and ":" not in target:
+            return True
+        kind = "a path without a colon" if target.startswith("/") else "an absolute path in the container"
+        self.values.refuse("E0104", f'{what} wants {kind}, got "{shorten(target)}"', place, example)
+        return False
 
     def _short_mount(self, node: Node, keys: Section) -> Mount | None:
         what = keys.named("volumes")

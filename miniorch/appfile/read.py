@@ -21,7 +21,7 @@ from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
 from miniorch.appfile.places import VOLUME_NAME, FolderOf, Places, refuse_volume_name
-from miniorch.appfile.problems import Place, refusal
+from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, refusal
 from miniorch.appfile.report import Report
 from miniorch.appfile.service import ServiceReader
 from miniorch.appfile.values import Section, Values, as_label, label_remedy, name_remedy
@@ -248,7 +248,7 @@ def _with_bases(root: Node, files: _Files) -> Node:
 def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _Files, chain: tuple[Place, ...]) -> Node:
     """A service over the one that it extends, which may extend another."""
     wish = node.value.get("extends") if isinstance(node.value, dict) else None
-    if wish is None:
+    if wish is None or len(files.values.problems) > SHOWN_AT_ONCE:  # what is refused anyway need not cost more
         return node
     values, what, file = files.values, f"service {shorten(name)}: extends", ""
     if isinstance(wish.node.value, dict):
@@ -301,6 +301,10 @@ def _by_profile(
             why = f"left out; it runs with --profile {own[0]}"
             values.report.note(f"services.{name}.profiles", Verdict.HONOURED, why, inner.place)
             asleep[name] = own[0]
+    if asleep and not awake:
+        name, profile = next(iter(asleep.items()))
+        message = f"no service is left: all of them wait for a profile, {shorten(name)} for {shorten(profile)}"
+        values.refuse("E0105", message, services[name].place, f"add --profile {shorten(profile)}")
     return awake, asleep
 
 

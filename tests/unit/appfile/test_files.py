@@ -186,3 +186,20 @@ def test_a_mistake_is_shown_in_the_file_that_has_it(tmp_path: Path) -> None:
         for old in tmp_path.iterdir():
             old.unlink()
         assert refused(tmp_path, **texts) == wanted
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ("profiles: [debug]", "E0105: no service is left: all of them wait for a profile, web for debug"),
+        ("tmpfs: run", 'E0104: service web: tmpfs wants an absolute path in the container, got "run"'),
+        (
+            "volumes: [{type: tmpfs, target: '/a:b'}]",
+            'E0104: service web: volumes wants a path without a colon, got "/a:b"',
+        ),
+        ("volumes: [{type: bind, source: './a:b', target: /a}]", "E0104: service web: volumes wants a path without a"),
+    ],
+)
+def test_what_made_up_files_have_found(tmp_path: Path, lines: str, wanted: str) -> None:
+    """Each was read, and what `config` printed of it was read as something else."""
+    assert refused(tmp_path, a=f"services:\n  web:\n    image: x\n    {lines}\n")[0].startswith(wanted)
