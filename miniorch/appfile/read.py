@@ -61,7 +61,7 @@ def read_app_files(
     """
     if name and not LABEL.fullmatch(name):
         raise UsageError(f"--name {shorten(name)}: is no DNS label", remedy=f"--name {as_label(name)}")
-    files = _Files(list(paths) or [_usual()], environment)
+    files = _Files(list(paths) or _usual(), environment)
     values, collecting = files.values, gc.isenabled()
     gc.disable()  # a tree has no cycles, and to look for them again and again takes a third of the time
     try:
@@ -84,11 +84,14 @@ def read_app_files(
     return app
 
 
-def _usual() -> str:
+def _usual() -> list[str]:
+    """The usual file of this folder and, over it, the one that Compose lays over it by itself."""
     found = [name for name in USUAL_NAMES if Path(name).is_file()]
     if not found:
         raise AppFileError(f"there is no {' or '.join(USUAL_NAMES[::2])} in this folder", remedy="miniorch run FILE")
-    return found[0]
+    stem = found[0].partition(".")[0]
+    over = [f"{stem}.override.{ending}" for ending in ("yaml", "yml") if Path(f"{stem}.override.{ending}").is_file()]
+    return [found[0], *over[:1]]
 
 
 class _Files:

@@ -25,11 +25,14 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """The rows in the order of reading. A key that is noted twice keeps the later verdict."""
+    """The rows in the order of reading. A key that is noted twice keeps the later verdict, and all reasons for it."""
 
     rows: dict[tuple[str, Place], Row] = field(default_factory=dict)
 
     def note(self, path: str, verdict: Verdict, why: str, place: Place) -> None:
+        old = self.rows.get((path, place))
+        if old is not None and old.why and why and why not in old.why and old.verdict is verdict:
+            why = f"{old.why}; {why}"
         self.rows[path, place] = Row(path, verdict, why, place)
 
     def of(self, verdict: Verdict) -> list[Row]:

@@ -236,6 +236,9 @@ class _Tree:
                 for name, entry in self._merge(self.read(value, above)):
                     merged.setdefault(name, entry)
                 continue
+            if "\0" in key.value:
+                self.problems.append(self._refused(key, "a key holds a zero byte", "delete the zero byte").problem)
+                continue
             place = _place(key, self._file)
             if key.value in own:
                 note = f"{own[key.value].place} came first"

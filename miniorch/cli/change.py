@@ -6,6 +6,7 @@ from miniorch.cli.ask import Server, split_service
 from miniorch.cli.output import confirm, detaching, outcome
 from miniorch.clock import Clock, SystemClock
 from miniorch.errors import Temporary, Unreachable, UsageError
+from miniorch.model import LABEL
 
 REMOVE_SECONDS = 120.0
 LOOK_SECONDS = 0.2
@@ -23,6 +24,9 @@ def scale(what: str, *, quiet: bool, json: bool) -> None:
 
 def remove(app: str, *, volumes: bool, yes: bool, no_input: bool, quiet: bool, json: bool) -> None:
     """Remove an app and wait until nothing of it is left. Its volumes' data only when told to, and after a question."""
+    if not LABEL.fullmatch(app):
+        remedy = f"miniorch scale {app}=0" if "/" in app else "miniorch services"
+        raise UsageError(f'"{app}" is no name of an app', remedy=remedy)
     if volumes:
         confirm(f"The data in all volumes of {app} will be deleted for good. Go on?", yes=yes, no_input=no_input)
     server = Server()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 LESSONS = Path(__file__).parents[1] / "lessons.md"
-LIMIT_SECONDS = float(os.environ.get("MINIORCH_COMPLETION_SECONDS", "0.3"))
+LIMIT_SECONDS = 0.3  # unless MINIORCH_COMPLETION_SECONDS says otherwise
 FILES = ":files"
 
 BASH = r"""_miniorch() {
@@ -92,12 +92,19 @@ def complete(words: Sequence[str]) -> int:
     return 0
 
 
+def _limit() -> float:
+    try:
+        return float(os.environ.get("MINIORCH_COMPLETION_SECONDS", LIMIT_SECONDS))
+    except ValueError:
+        return LIMIT_SECONDS
+
+
 class Names:
     """The names of what is there, from the server, all within one limit."""
 
-    def __init__(self, path: str = "", limit_seconds: float = LIMIT_SECONDS) -> None:
+    def __init__(self, path: str = "", limit_seconds: float | None = None) -> None:
         self._path = path or f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"  # as in client.py
-        self._deadline = time.monotonic() + limit_seconds
+        self._deadline = time.monotonic() + (_limit() if limit_seconds is None else limit_seconds)
 
     def of(self, word: str) -> Iterator[tuple[str, str]]:
         """What may stand where a metavar says APP, APP/SERVICE, TASK, ...; each with a word about it."""

@@ -13,7 +13,6 @@ it. `-` is a tar archive, which also makes copies from task to task.
 import http.client
 import os
 import shutil
-import stat
 import sys
 import tarfile
 import threading
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 from miniorch.cli.ask import Server, resolve
+from miniorch.cli.output import BROKEN_PIPE
 from miniorch.client import UnixTransport
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, UsageError
 from miniorch.model import Task
@@ -118,7 +118,11 @@ def _fetch(place: Place, target: str) -> None:
                 "a tar archive does not belong on a terminal",
                 remedy=f"miniorch cp {place.name}:{place.path} - | tar -t",
             )
-        shutil.copyfileobj(archive, sys.stdout.buffer)
+        try:
+            shutil.copyfileobj(archive, sys.stdout.buffer)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os._exit(BROKEN_PIPE)  # nobody reads on, and the buffer must not be tried again
         return
     base = _base(target, os.path.basename(place.path.rstrip("/")), contents=contents, folder=found["folder"])
     left_out = extract(archive, base)
@@ -137,7 +141,8 @@ def _base(target: str, name: str, *, contents: bool, folder: bool) -> Path:
         base = path if contents else path / name
         if base.is_dir() and not folder:
             raise UsageError(f"{base} is a folder here, and a file there", remedy="name another target")
-        return base
+        return _ordinary(base)
+    path = _ordinary(path.resolve() if path.is_symlink() else path)  # a link that was named is followed, as cp does
     if path.exists() and folder:
         raise UsageError(f"{target} is a file here, and a folder there", remedy="name another target")
     if target.endswith("/") and not folder:
@@ -145,6 +150,18 @@ def _base(target: str, name: str, *, contents: bool, folder: bool) -> Path:
     if not path.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {path.parent} here", remedy=f"mkdir -p {path.parent}")
     return path
+
+
+def _ordinary(path: Path) -> Path:
+    """The path, unless something stands there that is neither file nor folder. Raises `UsageError`."""
+    if _special(path):
+        raise UsageError(f"{path} is no file and no folder: it is left alone", remedy="name another target")
+    return path
+
+
+def _special(path: Path) -> bool:
+    """A device, FIFO or socket: nothing that a copy may take the place of."""
+    return path.exists() and not path.is_symlink() and not (path.is_file() or path.is_dir())
 
 
 def extract(archive: BinaryIO, base: Path) -> list[str]:
@@ -172,6 +189,8 @@ def _within(path: Path, base: Path) -> bool:
 
 
 def _unpack(reading: tarfile.TarFile, member: tarfile.TarInfo, place: Path, base: Path) -> bool:
+    if _special(place):
+        return False
     if member.isdir():
         if place.is_symlink() and place != base:
             return False
@@ -191,7 +210,7 @@ def _unpack(reading: tarfile.TarFile, member: tarfile.TarInfo, place: Path, base
     content = reading.extractfile(member) if member.isreg() else None
     if content is None:
         return False
-    if place.is_symlink() or (place.exists() and not stat.S_ISREG(place.lstat().st_mode)):
+    if place.is_symlink():
         place.unlink()
     descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:

@@ -20,14 +20,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from miniorch.cli.ask import Named, Server, resolve
-from miniorch.cli.output import as_json, show_error, table
+from miniorch.cli.output import BROKEN_PIPE, as_json, show_error, table
 from miniorch.codec import encode
 from miniorch.errors import Conflict, EngineError, Unreachable
 from miniorch.frames import CHUNK_BYTES, SIZE, WINDOW_BYTES, Command, Kind, Unpacker, pack
 from miniorch.model import Task, TaskState
 
 RUNS = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
-INTERRUPTED, BROKEN_PIPE = 130, 141  # exit codes: 128 + SIGINT, 128 + SIGPIPE
+INTERRUPTED = 130  # exit code: 128 + SIGINT
 
 
 def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: bool, user: str, workdir: str) -> int:
@@ -46,7 +46,7 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
             code = session.run(reads=what.stdin)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
+    except NobodyReads:
         return BROKEN_PIPE
     finally:
         session.close()
@@ -90,6 +90,10 @@ def running(name: str, named: Named) -> list[Task]:
         f"{task.app}/{task.name} does not run: it is {task.status.state.value}{f', {why}' if why else ''}",
         remedy=f"miniorch {'explain' if task.live else 'logs'} {task.id}",
     )
+
+
+class NobodyReads(Exception):
+    """Whoever read our output is gone; not to be taken for a connection that broke off."""
 
 
 class Session:
@@ -151,8 +155,11 @@ class Session:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except BrokenPipeError:
+        raise NobodyReads from None
 
 
 def _size() -> tuple[int, int]:

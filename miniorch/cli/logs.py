@@ -1,13 +1,14 @@
 """`logs`: what containers wrote. Several tasks at once get their names in front, as Compose does it."""
 
 import http.client
+import os
 import sys
 import threading
 from collections.abc import Sequence
 from time import sleep
 
 from miniorch.cli.ask import Named, Server, resolve
-from miniorch.cli.output import detaching
+from miniorch.cli.output import BROKEN_PIPE, detaching
 from miniorch.client import UnixTransport
 from miniorch.errors import MiniorchError, Temporary, UsageError
 from miniorch.model import Task
@@ -89,5 +90,8 @@ def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
 
 def _write(line: str) -> None:
     """One call per line, so that threads do not mix within a line."""
-    sys.stdout.write(line if line.endswith("\n") else line + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(line if line.endswith("\n") else line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on: end the whole command, whichever thread this is
+        os._exit(BROKEN_PIPE)

@@ -9,12 +9,17 @@ Next file: `tree.py`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miniorch.errors import MiniorchError
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+BROKEN_PIPE = 141  # as in output.py, which is not imported for every command
 
 
 def main() -> None:
@@ -30,12 +35,24 @@ def main() -> None:
     if "--debug" in own:
         arguments.remove("--debug")
         os.environ["MINIORCH_DEBUG"] = "1"
+    if sys.stdout is None:  # closed by the caller (`>&-`): then nothing is printed, and all else is as always
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until this process ends)
     try:
         from miniorch.cli.tree import app
 
-        app(arguments, prog_name="miniorch")
+        try:
+            app(arguments, prog_name="miniorch")
+        finally:
+            sys.stdout.flush()  # what cannot be written is said here, and not by Python at its very end
     except MiniorchError as error:
         sys.exit(_report(error, json="--json" in own))
+    except BrokenPipeError:  # nobody reads on
+        os._exit(BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            sys.exit(_report_bug(error))
+        print(f"error[E0000]: the output cannot be written: {(error.strerror or '').lower()}", file=sys.stderr)
+        os._exit(1)  # Python would try to write the rest once more
     except Exception as error:
         sys.exit(_report_bug(error))
 

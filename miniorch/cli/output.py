@@ -25,6 +25,8 @@ COLOURS = {
 }  # fmt: skip
 GAP, INDENT = "  ", "    "
 
+BROKEN_PIPE = 141  # exit code: 128 + SIGPIPE, when nobody reads on
+
 
 def terminal() -> bool:
     """Whether redrawn lines make sense here. `ACCESSIBLE=1` says no: screen readers read every redraw."""

@@ -53,4 +53,5 @@ def test_what_is_no_file_or_no_text_is_refused(tmp_path: Path) -> None:
             read_app_files([str(path)], {})
     assert "not a text in UTF-8" in refused(tmp_path, b"services: \xff\n").message
     assert "character U+0001 is not allowed" in refused(tmp_path, b"services: \x01\n").message
+    assert "a key holds a zero byte" in refused(tmp_path, W + '    environment: {"\\0": 1}\n').message
     assert "more than 1000000 bytes" in refused(tmp_path, "#" * 1_000_001).message

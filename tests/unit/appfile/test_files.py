@@ -203,3 +203,14 @@ def test_a_mistake_is_shown_in_the_file_that_has_it(tmp_path: Path) -> None:
 def test_what_made_up_files_have_found(tmp_path: Path, lines: str, wanted: str) -> None:
     """Each was read, and what `config` printed of it was read as something else."""
     assert refused(tmp_path, a=f"services:\n  web:\n    image: x\n    {lines}\n")[0].startswith(wanted)
+
+
+def test_the_usual_file_has_the_usual_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compose.yml").write_text("services: {web: {image: below, user: a}}\n")
+    (tmp_path / "compose.override.yml").write_text("services: {web: {image: above, volumes: ['./x:/y:ro,z']}}\n")
+    monkeypatch.chdir(tmp_path)
+    found = read_app_files([], {})
+    task = found.spec.services["web"].task
+    assert (task.image, task.options.user) == ("above", "a")
+    (why,) = (row.why for row in found.report.rows.values() if "machine where" in row.why)
+    assert "z: only ro and rw" in why

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import surroundings
 from fake_api import Cli, FakeApi, Start, a_task, shop
 
 from miniorch.cli.explain import lesson
@@ -333,3 +336,24 @@ def test_every_command_has_help_that_ends_with_an_example(cli: Cli) -> None:
     assert len(commands) == 23
     for command in commands:
         assert cli(command, "--help").stdout.splitlines()[-1].strip().startswith(f"Example: miniorch {command}")
+
+
+def shell(tmp_path: Path, line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """A line of sh in which `"$@"` is the command line."""
+    argv = ["sh", "-c", line, "sh", sys.executable, "-m", "miniorch.cli.main"]
+    env = {**surroundings(tmp_path), **more}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_an_output_that_cannot_be_written_is_no_bug(api: FakeApi, tmp_path: Path) -> None:
+    closed = shell(tmp_path, '"$@" ps >&-')
+    assert (closed.returncode, closed.stderr) == (0, "")
+    full = shell(tmp_path, f'ulimit -f 0; "$@" ps > {tmp_path}/out')
+    assert (full.returncode, full.stderr) == (1, "error[E0000]: the output cannot be written: file too large\n")
+    odd = shell(tmp_path, '"$@" completion bash >&-', MINIORCH_COMPLETION_SECONDS="x")
+    assert (odd.returncode, odd.stderr) == (0, "")
+
+
+def test_rm_wants_an_app_and_no_service(cli: Cli) -> None:
+    done = cli("rm", "shop/web")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "help: miniorch scale shop/web=0")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from miniorch.cli.copy import _inside, archived, extract
+from miniorch.cli.copy import _base, _inside, archived, extract
+from miniorch.errors import UsageError
 
 
 def tar(*members: tuple[str, Any]) -> io.BytesIO:
@@ -77,6 +78,20 @@ def test_a_link_that_is_there_already_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "secret").read_text() == "mine"
     assert (tmp_path / "x/file").read_text() == "new"
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("what", [b"new", "-> file", "= a/file"])
+def test_what_is_neither_file_nor_folder_is_left_alone(tmp_path: Path, what: Any) -> None:
+    (tmp_path / "x").mkdir()
+    os.mkfifo(tmp_path / "x/pipe")
+    assert extract(tar(("a", None), ("a/file", b"1"), ("a/pipe", what)), tmp_path / "x") == ["a/pipe"]
+    assert (tmp_path / "x/pipe").is_fifo()
+    with pytest.raises(UsageError, match="no file and no folder"):
+        _base(str(tmp_path / "x/pipe"), "pipe", contents=False, folder=False)
+    (tmp_path / "link").symlink_to("x/pipe")
+    for target in (tmp_path / "link", tmp_path / "x"):
+        with pytest.raises(UsageError, match="no file and no folder"):
+            _base(str(target), "pipe", contents=False, folder=False)
 
 
 def test_special_rights_do_not_come_along(tmp_path: Path) -> None:
