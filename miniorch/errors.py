@@ -11,6 +11,8 @@
     ├── Unsupported                   E0203     2    no    asked of a backend that cannot do it
     └── Temporary                               5    yes   may work when tried again
         ├── Unreachable               E0302     5    yes   server, store or Docker does not answer
+        ├── UnknownOutcome            E0304     5    yes   no answer came: it may have been done, or may still be
+        ├── NotLeader                 E0305     5    yes   another server leads: ask that one
         └── Compacted                 E0303     5    yes   the revision asked for is history: list again
     EngineError                       E05xx     1    see   a container engine said no (`.temporary`)
 
@@ -123,6 +125,20 @@ class Unreachable(Temporary):
     code = "E0302"
 
 
+class UnknownOutcome(Temporary):
+    """The request was sent and no answer came. Look before you repeat it, unless repeating does no harm."""
+
+    code = "E0304"
+    status = 504
+
+
+class NotLeader(Temporary):
+    """This server does not lead, and what was asked is the leader's to do. The message names the leader."""
+
+    code = "E0305"
+    status = 421
+
+
 class Compacted(Temporary):
     """The revision asked for has been compacted away: list again and watch from there."""
 
@@ -144,7 +160,7 @@ _BY_NAME: dict[str, type[MiniorchError]] = {
     kind.__name__: kind
     for kind in (
         UsageError, AppFileError, AppFailed, NotPlaced, NotFound, NotAllowed, Conflict, Unsupported,
-        Temporary, Unreachable, Compacted,
+        Temporary, Unreachable, UnknownOutcome, NotLeader, Compacted,
     )
 }  # fmt: skip
 

@@ -37,8 +37,11 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
+    """`lease`: the entry goes away with it (see `Store.grant`); 0: it stays until it is deleted."""
+
     key: str
     value: bytes
+    lease: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Store(Protocol):
         """Do all operations as one revision if all compares hold. Returns that revision, or None if one did not hold.
 
         A transaction that changes nothing keeps the revision. A key may occur once in `operations` (`UsageError`).
+        Raises `Unreachable` if nothing was done, and `UnknownOutcome` if it may have been done or may still be.
         """
 
     def watch(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Change], None]:
@@ -90,6 +94,19 @@ class Store(Protocol):
         Each item holds all matching changes of one or more whole revisions, in order. Raises `Compacted` if `after`
         lies before what is kept.
         """
+
+    async def grant(self, seconds: float) -> int:
+        """A new lease, a number above 0: unless it is kept alive, every key put with it is deleted after `seconds`.
+
+        Stores round up to what they can measure (etcd: whole seconds, at least 2). A lease is a hint that its holder
+        lives, never a lock: who acts because of it compares, in the same transaction, a key that was put with it.
+        """
+
+    async def keep_alive(self, lease: int) -> None:
+        """The full time again from now. Raises `NotFound` if the lease has ended; it does not come back."""
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease now, as if its time had run out. No error if it has ended already."""
 
     async def compact(self, revision: int) -> None:
         """Forget superseded entries and changes up to and including `revision`; current values stay."""
