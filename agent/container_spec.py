@@ -7,7 +7,7 @@ makes a second container for one task impossible: Docker refuses a name that is 
 from collections.abc import Mapping
 
 from agent.engine import TASK_LABEL, ContainerSpec
-from miniorch.model import Node, Task
+from miniorch.model import TEMPLATE, Node, Task
 
 DNS_ZONE = "miniorch.internal"
 
@@ -33,6 +33,14 @@ def container_spec(
     """`volumes`: name -> folder on this machine, for every mount of the task that names a volume. `discovered`: see
     `agent/discovery.py`.
     """
+    words = {
+        "Service.Name": task.service, "Service.ID": task.service_key, "Task.Name": container_name(task),
+        "Task.ID": task.id, "Task.Slot": str(task.slot), "Node.Hostname": node.name, "Node.ID": node.name,
+    }  # fmt: skip
+
+    def filled(text: str) -> str:
+        return TEMPLATE.sub(lambda found: words[found[1]], text)
+
     binds = {one.target: (one.host_path or volumes[one.volume], one.read_only) for one in task.spec.mounts}
     binds["/etc/resolv.conf"] = (resolv_path, True)
     return ContainerSpec(
@@ -40,12 +48,12 @@ def container_spec(
         task=task.id,
         image_id=image_id,
         address=address,
-        hostname=task.spec.options.hostname or f"{task.service}-{task.slot}",
+        hostname=filled(task.spec.options.hostname) or f"{task.service}-{task.slot}",
         entrypoint=task.spec.entrypoint,
         command=task.spec.command,
         environment={
             **discovered,
-            **task.spec.environment,
+            **{name: filled(value) for name, value in task.spec.environment.items()},
             "MINIORCH_TASK": task.id,
             "MINIORCH_SERVICE": task.service,
             "MINIORCH_SLOT": str(task.slot),

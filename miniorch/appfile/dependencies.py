@@ -19,6 +19,7 @@ class Needs:
 
     depends_on: dict[str, Condition] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)  # other service -> where it is named
+    conditions: dict[str, Place] = field(default_factory=dict)  # other service -> where a condition stands
     optional: set[str] = field(default_factory=set)
     volumes_from: dict[str, bool] = field(default_factory=dict)  # other service -> read only
     aliases: list[tuple[str, str, Place]] = field(default_factory=list)  # alias, and the service that it stands for
@@ -41,6 +42,8 @@ def read_needs(name: str, keys: Section) -> Needs:
             part = Section(values, entry.node, "dependency", path, what)
             condition = part.choice("condition", tuple(Condition), Condition.STARTED)
             _add(needs, other, Condition(condition), entry.place)
+            if "condition" in part.entries:
+                needs.conditions[other] = part.entries["condition"].place
             if not part.flag("required", True):
                 needs.optional.add(other)
     for item in keys.items("links"):
@@ -87,7 +90,13 @@ def connect(
 ) -> dict[str, ServiceSpec]:
     """The services with what they need of each other. `asleep` are those whose profile is not asked for."""
     for name, own in needs.items():
-        for other in [other for other in own.depends_on if other not in specs]:
+        for other, condition in list(own.depends_on.items()):
+            if other in specs:
+                if condition is Condition.HEALTHY and specs[other].task.healthcheck is None:
+                    why = f"{other} has no healthcheck, so it counts as healthy as soon as it runs"
+                    path = f"services.{name}.depends_on.{other}.condition"
+                    values.report.note(path, Verdict.APPROXIMATED, why, own.conditions[other])
+                continue
             if other not in own.optional:
                 _stranger(values, name, other, own.places[other], specs, asleep)
             del own.depends_on[other]

@@ -15,6 +15,7 @@ class Verdict(StrEnum):
     HONOURED = "honoured"
     APPROXIMATED = "approximated"
     IGNORED = "ignored"
+    DEFAULT = "default"  # of no key: what holds here because the file says nothing, and would not in Compose
     PART = "-"
 
 

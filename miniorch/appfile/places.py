@@ -2,17 +2,19 @@
 
 All of them are written short ("5000:5000", "data:/data") or long (a mapping). A published port is one listener on every
 node; a named volume is a folder that stays on one node; a path is mounted from the node where the task happens to run.
+Next file: `miniorch/appfile/options.py`.
 """
 
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
-from miniorch.appfile.values import Section, Values
+from miniorch.appfile.values import Section, Values, from_here
 from miniorch.appfile.yaml import Node, shorten
 from miniorch.model import Mount, Port
 
@@ -54,15 +56,17 @@ class Places:
         found = []
         for item in keys.items("ports"):
             for port in self._long_port(item, keys) if isinstance(item.value, dict) else self._short_port(item, keys):
-                first = self._published.setdefault(port.published, item.place)
-                if first is not item.place:
-                    message, note = (
-                        f"{keys.what} publishes port {port.published} a second time",
-                        f"{first} publishes it, too",
-                    )
+                first = self._published.get(port.published)
+                if first is not None:
+                    message = f"{keys.what} publishes port {port.published} a second time"
                     near = range(port.published + 1, port.published + 100)
                     free = next((number for number in near if number not in self._published), 5000)
-                    self.values.refuse("E0107", message, item.place, f'"{free}:{port.target}"', note=note)
+                    remedy, note = f'"{free}:{port.target}"', f"{first} publishes it, too"
+                    if first == item.place:  # by a merge key, or by `extends`
+                        remedy = f"write below {keys.what}: ports: !override [{remedy}]"
+                        note = f"{first} stands in another service, too"
+                    self.values.refuse("E0107", message, item.place, remedy, note=note)
+                self._published.setdefault(port.published, item.place)
                 found.append(port)
         return tuple(found)
 
@@ -162,6 +166,9 @@ class Places:
         example = f"{name or mount.host_path}:/{mount.target.strip('/').replace(':', '-')}"
         if not self._checked_target(mount.target, place, keys.named("volumes"), example):
             pass
+        elif "{{" in f"{name}{mount.host_path}":
+            message = f'{keys.named("volumes")} are the same for all tasks, got "{shorten(name or mount.host_path)}"'
+            self.values.refuse("E0104", message, place, "write it without {{...}}: a program has MINIORCH_SLOT")
         elif ":" in mount.host_path:
             message = f'{keys.named("volumes")} wants a path without a colon, got "{shorten(mount.host_path)}"'
             self.values.refuse("E0104", message, place, "give that folder another name")
@@ -195,6 +202,11 @@ class Places:
         if not rest:
             return self._anonymous(source, node, keys)
         modes = rest[1].split(",") if len(rest) > 1 else []
+        if re.match(r"[A-Za-z]:(\\|/[^:]*:/)", text):
+            last = rest[0].replace("\\", "/").rpartition("/")[2]
+            remedy = f"./{last or 'data'}:{(rest[1:] or ['/data'])[0]}"
+            self.values.refuse("E0104", f'{what} wants a path of Linux, got "{shorten(text)}"', node.place, remedy)
+            return None
         if len(rest) > 2 or not source or not rest[0]:
             remedy = f"{source or 'data'}:/{(rest[0] or 'data').lstrip('/')}"
             self.values.refuse("E0104", f'{what} wants name:/path, got "{shorten(text)}"', node.place, remedy)
@@ -207,8 +219,15 @@ class Places:
 
     def _mount(self, source: str, target: str, read_only: bool, node: Node, keys: Section) -> Mount:
         if source.startswith(("/", ".", "~")):
-            keys.note("volumes", Verdict.APPROXIMATED, "mounted from the machine where the task runs", node.place)
             path = os.path.normpath(self._folder_of(node.place) / os.path.expanduser(source))
+            why, there = "mounted from the machine where the task runs", os.path.exists(path)
+            if not there and source.startswith("/"):  # a node other than this one may have it
+                why += ", and not there on this one"
+            elif not there and ":" not in path:
+                words = "write" if os.path.splitext(path)[1] else "mkdir -p"  # Docker would make a folder nginx.conf
+                message = f"{keys.what} mounts {shorten(source, 80)}, which is not there"
+                self.values.refuse("E0109", message, node.place, f"{words} {shlex.quote(from_here(path))}")
+            keys.note("volumes", Verdict.APPROXIMATED, why, node.place)
             return Mount("", target, read_only, path)
         return Mount(source, target, read_only)
 

@@ -23,7 +23,10 @@ SHOWN_AT_ONCE = 10
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands: file, line and column from 1, and how many characters of that line it takes."""
+    """Where something stands: file, line and column from 1, and how many characters of that line it takes.
+
+    Line 0: the file as a whole.
+    """
 
     line: int
     column: int
@@ -31,7 +34,7 @@ class Place:
     file: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,10 @@ def refusal(problems: Sequence[Problem], name: str, texts: Mapping[str, str]) ->
     `name` is the (first) app file's, `texts` what each file holds that a place may name.
     """
     order = {file: number for number, file in enumerate(texts)}
-    unique = dict.fromkeys(problems)  # what stands under an alias is read, and refused, more than once
-    ordered = sorted(unique, key=lambda one: _position(one.place, order))
+    unique: dict[tuple[str, Place | str], Problem] = {}
+    for one in problems:  # what stands under an alias, or is extended, is read, and refused, more than once
+        unique.setdefault((one.code, one.place or one.message), one)
+    ordered = sorted(unique.values(), key=lambda one: _position(one.place, order))
     details = [one.to_plain() for one in ordered]
     first = ordered[0]
     if len(ordered) == 1:

@@ -21,11 +21,10 @@ from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
 from miniorch.appfile.places import VOLUME_NAME, FolderOf, Places, refuse_volume_name
-from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, refusal
+from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, Problem, refusal
 from miniorch.appfile.report import Report
 from miniorch.appfile.service import ServiceReader
 from miniorch.appfile.values import Section, Values, as_label, label_remedy, name_remedy
-from miniorch.appfile.variables import read_env_file
 from miniorch.appfile.yaml import MAX_BYTES, Entry, Node, Refused, parse, shorten
 from miniorch.errors import AppFileError, UsageError
 from miniorch.model import LABEL, AppSpec
@@ -33,15 +32,21 @@ from miniorch.model import LABEL, AppSpec
 USUAL_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 MAX_FILES = 50
 MAX_CHAIN = 32  # of services that extend services
+UNSAID = {
+    "restart": 'what ends is started again; what runs once needs restart: "no"',
+    "init": "true, so that signals arrive and no zombies stay; Compose has false",
+}
+"""What holds where a service says nothing, and is otherwise in Compose."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppFile:
-    """What the files say: the app's name, its spec, and what became of each key."""
+    """What the files say: the app's name, its spec, what became of each key, and all profiles that services name."""
 
     name: str
     spec: AppSpec
     report: Report = field(default_factory=Report)
+    profiles: tuple[str, ...] = ()
 
 
 def read_app_files(
@@ -61,7 +66,7 @@ def read_app_files(
     """
     if name and not LABEL.fullmatch(name):
         raise UsageError(f"--name {shorten(name)}: is no DNS label", remedy=f"--name {as_label(name)}")
-    files = _Files(list(paths) or _usual(), environment)
+    files = _Files(paths, environment)
     values, collecting = files.values, gc.isenabled()
     gc.disable()  # a tree has no cycles, and to look for them again and again takes a third of the time
     try:
@@ -84,8 +89,16 @@ def read_app_files(
     return app
 
 
-def _usual() -> list[str]:
-    """The usual file of this folder and, over it, the one that Compose lays over it by itself."""
+def _usual(values: Values) -> list[str]:
+    """The files that COMPOSE_FILE names; else the usual one of this folder and, over it, its usual override."""
+    _read_dot_env(values, Path())
+    named = values.variables.get("COMPOSE_FILE", "")
+    if named:
+        files = [one for one in named.split(values.variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep) if one]
+        missing = [one for one in files if not Path(one).exists()]
+        if missing:
+            raise AppFileError(f"COMPOSE_FILE names {missing[0]}, which is not there", remedy="unset COMPOSE_FILE")
+        return files
     found = [name for name in USUAL_NAMES if Path(name).is_file()]
     if not found:
         raise AppFileError(f"there is no {' or '.join(USUAL_NAMES[::2])} in this folder", remedy="miniorch run FILE")
@@ -94,35 +107,44 @@ def _usual() -> list[str]:
     return [found[0], *over[:1]]
 
 
+def _read_dot_env(values: Values, folder: Path) -> None:
+    """Know the variables of a `.env`, too. Raises `AppFileError`: all else might follow from a mistake in it."""
+    values.variables = {**values.env_file(folder / ".env"), **values.variables}
+    if values.problems:
+        raise refusal(values.problems, ".env", {})
+
+
 class _Files:
     """The files of one app: texts, folders, and their trees as one."""
 
     def __init__(self, paths: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.first = paths[0]
-        self.paths = paths
+        self.values = Values(environment)
+        self.paths = list(paths) or _usual(self.values)
+        self.first = self.paths[0]
         self.texts: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         self.version_1 = False
         self._bases: dict[str, Node] = {}
         self.folder = Path.cwd() if self.first == "-" else Path(self.first).resolve().parent
-        self.values = Values({**read_env_file(self.folder / ".env"), **environment})
+        _read_dot_env(self.values, self.folder)
 
     def root(self) -> Node:
         """All `-f` files and what they include, as one tree."""
-        root = self._load(self.paths[0], self.folder)
+        root = self._load(self.first, self.folder)
         for path in self.paths[1:]:
             root = merge(root, self._load(path, self.folder), self.values.count)
         return root
 
-    def _load(self, path: str, folder: Path, *, whole: bool = True) -> Node:
+    def _load(self, path: str, folder: Path, named: Place | None = None, *, whole: bool = True) -> Node:
         """One file's tree in today's shape, with what it includes below it.
 
-        `whole`: and with what its services extend below them, which comes before other files are laid over it.
+        `named`: where it is named. `whole`: and with what its services extend below them, which comes before other
+        files are laid over it.
         """
         self.folders[path] = folder
         self.texts[path] = text = _text(path)
         if len(self.texts) > MAX_FILES:
-            raise AppFileError(f"{self.first} leads to more than {MAX_FILES} files", remedy="use fewer includes")
+            raise Refused(Problem("E0103", f"the app comes to more than {MAX_FILES} files", named, "use fewer files"))
         root, problems = parse(text, path)
         self.values.problems += problems
         modern = _modern(root)
@@ -152,7 +174,7 @@ class _Files:
             message = f"there is no file {shorten(name, 80)}"
             self.values.refuse("E0109", message, node.place, "correct the path; it starts from this file's folder")
         else:
-            return self._load(path, Path(path).resolve().parent, whole=whole)
+            return self._load(path, Path(path).resolve().parent, node.place, whole=whole)
         return Node({}, node.place)
 
     def base(self, name: str, node: Node) -> Node:
@@ -172,6 +194,9 @@ def _text(path: str) -> str:
                 data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise AppFileError(f"there is no file {path}", remedy="ls *.yml *.yaml") from None
+    except IsADirectoryError:
+        inside = next((name for name in USUAL_NAMES if Path(path, name).is_file()), "app.yml")
+        raise AppFileError(f"{path} is a folder", remedy=f"name the file in it: {Path(path, inside)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AppFileError(f"{path} cannot be read: {reason.lower()}", remedy=f"ls -l {path}") from None
@@ -182,7 +207,8 @@ def _text(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"{path} is not a text in UTF-8\n  --> {path}:{line}:1"
-        raise AppFileError(message, remedy=f"iconv -f latin1 -t utf-8 {path} > new.yml") from None
+        kind = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        raise AppFileError(message, remedy=f"iconv -f {kind} -t utf-8 {path} > new.yml") from None
 
 
 def _modern(root: Node) -> Node | None:
@@ -201,25 +227,32 @@ def _modern(root: Node) -> Node | None:
 def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profiles: set[str]) -> AppFile:
     values = files.values
     top = Section(values, root, "file", "", "the file")
-    app = name or top.text("name")
-    if not name and app and not LABEL.fullmatch(app):
+    app = name or values.variables.get("COMPOSE_PROJECT_NAME") or top.text("name")
+    if not LABEL.fullmatch(app or "app"):
+        if app == values.variables.get("COMPOSE_PROJECT_NAME"):
+            message = f"COMPOSE_PROJECT_NAME={shorten(app)}: is no DNS label"
+            raise UsageError(message, remedy=f"export COMPOSE_PROJECT_NAME={as_label(app)}")
         place = top.entries["name"].node.place
         values.refuse("E0104", f'the app name "{shorten(app)}" is no DNS label', place, label_remedy(app))
     stem = "app" if files.first == "-" else Path(files.first).stem
-    app = app or as_label(files.folder.name if re.fullmatch(r"(docker-)?compose", stem) else stem)
+    app = app or as_label(files.folder.name if re.fullmatch(r"(docker-)?compose(\..+)?", stem) else stem)
     folder_of = FolderOf(files.folders)
     declared = _volumes(top)
     places = Places(values, declared, _file_sources(top, folder_of), folder_of, implicit=files.version_1)
     reader = ServiceReader(values, app, places, folder_of, images)
     services = _services(top, files)
-    awake, asleep = _by_profile(services, values, profiles)
+    awake, asleep, known = _by_profile(services, values, profiles)
     keys = {one: Section(values, entry.node, "service", f"services.{one}", f"service {shorten(one)}")
             for one, entry in awake.items()}  # fmt: skip
     needs = {one: read_needs(one, section) for one, section in keys.items()}
     jobs = {other for own in needs.values() for other in own.to_complete()}
     specs = {one: reader.read(one, entry, keys[one], job=one in jobs) for one, entry in awake.items()}
     specs = connect(values, specs, needs, asleep)
-    return AppFile(app, AppSpec(specs, tuple(sorted(places.declared))), values.report)
+    for key, names in reader.unsaid.items() if "services" in top.entries else ():
+        why = f"{shorten(', '.join(names))}: {UNSAID[key]}"
+        if names:
+            values.report.note(f"services.*.{key}", Verdict.DEFAULT, why, top.entries["services"].place)
+    return AppFile(app, AppSpec(specs, tuple(sorted(places.declared))), values.report, known)
 
 
 def _services(top: Section, files: _Files) -> dict[str, Entry]:
@@ -291,10 +324,10 @@ def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _File
 
 def _by_profile(
     services: Mapping[str, Entry], values: Values, profiles: set[str]
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The services that run, and those that do not with the profile that they want."""
+) -> tuple[dict[str, Entry], dict[str, str], tuple[str, ...]]:
+    """The services that run, those that do not with the profile that they want, and the names of all profiles."""
     wanted = profiles or set(filter(None, values.variables.get("COMPOSE_PROFILES", "").split(",")))
-    awake, asleep = {}, {}
+    awake, asleep, known = {}, {}, dict[str, None]()
     for name, entry in services.items():
         inner = entry.node.value.get("profiles") if isinstance(entry.node.value, dict) else None
         own = values.texts(inner.node, f"service {shorten(name)}: profiles") if inner else ()
@@ -304,11 +337,12 @@ def _by_profile(
             why = f"left out; it runs with --profile {own[0]}"
             values.report.note(f"services.{name}.profiles", Verdict.HONOURED, why, inner.place)
             asleep[name] = own[0]
+        known.update(dict.fromkeys(own))
     if asleep and not awake:
         name, profile = next(iter(asleep.items()))
         message = f"no service is left: all of them wait for a profile, {shorten(name)} for {shorten(profile)}"
         values.refuse("E0105", message, services[name].place, f"add --profile {shorten(profile)}")
-    return awake, asleep
+    return awake, asleep, tuple(known)
 
 
 def _volumes(top: Section) -> set[str]:

@@ -56,7 +56,7 @@ class Report:
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         padded = ["  ".join([*(row[n].ljust(widths[n]) for n in range(3)), row[3]]).rstrip() for row in rows]
         counts = Counter(row.verdict for row in self.rows.values())
-        return [*padded, ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in list(Verdict)[:3])]
+        return [*padded, ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in list(Verdict)[:4])]
 
     def to_plain(self) -> list[dict[str, Any]]:
         """For `--json`."""

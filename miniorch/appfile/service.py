@@ -14,14 +14,13 @@ from pathlib import Path
 from miniorch import model
 from miniorch.appfile import folder as build_folder
 from miniorch.appfile.keys import Verdict
+from miniorch.appfile.options import hinted, image, memory, options
 from miniorch.appfile.places import FolderOf, Places
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Section, Values, label_remedy
-from miniorch.appfile.variables import read_env_file
 from miniorch.appfile.yaml import Entry, Node, shorten
 from miniorch.model import (
     Build,
-    ContainerOptions,
     HealthCheck,
     Resources,
     Restart,
@@ -51,6 +50,7 @@ class ServiceReader:
         self.places = places
         self.folder_of = folder_of
         self.images = images
+        self.unsaid: dict[str, list[str]] = {"restart": [], "init": []}  # key -> services that have another default
 
     def read(self, name: str, entry: Entry, keys: Section, *, job: bool) -> ServiceSpec:
         """`job`: somebody waits for it to complete, so an end with exit code 0 is one."""
@@ -59,10 +59,11 @@ class ServiceReader:
             self.values.refuse("E0104", message, entry.place, label_remedy(name))
         deploy = keys.part("deploy", "deploy")
         reserved, limit, pids = self._resources(keys, deploy.part("resources", "resources"))
-        image, build = self._image(name, entry, keys)
-        mounts, memory = self.places.mounts(keys)
+        source, build = self._image(name, entry, keys)
+        self.unsaid["init"] += [] if keys.get("init") else [shorten(name)]
+        mounts, tmpfs = self.places.mounts(keys)
         task = TaskSpec(
-            image=image,
+            image=source,
             build=build,
             entrypoint=self._arguments(keys, "entrypoint"),
             command=self._arguments(keys, "command"),
@@ -72,7 +73,7 @@ class ServiceReader:
             reserved=reserved,
             limit=limit,
             stop_grace_seconds=keys.seconds("stop_grace_period", 10.0),
-            options=self._options(keys, memory, pids),
+            options=options(keys, tmpfs, pids),
         )
         for item in keys.items("expose"):
             self.values.text(item, keys.named("expose"))
@@ -96,7 +97,7 @@ class ServiceReader:
             self.values.refuse("E0105", message, entry.place, "add image: nginx")
         elif keys.get("image") is None and "image" in keys.entries:
             self.values.text(keys.entries["image"].node, keys.named("image"))
-        return keys.text("image"), None
+        return image(keys), None
 
     def _build(self, keys: Section) -> Build:
         node = keys.get("build")
@@ -158,6 +159,8 @@ class ServiceReader:
         for name in [name for name in own if name.startswith(EXPRESSIONS)]:
             why = f"{name}={shorten(own.pop(name))}: a task goes to the node that has the fewest"
             keys.note("environment", Verdict.IGNORED, why, places.get(name))
+        for name, text in own.items():
+            hinted(keys, "environment", text, places.get(name))
         return {**found, **own}
 
     def _env_file(self, node: Node, keys: Section) -> dict[str, str]:
@@ -171,7 +174,7 @@ class ServiceReader:
         if name and required and not os.path.isfile(path):
             remedy = f"touch {shorten(name, 80)}"
             self.values.refuse("E0109", f"{what}: there is no file {shorten(name, 80)}", node.place, remedy)
-        return read_env_file(path) if name and os.path.isfile(path) else {}
+        return self.values.env_file(path, f"{node.place} names it") if name else {}
 
     def _healthcheck(self, keys: Section) -> HealthCheck | None:
         interval, timeout = keys.seconds("interval", 30.0), keys.seconds("timeout", 30.0)
@@ -209,50 +212,6 @@ class ServiceReader:
         self.values.refuse("E0104", message, node.place, f"test: {shorten(right, 200)}")
         return None
 
-    def _options(self, keys: Section, memory: Mapping[str, str], pids: int) -> ContainerOptions:
-        hosts = tuple(
-            re.sub(r"^([^:=]+)[=:]", r"\1:", f"{name}={value}" if value is not None else name)
-            for name, value, _ in self.values.raw_pairs(keys.get("extra_hosts"), keys.named("extra_hosts"))
-        )
-        return ContainerOptions(
-            user=keys.text("user"),
-            working_dir=keys.text("working_dir"),
-            hostname=keys.text("hostname"),
-            stop_signal=keys.text("stop_signal"),
-            tty=keys.flag("tty"),
-            stdin_open=keys.flag("stdin_open"),
-            read_only=keys.flag("read_only"),
-            init=keys.flag("init", True),
-            privileged=keys.flag("privileged"),
-            cap_add=keys.texts("cap_add"),
-            cap_drop=keys.texts("cap_drop"),
-            security_opt=keys.texts("security_opt"),
-            group_add=keys.texts("group_add"),
-            devices=keys.texts("devices"),
-            extra_hosts=hosts,
-            tmpfs=memory,
-            sysctls=keys.pairs("sysctls"),
-            ulimits=self._ulimits(keys),
-            labels=keys.pairs("labels"),
-            shm_size_bytes=keys.size("shm_size"),
-            pids_limit=keys.whole("pids_limit", 0, -1, 1 << 22, 100) or pids,
-        )
-
-    def _ulimits(self, keys: Section) -> dict[str, str]:
-        """`nofile: 1024` or `nofile: {soft: 1024, hard: 2048}` as "soft:hard"."""
-        found, what = {}, keys.named("ulimits")
-        for name, entry in self.values.mapping(keys.get("ulimits"), what).items():
-            inner = f"{what} {shorten(name)}"
-            if isinstance(entry.node.value, dict):
-                both = [entry.node.value[word].node for word in ("soft", "hard") if word in entry.node.value]
-                if len(both) != 2 or len(entry.node.value) != 2:
-                    self.values.wrong(inner, "soft and hard", entry.node, f"{name}: {{soft: 1024, hard: 2048}}")
-                    continue
-            else:
-                both = [entry.node, entry.node]
-            found[name] = ":".join(str(self.values.whole(node, inner, -1, 1 << 53, 1024)) for node in both)
-        return found
-
     # --- how often, and what follows when it ends --------------------------------------------------------------------
 
     def _replicas(self, keys: Section, deploy: Section) -> int:
@@ -268,19 +227,23 @@ class ServiceReader:
         reservations = part.part("reservations", "reservations")
         limits = part.part("limits", "limits")
         reserved = Resources(reservations.cpus("cpus"), reservations.size("memory") or keys.size("mem_reservation"))
-        limit = Resources(limits.cpus("cpus") or keys.cpus("cpus"), limits.size("memory") or keys.size("mem_limit"))
+        limit = Resources(
+            limits.cpus("cpus") or keys.cpus("cpus"), memory(limits, "memory") or memory(keys, "mem_limit")
+        )
         return reserved, limit, limits.whole("pids", 0, -1, 1 << 22, 100)
 
     def _restart(self, keys: Section, deploy: Section, job: bool) -> RestartPolicy:
         """`deploy.restart_policy`, else `restart`, else as Swarm has it: always. A job that ended well stays ended."""
         part = deploy.part("restart_policy", "restart_policy")
+        once = deploy.text("mode").endswith("-job")
+        ends, words = job or once, ("on-failure", "none", "any")[: 2 if once else 3]
         if part.entries:
-            word = part.choice("condition", ("none", "on-failure", "any"), "any")
+            word = part.choice("condition", words, "on-failure" if ends else "any")
             attempts = part.whole("max_attempts", 0, 0, 1 << 16, 3)
             return RestartPolicy(POLICIES[word], attempts, part.seconds("delay"))
-        ends = job or deploy.text("mode").endswith("-job")
         node = keys.get("restart")
         if node is None:
+            self.unsaid["restart"] += [] if ends else [keys.what.removeprefix("service ")]
             return RestartPolicy(Restart.ON_FAILURE if ends else Restart.ANY)
         word, _, times = self.values.text(node, keys.named("restart")).partition(":")
         if node.value is False:  # `no` without quotes, where somebody reads YAML 1.1
@@ -291,7 +254,9 @@ class ServiceReader:
             wanted = "no, always, unless-stopped, on-failure or on-failure:3"
             self.values.wrong(keys.named("restart"), wanted, node, "restart: always")
             return RestartPolicy()
-        if word == "unless-stopped":
+        if once and POLICIES[word] is Restart.ANY:
+            self.values.wrong(keys.named("restart"), "no or on-failure, as this is a job", node, "restart: on-failure")
+        elif word == "unless-stopped":
             keys.note("restart", Verdict.APPROXIMATED, "as always: what is stopped with rm or scale stays so anyway")
         return RestartPolicy(POLICIES[word], int(times or 0))
 

@@ -15,22 +15,34 @@ This page is made from the table that the reader itself uses: `python -m miniorc
 - **approximated**: it has an effect, and not quite that one; the table says how.
 - **ignored**: the app runs without it; the table says why. `--strict` refuses a file with such a key.
 
+`plan --report` has also **default**: what holds because the file says nothing, and would be otherwise in Compose.
+
 A key that is not in the table is an error, with the nearest known one; keys that begin with `x-` are yours. `run` and
 `plan` say in one line what is not honoured, `miniorch plan --report` gives every key with its place, `miniorch config`
 prints the file as it was understood, and `miniorch explain E0102` teaches the code of an error.
 
 Files of version 1 (services at the top), 2 and 3 and of today's specification are read, several at once (`-f`), with
-`include`, `extends`, profiles, anchors, merge keys, `!reset` and `!override`.
+`include`, `extends`, profiles, anchors, merge keys, `!reset` and `!override`; so are `COMPOSE_FILE`,
+`COMPOSE_PROJECT_NAME` and `COMPOSE_PROFILES`, where no option says otherwise.
 
 ## On purpose not as Compose has it
 
 - A variable that nobody has set is an error, and not the empty text: write `${NAME:-default}`.
-- Without a key `restart` a task that ends gets a successor, as in Swarm mode. A service that others wait for to
-  complete (`service_completed_successfully`), and one that is named in `volumes_from`, is a job and may end well.
-- Values follow YAML 1.2: `yes`, `on` and `022` are texts, `22:22` is no number.
+- Without a key `restart` a task that ends gets a successor, as in Swarm mode: what runs once needs `restart: "no"`.
+  A service that others wait for to complete (`service_completed_successfully`), and one that is named in
+  `volumes_from`, is a job and may end well.
+- Without a key `init` a container has an init process, as with `init: true`.
+- Values follow YAML 1.2: `yes`, `on` and `022` are texts, `22:22` is no number. Where true or false is wanted, `yes`,
+  `on`, `no` and `off` will do.
+- A line of a file of variables (`.env`, `env_file`) that sets none is an error.
+- A dependency on `service_healthy` without a `healthcheck` is met as soon as the service runs: a check that the image
+  has is not used.
 - An app has one network, and every name in it means one thing. An alias is known to the whole app.
 - A port is published on every node, on all addresses or on 127.0.0.1; one on another address is refused.
-- A path below `volumes` is mounted from the node where the task runs, and must be there.
+- A path below `volumes` is mounted from the node where the task runs, and must be there: no empty folder is made. One
+  that starts from the file's folder must be there when the file is read.
+- Of Swarm's templates, `{{.Service.Name}}`, `{{.Service.ID}}`, `{{.Task.Name}}`, `{{.Task.ID}}`, `{{.Task.Slot}}`,
+  `{{.Node.Hostname}}` and `{{.Node.ID}}` are filled in, in `environment` and `hostname`.
 - A volume without a name gets one, so that its data outlives the task.
 - Of classic Swarm, `constraint:` and `affinity:` in the environment are taken out of it, reported, and ignored.
 """

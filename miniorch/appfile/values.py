@@ -8,13 +8,15 @@ Next file: `miniorch/appfile/service.py`.
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.problems import Place, Problem
 from miniorch.appfile.report import Report
-from miniorch.appfile.variables import BadVariable, substitute
+from miniorch.appfile.variables import BadVariable, read_env_file, substitute
 from miniorch.appfile.yaml import Entry, Node, Refused, shorten
 
 MAX_VALUES = 200_000  # `extends` and aliases make large files out of small ones
@@ -25,7 +27,16 @@ _HOMES = {
     "deploy": "deploy: {%s}", "limits": "deploy: {resources: {limits: {%s}}}", "healthcheck": "healthcheck: {%s}",
     "build": "build: {%s}",
 }  # fmt: skip
-_EXAMPLES = {"image": "nginx", "context": "./folder", "test": "exit 0", "service": "web: {image: nginx}"}
+_EXAMPLES = {
+    "image": "nginx", "context": "./folder", "test": "exit 0", "service": "web: {image: nginx}",
+    "condition": "service_healthy",
+}  # fmt: skip
+# Words of one key that stand behind another, and the word for it there.
+_SYNONYMS = {
+    "always": "any", "unless-stopped": "any", "no": "none", "never": "none", "healthy": "service_healthy",
+    "started": "service_started", "completed": "service_completed_successfully",
+}  # fmt: skip
+_YES, _NO = ("true", "yes", "on", "y"), ("false", "no", "off", "n")  # Compose takes them all
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _UNIT_BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|us|ns|h|m|s)")
@@ -58,11 +69,21 @@ class Values:
             message = f"the file comes to more than {MAX_VALUES} values"
             raise Refused(Problem("E0103", message, place, "split it into several apps"))
 
+    def env_file(self, path: Path, note: str = "") -> dict[str, str]:
+        """What a file of variables sets. Its lines are not shown, as they may hold passwords."""
+        try:
+            return read_env_file(path, self.variables)
+        except BadVariable as error:
+            self.refuse("E0108", error.message, Place(error.line, 1, 1, from_here(path)), error.remedy, note=note)
+            return {}
+
     def mapping(self, node: Node | None, what: str, remedy: str = "NAME: {}") -> dict[str, Entry]:
         """The entries of a mapping. None, or nothing behind the key, is empty."""
         if node is None or node.value is None:
             return {}
         if not isinstance(node.value, dict):
+            if isinstance(node.value, str) and (stuck := re.fullmatch(r"([a-z_]+):([^\s/]+)", node.text)):
+                remedy = f"write a space behind the colon: {stuck[1]}: {stuck[2]}"
             self.wrong(what, "a mapping", node, remedy)
             return {}
         self.count(node.place, len(node.value))
@@ -135,10 +156,10 @@ class Values:
 
     def flag(self, node: Node, what: str) -> bool:
         text = None if isinstance(node.value, list | dict | None) else self.replaced(node)
-        if text is None or text.lower() not in ("true", "false"):
-            self.wrong(what, "true or false", node, f"{_last_word(what)}: true")
+        if text is None or text.lower() not in (*_YES, *_NO):
+            self.wrong(what, "true or false", node, f"{_last_word(what)}: {'true' if text == '1' else 'false'}")
             return False
-        return text.lower() == "true"
+        return text.lower() in _YES
 
     def texts(self, node: Node | None, what: str) -> tuple[str, ...]:
         """A list of texts; a single text counts as a list of one."""
@@ -202,7 +223,15 @@ class Values:
             return
         if isinstance(node.value, list):
             for item in self.items(node, what):
+                if isinstance(item.value, dict):
+                    name, entry = next(iter(item.value.items()), ("NAME", None))
+                    value = entry.node.text if entry else ""
+                    self.wrong(what, "NAME=value", item, f"write {shorten(name)}={shorten(value) or 'value'}")
+                    continue
                 name, equals, value = self.text(item, what).partition("=")
+                if equals and name != name.rstrip():
+                    right = f"write {shorten(name)}={shorten(value)}"
+                    self.wrong(what, "NAME=value without a blank before the =", item, right)
                 yield name, value if equals else None, item.place
         elif isinstance(node.value, dict):
             for name, entry in self.mapping(node, what).items():
@@ -223,6 +252,8 @@ class Section:
         self.what = what
         self.entries: dict[str, Entry] = {}
         self._problems = len(values.problems)
+        if node is None:  # most of what a service may say most services do not say
+            return
         known = PARTS[part]
         example = "services: {web: {image: nginx}}"
         if part != "file":
@@ -258,17 +289,20 @@ class Section:
         return Section(self.values, self.get(key), part, f"{self.path}.{key}", self.named(key))
 
     def items(self, key: str) -> list[Node]:
-        return self.values.items(self.get(key), self.named(key))
+        node = self.get(key)
+        return [] if node is None else self.values.items(node, self.named(key))
 
     def text(self, key: str, default: str = "") -> str:
         node = self.get(key)
         return default if node is None else self.values.text(node, self.named(key))
 
     def texts(self, key: str) -> tuple[str, ...]:
-        return self.values.texts(self.get(key), self.named(key))
+        node = self.get(key)
+        return () if node is None else self.values.texts(node, self.named(key))
 
     def pairs(self, key: str) -> dict[str, str]:
-        return self.values.pairs(self.get(key), self.named(key))
+        node = self.get(key)
+        return {} if node is None else self.values.pairs(node, self.named(key))
 
     def flag(self, key: str, default: bool = False) -> bool:
         node = self.get(key)
@@ -296,7 +330,7 @@ class Section:
         text = default if node is None else self.values.text(node, self.named(key))
         if node is not None and text and text not in choices:
             message = f'{self.named(key)} wants {" or ".join(choices)}, got "{shorten(text)}"'
-            near = _near(text, choices, 0.5)
+            near = [word] if (word := _SYNONYMS.get(text.lower())) in choices else _near(text, choices, 0.5)
             self.values.refuse("E0104", message, node.place, f"{key}: {(near or list(choices))[0]}")
         return text if text in choices else default
 
@@ -305,6 +339,11 @@ def _as_list(what: str, node: Node) -> str:
     """The remedy for a value that should be a list."""
     one = "{...}" if isinstance(node.value, dict) else node.text if ":" not in node.text else f'"{node.text}"'
     return f"{_last_word(what)}: [{shorten(one)}]"
+
+
+def from_here(path: str | Path) -> str:
+    """A path as one would type it in this folder."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 def as_label(text: str) -> str:

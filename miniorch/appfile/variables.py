@@ -1,11 +1,15 @@
-"""`${NAME:-default}`: values from the environment, and from a file `.env` beside the app file.
+"""`${NAME:-default}`: values from the environment, from `.env` beside the app file, and from `env_file`.
 
 The rules are Compose's: `$NAME`, `${NAME}`, `${NAME:-if unset or empty}`, `${NAME-if unset}`, `${NAME:?message}` and
 `${NAME?message}` (refuse), `${NAME:+if set}` and `${NAME+if set}`, `$$` for a dollar; what stands behind the operator
 may hold variables again. The environment wins over the file. Where we differ: a variable that nobody has set is an
 error and not the empty text, because an empty image or port is only found out later.
+
+A file of variables has lines `NAME=value`, comments, and lines of a NAME alone, whose value is the environment's. Any
+other line is an error, too: that a program runs without its password is found out just as late.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +18,21 @@ from miniorch.errors import AppFileError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r":?[-?+]")
-_LINE = re.compile(rf"\s*(?:export\s+)?({_NAME.pattern})\s*=\s*(.*?)\s*")
+_ENTRY = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*([=:]?)")
+_QUOTED = re.compile(r"""[ \t]*(?:'([^'\\]*(?:\\.[^'\\]*)*)'|"([^"\\]*(?:\\.[^"\\]*)*)")""", re.DOTALL)
+_REST = re.compile(r"[ \t]*(?:#.*)?(?:\n|\Z)")
+_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\"": '"', r"\\": "\\", r"\$": "$$"}
 MAX_DEPTH = 16
 
 
 class BadVariable(Exception):
-    """A `$` that cannot be replaced: message and remedy."""
+    """A `$` that cannot be replaced, or a line (from 1) that sets no variable: message and remedy."""
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str, line: int = 0) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        self.line = line
 
 
 def substitute(text: str, variables: Mapping[str, str], depth: int = 0) -> str:
@@ -89,21 +97,61 @@ def _unreadable(text: str) -> BadVariable:
     return BadVariable(f'"{text[:12]}" is no variable that is read here', f"write ${text[:12]}")
 
 
-def read_env_file(path: Path) -> dict[str, str]:
-    """NAME=value per line; `#` begins a comment, quotes around a value are taken off. No file: nothing.
+def read_env_file(path: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """What a file sets; its values may name `variables`, and what the lines above set. No file: nothing.
 
-    Raises `AppFileError` for a file that may not be read.
+    Raises `BadVariable` with a line, `AppFileError` for a file that may not be read.
     """
+    if not os.path.isfile(path):  # some keep a Python environment in .env
+        return {}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
     except OSError as error:
         raise AppFileError(f"{path} cannot be read: {error.strerror}", remedy=f"chmod a+r {path}") from None
-    return {match[1]: _unquote(match[2]) for line in text.splitlines() if (match := _LINE.fullmatch(line))}
+    found: dict[str, str] = {}
+    known, at = dict(variables), 0
+    while at < len(text):
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        line = text[at:end].strip()
+        if line and not line.startswith("#"):
+            try:
+                name, value, end = _entry(text, at, end, known)
+            except BadVariable as error:
+                raise BadVariable(error.message, error.remedy, text.count("\n", 0, at) + 1) from None
+            if value is not None:
+                found[name] = value
+                known.setdefault(name, value)
+        at = end + 1
+    return found
 
 
-def _unquote(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return re.split(r"\s#", value, maxsplit=1)[0].rstrip()
+def _entry(text: str, at: int, end: int, known: Mapping[str, str]) -> tuple[str, str | None, int]:
+    """The variable that is set at `at`, in a line up to `end`, and where its value ends, which may be lines later.
+
+    Messages show no value: such files hold passwords.
+    """
+    entry = _ENTRY.match(text, at, end)
+    if entry is None:
+        raise BadVariable("this line sets no variable", "write NAME=value")
+    name, plain = entry[1], text[entry.end() : end]
+    if not entry[2]:
+        if _REST.match(text, entry.end()):
+            return name, known.get(name), end
+        raise BadVariable(f"something other than = stands behind {name}", f"write {name}=value")
+    if plain.lstrip()[:1] not in ("'", '"'):
+        value = re.split(r"\s#", plain, maxsplit=1)[0].strip()
+    else:
+        quoted = _QUOTED.match(text, entry.end())
+        rest = _REST.match(text, quoted.end()) if quoted else None
+        if quoted is None or rest is None:
+            what = "something stands behind the closing quotation mark" if quoted else "a quotation mark is not closed"
+            raise BadVariable(f"{name}: {what}", f"write {name}={plain.strip()[0]}...{plain.strip()[0]}")
+        end = rest.end() - rest[0].endswith("\n")
+        if quoted[2] is None:
+            return name, quoted[1].replace(r"\'", "'"), end
+        value = re.sub(r"\\.", lambda one: _ESCAPES.get(one[0], one[0]), quoted[2])
+    try:
+        return name, substitute(value, known), end
+    except BadVariable as error:
+        raise BadVariable(f"{name}: {error.message}", f"write {name}='...': single quotes keep a $") from None

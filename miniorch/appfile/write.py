@@ -83,10 +83,10 @@ def _policy(policy: RestartPolicy) -> dict[str, Any]:
 
 
 def _options(options: ContainerOptions) -> dict[str, Any]:
-    """Those that are not as they are anyway; their names are Compose's."""
+    """Those that are not as they are anyway, and `init`, which is otherwise in Compose; their names are Compose's."""
     plain = ContainerOptions()
     found = {one.name: getattr(options, one.name) for one in fields(options)}
-    found = {name: value for name, value in found.items() if value != getattr(plain, name)}
+    found = {name: value for name, value in found.items() if value != getattr(plain, name) or name == "init"}
     if "shm_size_bytes" in found:
         found["shm_size"] = found.pop("shm_size_bytes")
     if "tmpfs" in found:

@@ -122,7 +122,9 @@ def parse(text: str, file: str = "") -> tuple[Node, list[Problem]]:
         loader = _Loader(text)
         try:
             if not loader.check_node():
-                raise Refused(Problem("E0100", "the file is empty", remedy="services: {web: {image: nginx}}"))
+                raise Refused(
+                    Problem("E0100", "the file is empty", Place(0, 0, 1, file), "services: {web: {image: nginx}}")
+                )
             root = loader.get_node()
             if loader.check_node():
                 raise Refused(
@@ -176,6 +178,13 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     words, before, at = f"{error.context}: {error.problem}", lines[place.line - 1][: place.column - 1], place.column - 1
     if "values are not allowed" in words and ":" not in before:
         words = "expected key"  # said of a line that is indented too far, too
+    for number in (
+        (place.line, place.line - 1) if words.startswith(("expected key", "while scanning a simple key")) else ()
+    ):
+        if stuck := re.match(r"( *(?:- )?)([a-z_]+):([^\s/:]+)$", lines[number - 1] if number else ""):
+            right = f"write {stuck[2]}: {shorten(stuck[3])}"
+            colon = Place(number, stuck.end(2) + 1, 1, file)
+            return Problem("E0103", "not YAML: a blank is missing behind a colon", colon, right)
     what, remedy = next(
         (one[1:] for one in _SYNTAX if one[0] in words),
         (str(error.problem), "put texts with special characters in quotes"),
@@ -215,8 +224,10 @@ class _Tree:
             raise self._refused(node, "an alias contains itself", "write the value out: {image: x}")
         place = _place(node, self._file)
         tag = node.tag if node.tag in (RESET, OVERRIDE) else ""
+        if tag == RESET:  # nothing, whatever it stands before, and also where nothing is below it
+            return Node(None, place, "", tag)
         if isinstance(node, yaml.ScalarNode):
-            return Node(None if tag else self._scalar(node), place, node.value, tag)
+            return Node(node.value or None if tag else self._scalar(node), place, node.value, tag)
         if not tag and not node.tag.startswith(_TAG):
             self._own_tag(node)
         if isinstance(node, yaml.SequenceNode):

@@ -139,14 +139,16 @@ def test_container_carries_names_that_teach() -> None:
 
 def test_container_takes_the_options_of_the_app_file_but_its_labels_are_ours() -> None:
     node = Node("node1", SUBNET, "10.200.3.1", Resources())
-    options = ContainerOptions(hostname="me", labels={"a": "b", "miniorch.task": "stolen"}, user="1000")
+    options = ContainerOptions(hostname="me-{{.Task.Slot}}", labels={"a": "b", "miniorch.task": "stolen"}, user="1000")
     mounts = (Mount("", "/etc/app.conf", True, host_path="/srv/app.conf"),)
-    task = replace(TASK, spec=replace(TASK.spec, options=options, mounts=mounts))
+    environment = {"A": "b", "B": "{{ .Service.Name }}@{{.Node.Hostname}} {{.Task.Name}} {{.Other}}"}
+    task = replace(TASK, spec=replace(TASK.spec, options=options, mounts=mounts, environment=environment))
     found = {"A": "hidden", "DB_SERVICE_HOST": "10.201.0.2"}
     spec = container_spec(task, node, "sha256:1", "10.200.3.2", {}, "/t/resolv.conf", found)
-    assert (spec.hostname, spec.options) == ("me", options)
+    assert (spec.hostname, spec.options) == ("me-1", options)
     assert (spec.labels["a"], spec.labels["miniorch.task"]) == ("b", "k3m9x2ab")
     assert spec.binds["/etc/app.conf"] == ("/srv/app.conf", True)
+    assert spec.environment["B"] == "web@node1 dockchat-web.1-k3m9x2ab {{.Other}}"
     assert (spec.environment["A"], spec.environment["DB_SERVICE_HOST"]) == ("b", "10.201.0.2")
 
 

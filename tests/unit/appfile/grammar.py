@@ -29,7 +29,7 @@ def files(folder: Path) -> None:
     (folder / "here").mkdir()
     (folder / "here" / "Dockerfile").write_text("FROM scratch\n")
     (folder / "here.env").write_text("A=1\nB='two words'\n")
-    (folder / "base.yml").write_text("services: {base: {image: base, environment: {BASE: 1}, cap_add: [A]}}\n")
+    (folder / "base.yml").write_text("services: {base: {image: base, environment: {BASE: 1}, cap_add: [KILL]}}\n")
 
 
 def one(*values: Any) -> SearchStrategy[Any]:
@@ -38,10 +38,12 @@ def one(*values: Any) -> SearchStrategy[Any]:
 
 texts, flags, numbers = one("x", "a b", "ü", "${SET}", "a$$b", "1.10"), one(True, False, "true"), st.integers(1, 9)
 words = st.lists(texts, max_size=2)
+images = one("x", "${SET}", "Registry:5000/a/b_c", "a__b:1.10", "x@sha256:" + "0a" * 32)
+capabilities = st.lists(one("ALL", "net_admin", "CAP_KILL"), max_size=2)
 pairs = st.one_of(
     st.dictionaries(one("A", "B", "c.d"), texts, max_size=3), one(["A=1", "B=x=y"], ["A=", "SET"], {}, None)
 )
-durations, sizes = one("5s", "1m30s", "1.5h", "10ms", "0s"), one("64m", "1.5gb", 1024, "512K", "2GiB")
+durations, sizes = one("5s", "1m30s", "1.5h", "10ms", "0s"), one("64m", "1.5gb", 7340032, "51200K", "2GiB")
 ports = st.one_of(
     st.builds("{}{}:{}{}".format, one("", "127.0.0.1:", "[::1]:", "0.0.0.0:"), st.integers(8000, 8999), numbers,
               one("", "/tcp", "/udp")),
@@ -55,8 +57,10 @@ mounts = one(
 )  # fmt: skip
 ulimits = one({"nofile": 1024}, {"core": {"soft": 0, "hard": -1}})
 amounts = st.fixed_dictionaries({}, optional={"cpus": one("0.5", 2, ".25"), "memory": sizes})
+jobs = one({"mode": "replicated-job", "restart_policy": {"max_attempts": 3}})
+signals = one("SIGINT", "term", 9, "${SIGNAL:-SIGRTMIN+3}")
 VALID: dict[str, SearchStrategy[Any]] = {
-    "image": texts, "build": one("./here", {"context": "here", "args": {"A": "1"}, "target": "t"}),
+    "image": images, "build": one("./here", {"context": "here", "args": {"A": "1"}, "target": "t"}),
     "command": st.one_of(words, one("run 'a b'", None)), "entrypoint": st.one_of(words, one("sh -c x", [])),
     "environment": pairs, "env_file": one("here.env", ["here.env", {"path": "none.env", "required": False}]),
     "ports": st.lists(ports, max_size=2, unique_by=str), "expose": one([80, "90"]),
@@ -65,16 +69,18 @@ VALID: dict[str, SearchStrategy[Any]] = {
         {"test": one(["CMD", "a"], ["CMD-SHELL", "a $$b"], "exit 0", ["NONE"])},
         optional={"interval": one("5s", "1m30s"), "timeout": one("1s"), "retries": numbers, "start_period": durations},
     ),
-    "deploy": st.fixed_dictionaries({}, optional={
-        "replicas": st.integers(0, 9), "mode": one("replicated", "global", "replicated-job"),
+    "deploy": jobs | st.fixed_dictionaries({}, optional={
+        "replicas": st.integers(0, 9), "mode": one("replicated", "global"),
         "resources": st.fixed_dictionaries({}, optional={"limits": amounts, "reservations": amounts}),
         "restart_policy": st.fixed_dictionaries({}, optional={
             "condition": one("any", "none", "on-failure"), "max_attempts": numbers, "delay": durations}),
     }),
     "scale": numbers, "restart": one("always", "no", "unless-stopped", "on-failure", "on-failure:3"),
-    "stop_grace_period": durations, "stop_signal": texts, "profiles": one(["dev"], []), "user": texts, "labels": pairs,
-    "working_dir": texts, "hostname": texts, "tty": flags, "stdin_open": flags, "read_only": flags, "init": flags,
-    "privileged": flags, "cap_add": words, "cap_drop": words, "security_opt": words, "group_add": words,
+    "stop_grace_period": durations, "stop_signal": signals,
+    "profiles": one(["dev"], []), "user": texts, "labels": pairs,
+    "working_dir": one("/", "/srv/a b", "${NONE:-/x}"), "hostname": texts,
+    "tty": flags, "stdin_open": flags, "read_only": flags, "init": flags,
+    "privileged": flags, "cap_add": capabilities, "cap_drop": capabilities, "security_opt": words, "group_add": words,
     "devices": words, "extra_hosts": one(["a:10.0.0.1"], {"b": "::1"}), "sysctls": pairs, "ulimits": ulimits,
     "shm_size": sizes, "pids_limit": numbers, "cpus": one(0.5, "2"), "mem_limit": sizes, "mem_reservation": sizes,
     "networks": one(["front"], {"front": None, "back": {"aliases": ["also"]}}),
@@ -97,7 +103,7 @@ def service(index: int) -> SearchStrategy[dict[str, Any]]:
     } if earlier else {}  # fmt: skip
     known = {**VALID, **needs}
     return st.lists(one(*known), max_size=5, unique=True).flatmap(
-        lambda keys: st.fixed_dictionaries({"image": texts, **{key: known[key] for key in keys}})
+        lambda keys: st.fixed_dictionaries({"image": images, **{key: known[key] for key in keys}})
     )
 
 

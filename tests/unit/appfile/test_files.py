@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from miniorch.appfile.read import AppFile, read_app_files
-from miniorch.errors import AppFileError
+from miniorch.errors import AppFileError, UsageError
 from miniorch.model import Condition, Mount, Port, ServiceSpec
+
+
+def folders(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
 
 
 def read(folder: Path, **texts: str) -> AppFile:
@@ -57,7 +62,7 @@ def bind(text: str) -> Mount:
         ("command: [a, b]", "command: [c]", {"command": ("c",)}),
         ("command: a b", "command: !reset null", {"command": None}),
         ("entrypoint: a", "entrypoint: [b]", {"entrypoint": ("b",)}),
-        ("cap_add: [A, B]", "cap_add: [B, C]", {"options.cap_add": ("A", "B", "C")}),
+        ("cap_add: [KILL, BPF]", "cap_add: [BPF, CHOWN]", {"options.cap_add": ("KILL", "BPF", "CHOWN")}),
         ("labels: [a=1]", "labels: {b: 2}", {"options.labels": {"a": "1", "b": "2"}}),
         ("extra_hosts: ['a:1.1.1.1']", "extra_hosts: {a: 2.2.2.2}", {"options.extra_hosts": ("a:2.2.2.2",)}),
         ("volumes: ['/x:/a', '/y:/b']", "volumes: ['/z:/b']", {"mounts": (bind("/x:/a"), bind("/z:/b"))}),
@@ -90,7 +95,7 @@ def test_dependencies_of_both_files_and_both_forms_are_one_set(tmp_path: Path) -
 
 
 def test_paths_start_at_the_first_file_and_in_included_files_at_their_own(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
+    folders(tmp_path, "a", "b", "sub/c")
     (tmp_path / "sub" / "e.env").write_text("E=1\n")
     app = read(
         tmp_path,
@@ -119,6 +124,7 @@ def test_what_is_included_lies_below_and_may_include_again(tmp_path: Path) -> No
 
 
 def test_extends_lies_below_from_this_file_or_another_through_several_steps(tmp_path: Path) -> None:
+    folders(tmp_path, "sub/v")
     app = read(
         tmp_path,
         a="services:\n"
@@ -144,6 +150,37 @@ def test_what_is_taken_away_above_is_gone_from_what_was_extended_below(tmp_path:
     assert (api.ports, api.task.environment) == ((Port(81, 81),), {"B": "2"})
 
 
+def test_what_is_taken_away_in_the_only_file_is_gone_as_well(tmp_path: Path) -> None:
+    web = read(
+        tmp_path, a="services: {web: {image: x, ports: !reset ['80:80'], user: !override u, tty: !reset true}}\n"
+    )
+    task = web.spec.services["web"].task
+    assert (web.spec.services["web"].ports, task.options.user, task.options.tty) == ((), "u", False)
+
+
+def test_the_environment_names_files_app_and_profiles_when_no_option_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yml").write_text("name: a\nservices: {web: {image: x}, more: {image: x, profiles: [more]}}\n")
+    Path("b.yml").write_text("services: {web: {user: b}}\n")
+    Path(".env").write_text("COMPOSE_FILE=a.yml:b.yml\nCOMPOSE_PROJECT_NAME=shop\nCOMPOSE_PROFILES=more\n")
+    app = read_app_files([], {})
+    assert (app.name, list(app.spec.services)) == ("shop", ["web", "more"])
+    assert app.spec.services["web"].task.options.user == "b"
+    app = read_app_files([], {"COMPOSE_FILE": "a.yml;b.yml", "COMPOSE_PATH_SEPARATOR": ";", "COMPOSE_PROJECT_NAME": ""})
+    assert (app.name, app.spec.services["web"].task.options.user) == ("a", "b")
+    app = read_app_files(["a.yml"], {"COMPOSE_PROFILES": ""}, name="mine")
+    assert (app.name, list(app.spec.services), app.spec.services["web"].task.options.user) == ("mine", ["web"], "")
+    with pytest.raises(UsageError, match="COMPOSE_PROJECT_NAME=My_Shop: is no DNS label"):
+        read_app_files([], {"COMPOSE_PROJECT_NAME": "My_Shop"})
+    with pytest.raises(AppFileError, match=r"COMPOSE_FILE names none\.yml, which is not there"):
+        read_app_files([], {"COMPOSE_FILE": "none.yml"})
+    Path(".env").write_text("COMPOSE_FILE a.yml\n")
+    with pytest.raises(AppFileError, match=r"something other than = stands behind COMPOSE_FILE\n  --> \.env:1:1$"):
+        read_app_files([], {})
+
+
 def test_files_of_version_1_and_of_today_are_laid_over_each_other(tmp_path: Path) -> None:
     app = read(tmp_path, a="web:\n  image: old\n  ports: ['80:80']\n", b="services: {web: {image: new}}\n")
     assert (app.spec.services["web"].task.image, app.spec.services["web"].ports) == ("new", (Port(80, 80),))
@@ -151,6 +188,7 @@ def test_files_of_version_1_and_of_today_are_laid_over_each_other(tmp_path: Path
 
 def test_standard_input_is_a_file_of_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    folders(tmp_path, "v")
     text = b"services: {web: {image: x, volumes: ['./v:/v']}}"
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
     app = read_app_files(["-"], {})
@@ -206,6 +244,7 @@ def test_what_made_up_files_have_found(tmp_path: Path, lines: str, wanted: str) 
 
 
 def test_the_usual_file_has_the_usual_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders(tmp_path, "x")
     (tmp_path / "compose.yml").write_text("services: {web: {image: below, user: a}}\n")
     (tmp_path / "compose.override.yml").write_text("services: {web: {image: above, volumes: ['./x:/y:ro,z']}}\n")
     monkeypatch.chdir(tmp_path)

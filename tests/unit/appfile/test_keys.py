@@ -36,11 +36,11 @@ SERVICE = {
     "working_dir": "working_dir: /x", "hostname": "hostname: h", "labels": "labels: {a: b}", "tty": "tty: true",
     "stdin_open": "stdin_open: true", "read_only": "read_only: true", "init": "init: false",
     "privileged": "privileged: true",
-    "cap_add": "cap_add: [A]", "cap_drop": "cap_drop: [A]", "security_opt": "security_opt: [a]",
+    "cap_add": "cap_add: [KILL]", "cap_drop": "cap_drop: [KILL]", "security_opt": "security_opt: [a]",
     "group_add": "group_add: [g]",
     "devices": "devices: [/dev/x]", "extra_hosts": "extra_hosts: ['a:1.1.1.1']", "sysctls": "sysctls: {a: 1}",
     "ulimits": "ulimits: {core: 1}", "shm_size": "shm_size: 1m", "pids_limit": "pids_limit: 5", "cpus": "cpus: 1",
-    "mem_limit": "mem_limit: 1m", "mem_reservation": "mem_reservation: 1m",
+    "mem_limit": "mem_limit: 8m", "mem_reservation": "mem_reservation: 1m",
     "dockerfile": "build: there\ndockerfile: Other",
 }  # fmt: skip
 PARTS_OF_SERVICE = {
@@ -51,7 +51,7 @@ PARTS_OF_SERVICE = {
         "start_period": "start_period: 9s", "disable": "disable: true"}),
     "deploy": ("deploy: {%s}", {
         "replicas": "replicas: 3", "mode": "mode: replicated-job", "endpoint_mode": "", "update_config": ""}),
-    "limits": ("deploy: {resources: {limits: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 1m", "pids": "pids: 3"}),
+    "limits": ("deploy: {resources: {limits: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 8m", "pids": "pids: 3"}),
     "reservations": ("deploy: {resources: {reservations: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 1m"}),
     "restart_policy": ("deploy: {restart_policy: {%s}}", {
         "condition": "condition: none", "max_attempts": "max_attempts: 3", "delay": "delay: 3s"}),

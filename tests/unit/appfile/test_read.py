@@ -92,6 +92,8 @@ def test_an_app_is_named_by_option_then_key_then_file(tmp_path: Path, monkeypatc
         read_app_files([], {})
     (folder / "docker-compose.yml").write_text(text)
     assert read_app_files([], {}).name == "the-folder"
+    (folder / "docker-compose.prod.yml").write_text(text)
+    assert read_app_files(["docker-compose.prod.yml"], {}).name == "the-folder"
 
 
 def test_an_image_option_replaces_image_and_build_and_its_variables(tmp_path: Path) -> None:
@@ -117,6 +119,77 @@ def test_env_files_come_below_environment_and_later_ones_above(tmp_path: Path) -
     lines = "env_file: [a.env, {path: b.env}, {path: none.env, required: false}]\nenvironment: {C: own}"
     assert web(tmp_path, lines).environment == {"A": "a", "B": "b", "C": "own"}
     assert web(tmp_path, "env_file: a.env").environment["B"] == "a b"
+
+
+def test_lines_of_a_file_of_variables(tmp_path: Path) -> None:
+    path = tmp_path / "a.env"
+    for text, wanted in (
+        ("A=1\r\nexport B = 2 # c\nC: 3\nD.x-y=\nE= # c\nF=a#b\nG=a = b",
+         {"A": "1", "B": "2", "C": "3", "D.x-y": "", "E": "", "F": "a#b", "G": "a = b"}),
+        ("SET\nNONE\n  # c\n\nexport OTHER # c\n", {"SET": "1", "OTHER": "o"}),
+        ("A='a b' # c\nB=\"a # b\"#c\nC='it\\'s $SET'\nD={\"a\": 'b'}",
+         {"A": "a b", "B": "a # b", "C": "it's $SET", "D": "{\"a\": 'b'}"}),
+        ("A=\"1\n2 \\\"x\\\"\\n$SET \\$SET\" # c\nB='1\n2'\nC=c",
+         {"A": '1\n2 "x"\n1 $SET', "B": "1\n2", "C": "c"}),
+        ("SET=own\nA=${SET}-${NONE:-d}-$$\nB=$A\nOTHER=${NONE-x}",
+         {"SET": "own", "A": "1-d-$", "B": "1-d-$", "OTHER": "x"}),
+    ):  # fmt: skip
+        path.write_text(text)
+        assert read_env_file(path, {"SET": "1", "OTHER": "o"}) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "remedy"),
+    [
+        ("A=1\n1B=2", "this line sets no variable", "write NAME=value"),
+        ("A=1\nB 2", "something other than = stands behind B", "write B=value"),
+        ("A='1\n2'\nB=\"x", "B: a quotation mark is not closed", 'write B="..."'),
+        ("A=1\nB='x' y", "B: something stands behind the closing quotation mark", "write B='...'"),
+        ("A=1\nB=$NONE", "B: the variable NONE is not set", "write B='...': single quotes keep a $"),
+        ("A=1\nB=100$", 'B: "$" is no variable that is read here', "write B='...': single quotes keep a $"),
+    ],
+)
+def test_a_line_that_sets_no_variable_is_refused_in_its_place(
+    text: str, message: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.env").write_text(text)
+    Path("app.yml").write_text("services: {web: {image: x, env_file: a.env}}\n")
+    with pytest.raises(AppFileError) as caught:
+        read_app_files(["app.yml"], {})
+    line = 3 if text.startswith("A='") else 2
+    assert caught.value.message == f"{message}\n  --> a.env:{line}:1\nnote: app.yml:1:38 names it"
+    assert (caught.value.code, caught.value.remedy) == ("E0108", remedy)
+
+
+def test_booleans_are_those_of_compose(tmp_path: Path) -> None:
+    for yes, no in (("true", "false"), ("yes", "no"), ("On", "OFF"), ("'y'", "n")):
+        options = web(tmp_path, f"tty: {yes}\ninit: {no}").options
+        assert (options.tty, options.init) == (True, False)
+
+
+def test_what_is_said_only_half_is_in_the_report(tmp_path: Path) -> None:
+    app = read(
+        tmp_path,
+        """
+services:
+  web:
+    image: x
+    hostname: "{{.Task.Slot}}"
+    environment: {A: "{{ .Node.Hostname }}", B: "{{.Names}}", C: "{{.Node.Platform.OS}}"}
+    depends_on: {db: {condition: service_healthy}}
+    volumes: ["/not/there:/x"]
+  db: {image: x, restart: "no", init: true}
+""",
+    )
+    assert rows(app) == {
+        "services.*.restart": 'default: web: what ends is started again; what runs once needs restart: "no"',
+        "services.*.init": "default: web: true, so that signals arrive and no zombies stay; Compose has false",
+        "services.web.environment": "ignored: {{.Node.Platform.OS}} is not known here, and stays as it is",
+        "services.web.depends_on.db.condition":
+            "approximated: db has no healthcheck, so it counts as healthy as soon as it runs",
+        "services.web.volumes": "approximated: mounted from the machine where the task runs, and not there on this one",
+    }  # fmt: skip
 
 
 def test_classic_swarms_expressions_are_taken_out_of_the_environment_and_reported(tmp_path: Path) -> None:
@@ -175,6 +248,9 @@ def test_ports_of_each_form(text: str, ports: list[Any], tmp_path: Path) -> None
 
 
 def test_volumes_of_each_form(tmp_path: Path) -> None:
+    tmp_path /= "app"
+    for name in ("x", "here", "../y"):
+        (tmp_path / name).mkdir(parents=True)
     app = read(
         tmp_path,
         """
@@ -270,6 +346,7 @@ shm_size: 64m"""
         ("restart: on-failure", RestartPolicy(Restart.ON_FAILURE)),
         ("restart: on-failure:5", RestartPolicy(Restart.ON_FAILURE, 5)),
         ("deploy: {mode: replicated-job}", RestartPolicy(Restart.ON_FAILURE)),
+        ("deploy: {mode: replicated-job, restart_policy: {max_attempts: 3}}", RestartPolicy(Restart.ON_FAILURE, 3)),
         ("restart: always\ndeploy: {restart_policy: {condition: none}}", RestartPolicy(Restart.NEVER)),
         ("deploy: {restart_policy: {max_attempts: 3, delay: 2s, window: 9s}}", RestartPolicy(Restart.ANY, 3, 2.0)),
     ],
@@ -393,7 +470,7 @@ def test_a_dollar_that_cannot_be_replaced_is_refused(text: str, message: str) ->
 
 
 def test_a_missing_env_file_is_an_empty_one(tmp_path: Path) -> None:
-    assert read_env_file(tmp_path / ".env") == {}
+    assert read_env_file(tmp_path / ".env", {}) == read_env_file(tmp_path, {}) == {}
 
 
 def test_a_file_of_version_1_has_its_services_at_the_top(tmp_path: Path) -> None:
@@ -421,13 +498,17 @@ def test_the_report_has_a_row_with_its_place_for_every_key(tmp_path: Path, monke
     report = read_app_files(["app.yml"], {}).report
     assert [line.split(None, 3) for line in report.lines()] == [
         ["app.yml:1:1", "version", "ignored", "Compose has not needed it since 2020"],
+        ["app.yml:2:1", "services.*.restart", "default",
+         'web, db: what ends is started again; what runs once needs restart: "no"'],
+        ["app.yml:2:1", "services.*.init", "default",
+         "web, db: true, so that signals arrive and no zombies stay; Compose has false"],
         ["app.yml:4:5", "services.web.image", "honoured"],
         ["app.yml:5:5", "services.web.links", "approximated",
          "the alias is known to the whole app, and no DB_PORT_... variables are set"],
         ["app.yml:6:5", "services.web.cpu_shares", "ignored",
          "write cpus: shares say nothing about how much there is"],
         ["app.yml:7:8", "services.db.image", "honoured"],
-        ["2", "honoured,", "1", "approximated, 2 ignored"],
+        ["2", "honoured,", "1", "approximated, 2 ignored, 2 default"],
     ]  # fmt: skip
     assert report.summary() == (
         "keys of the file: 1 approximated (links), 2 ignored (version, cpu_shares); plan --report says how and why"
