@@ -1,13 +1,13 @@
 # `make help` lists the targets. The work is done in scripts/, which run by hand, too.
 .DEFAULT_GOAL := help
-.PHONY: help setup images run test drill check man clean
+.PHONY: help setup images run test drill drill-long check man clean
 SHELL := /bin/bash
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 MINIORCH := $(ROOT) .venv/bin/miniorch
 PAGE := http://127.0.0.1:5000/
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: ## installs what is missing (Docker, nftables, HAProxy, .venv), and only that
 	@scripts/setup.sh
@@ -24,8 +24,12 @@ test: ## sets up, then runs all tests; SUITES="unit docs" runs only these
 	@scripts/setup.sh --tests
 	@scripts/test.sh $(SUITES)
 
-drill: setup ## 100,000 app files against the reader, others each time; COUNT=20000 tries fewer
-	@scripts/drill.sh
+drill: ## what takes an hour: 100,000 app files, 500 kills of an etcd, 200 simulated clusters; PARTS="files etcd" runs only these
+	@scripts/setup.sh --tests
+	@scripts/drill.sh $(PARTS)
+
+drill-long: setup ## a night: 10,000 simulated clusters; FIRST=10000 takes the next ones
+	@SEEDS=10000 scripts/drill.sh seeds
 
 check: setup ## ruff, mypy strict, import-linter
 	@scripts/test.sh check

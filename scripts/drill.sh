@@ -1,9 +1,28 @@
 #!/usr/bin/env bash
-# What takes too long for every day: 100,000 app files, other ones each time. A failure prints how to see it again.
+# What takes too long for every day. All parts run even if one fails; a failure prints how to see it again.
 #
-#   scripts/drill.sh               half an hour on two processors
-#   COUNT=20000 scripts/drill.sh   fewer
-set -euo pipefail
-cd "$(dirname "$0")/.."
-export MINIORCH_FUZZ=${COUNT:-100000}
-exec .venv/bin/python -m pytest tests/unit/appfile/test_fuzz.py "$@"
+#   scripts/drill.sh               all parts: an hour on two processors
+#   scripts/drill.sh etcd          only these
+#
+#   files   100,000 app files against the reader, others each time; COUNT=20000 tries fewer
+#   etcd    an etcd is killed 500 times under load, and no event is lost; KILLS=50 is a tenth of it
+#   seeds   200 simulated clusters of 600 virtual seconds; SEEDS=10000 is `make drill-long`, FIRST=1000 begins there
+#   mutants each deliberate bug of tests/simulation/mutants is caught within 500 seeds
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+PARTS=(files etcd seeds mutants)
+[ $# -eq 0 ] || PARTS=("$@")
+pytest() { .venv/bin/python -m pytest "$@"; }
+
+files() { MINIORCH_FUZZ=${COUNT:-100000} pytest tests/unit/appfile/test_fuzz.py; }
+etcd() { MINIORCH_ETCD_KILLS=${KILLS:-500} pytest -s tests/integration/test_etcd.py -k killed; }
+seeds() { .venv/bin/miniorch simulate --seconds 600 --seed "${FIRST:-0}" --count "${SEEDS:-200}"; }
+mutants() { .venv/bin/python tests/simulation/mutants/record.py --look; }
+
+failed=0
+for part in "${PARTS[@]}"; do
+    printf '\n==== %s ====\n' "$part"
+    "$part" || failed=1
+done
+exit $failed

@@ -46,36 +46,42 @@ install_missing() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq </dev/null
     if printf '%s\n' "${missing[@]}" | grep -qx docker.io; then prepare_docker_install; fi
     say "apt-get install ${missing[*]}"
-    local haproxy_is_new=no
-    if printf '%s\n' "${missing[@]}" | grep -qx haproxy; then haproxy_is_new=yes && hold_haproxy; fi
+    local services=()
+    if printf '%s\n' "${missing[@]}" | grep -qx haproxy; then services+=(haproxy); fi
+    if printf '%s\n' "${missing[@]}" | grep -qx etcd-server; then services+=(etcd); fi
+    hold "${services[@]}"
     # --no-remove: a package that would push another one out is not installed.
     as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y -qq \
         --no-install-recommends --no-remove -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null >/dev/null
-    if [ $haproxy_is_new = yes ]; then release_haproxy; fi
+    release "${services[@]}"
     missing=()
 }
 
-# The agent starts its own HAProxy. The package would start another one at once and at every boot.
-hold_haproxy() {
-    [ -e $POLICY ] && return 0
-    as_root tee $POLICY >/dev/null <<'POLICY_TEXT'
+# The agent starts its own HAProxy, and the tests their own etcd. The packages would start others at once and at every
+# boot.
+hold() {
+    [ $# -gt 0 ] && [ ! -e $POLICY ] || return 0
+    as_root tee $POLICY >/dev/null <<POLICY_TEXT
 #!/bin/sh
 # Written by miniorch's scripts/setup.sh for the time of one installation.
-[ "$1" = haproxy ] && exit 101
+case " $* " in *" \$1 "*) exit 101 ;; esac
 exit 0
 POLICY_TEXT
     as_root chmod 755 $POLICY
     trap remove_policy EXIT
 }
 remove_policy() { if grep -qs "miniorch's scripts" $POLICY; then as_root rm -f $POLICY; fi; }
-release_haproxy() {
+release() {
     remove_policy
-    say "HAProxy's own service stays off (the agent starts one of its own)"
-    if [ -d /run/systemd/system ]; then
-        as_root systemctl disable -q haproxy
-    else
-        as_root update-rc.d haproxy disable >/dev/null 2>&1 || true
-    fi
+    local service
+    for service in "$@"; do
+        say "the package's own service $service stays off: miniorch starts one of its own"
+        if [ -d /run/systemd/system ]; then
+            as_root systemctl disable -q "$service"
+        else
+            as_root update-rc.d "$service" disable >/dev/null 2>&1 || true
+        fi
+    done
 }
 
 # ---- Docker ----
@@ -228,7 +234,10 @@ main() {
             fetch_static_busybox
             return 0
             ;;
-        --tests) want_standins ;;
+        --tests)
+            want_standins
+            need etcd etcd-server
+            ;;
         "") ;;
         *) die "unknown option $1: --tests, --standins, or nothing" ;;
     esac

@@ -1,10 +1,11 @@
 """What every store refuses before it does anything, and how prefixes are compared.
 
 The problem: two backends that disagree about a strange key are two stores. The idea: size limits and the order of
-keys are written once, here. Keys sort by Unicode code point, which is also the order of their UTF-8 bytes, so that
-Python's `sorted` and SQLite's index agree.
+keys are written once, here, and the limits are those that an etcd with its default settings has. Keys sort by Unicode
+code point, which is also the order of their UTF-8 bytes, so that Python's `sorted`, SQLite's index and etcd agree.
 
-Who does this for real: etcd refuses requests above 1.5 MiB, because everything is copied to every member. Next file:
+Who does this for real: etcd refuses requests above 1.5 MiB, because everything is copied to every member, and
+transactions of more than 128 operations, because nobody else is served while one is done. Next file:
 `miniorch/state/watchers.py`.
 """
 
@@ -15,10 +16,12 @@ from miniorch.state.store import Compare, Operation, Put
 
 KEY_BYTES = 512
 VALUE_BYTES = 1024 * 1024
+TXN_BYTES = 1_400_000  # all keys and values of one transaction
+TXN_OPERATIONS = 128  # and as many compares
 
 
-def check_key(key: str) -> None:
-    """Raises `UsageError` unless `key` is one that a store may hold."""
+def check_key(key: str) -> int:
+    """The size of `key` in bytes. Raises `UsageError` unless it is one that a store may hold."""
     if not key.startswith("/"):
         raise UsageError(f'the key {key[:40]!r} does not begin with "/"')
     try:
@@ -29,22 +32,31 @@ def check_key(key: str) -> None:
         raise UsageError(f"the key {key[:40]!r} holds a NUL character")
     if size > KEY_BYTES:
         raise UsageError(f"the key {key[:40]!r}... has {size} bytes, at most {KEY_BYTES} are allowed")
+    return size
 
 
 def check_txn(compares: Sequence[Compare], operations: Sequence[Operation]) -> None:
     """Raises `UsageError` unless every key and value is within the limits and no key is changed twice."""
+    if max(len(compares), len(operations)) > TXN_OPERATIONS:
+        raise UsageError(
+            f"a transaction has at most {TXN_OPERATIONS} compares and {TXN_OPERATIONS} operations, "
+            f"not {len(compares)} and {len(operations)}"
+        )
+    size = 0
     for compare in compares:
-        check_key(compare.key)
+        size += check_key(compare.key)
     seen: set[str] = set()
     for operation in operations:
-        check_key(operation.key)
+        size += check_key(operation.key)
         if operation.key in seen:
             raise UsageError(f"the key {operation.key!r} occurs twice in one transaction")
         seen.add(operation.key)
-        if isinstance(operation, Put) and len(operation.value) > VALUE_BYTES:
-            raise UsageError(
-                f"the value of {operation.key!r} has {len(operation.value)} bytes, at most {VALUE_BYTES} are allowed"
-            )
+        value = len(operation.value) if isinstance(operation, Put) else 0
+        if value > VALUE_BYTES:
+            raise UsageError(f"the value of {operation.key!r} has {value} bytes, at most {VALUE_BYTES} are allowed")
+        size += value
+    if size > TXN_BYTES:
+        raise UsageError(f"a transaction of {size} bytes, at most {TXN_BYTES} are allowed")
 
 
 def after_prefix(prefix: str) -> str | None:

@@ -12,10 +12,11 @@ import asyncio
 import bisect
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from miniorch.errors import Compacted, Temporary, UsageError
+from miniorch.errors import Temporary, UsageError
+from miniorch.state.leases import Leases
 from miniorch.state.limits import check_key, check_txn
-from miniorch.state.store import Change, Compare, Entry, Listing, Operation, Put
-from miniorch.state.watchers import Batch, Watchers, cut
+from miniorch.state.store import Change, Compare, Delete, Entry, Listing, Operation, Put
+from miniorch.state.watchers import Batch, History, Watchers
 
 
 class MemoryStore:
@@ -25,11 +26,10 @@ class MemoryStore:
         self._latency = latency
         self._now: dict[str, Entry] = {}
         self._sorted: list[str] = []  # the keys of `_now`
-        self._history: list[Change] = []
-        self._revision = 0
-        self._compacted = 0
+        self._history = History()
         self._closed = False
         self._watchers = Watchers(self._read)
+        self._leases = Leases(self._end)
 
     async def get(self, key: str) -> Entry | None:
         check_key(key)
@@ -45,7 +45,7 @@ class MemoryStore:
         first = last = bisect.bisect_left(self._sorted, prefix)
         while last < len(self._sorted) and self._sorted[last].startswith(prefix):
             last += 1
-        return Listing(self._revision, tuple(self._now[key] for key in self._sorted[first:last]))
+        return Listing(self._history.head, tuple(self._now[key] for key in self._sorted[first:last]))
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
         check_txn(compares, operations)
@@ -54,18 +54,25 @@ class MemoryStore:
             entry = self._now.get(compare.key)
             if (entry.modified if entry else 0) != compare.modified:
                 return None
-        changes = [self._apply(operation) for operation in operations]
-        done = sorted((change for change in changes if change), key=lambda change: change.key)
-        if done:
-            self._revision += 1
-            self._history.extend(done)
-            self._watchers.publish(self._revision, [change.key for change in done])
-        revision = self._revision
+        for operation in operations:
+            if isinstance(operation, Put) and operation.lease:
+                self._leases.check(operation.lease)
+        revision = self._write(operations)
         await self._pause()
         return revision
 
+    def _write(self, operations: Sequence[Operation]) -> int:
+        """One revision, at once; none if nothing changes."""
+        changes = [self._apply(operation) for operation in operations]
+        done = sorted((change for change in changes if change), key=lambda change: change.key)
+        if done:
+            self._history.append(self._history.head + 1, done)
+            self._watchers.publish(self._history.head, [change.key for change in done])
+        return self._history.head
+
     def _apply(self, operation: Operation) -> Change | None:
-        key, revision, previous = operation.key, self._revision + 1, self._now.get(operation.key)
+        key, revision, previous = operation.key, self._history.head + 1, self._now.get(operation.key)
+        self._leases.attach(key, operation.lease if isinstance(operation, Put) else 0)
         if isinstance(operation, Put):
             entry = Entry(key, operation.value, previous.created if previous else revision, revision)
             self._now[key] = entry
@@ -82,26 +89,36 @@ class MemoryStore:
         return self._watchers.watch(prefix, after)
 
     async def _read(self, prefix: str, after: int) -> Batch:
-        if after < self._compacted:
-            raise Compacted(f"revision {after} is history: everything up to {self._compacted} has been compacted")
-        first = bisect.bisect_right(self._history, after, key=lambda change: change.revision)
-        new = (self._history[index] for index in range(first, len(self._history)))
-        return cut((change for change in new if change.key.startswith(prefix)), self._revision)
+        return self._history.read(prefix, after)
+
+    async def grant(self, seconds: float) -> int:
+        await self._pause()
+        return self._leases.grant(seconds)
+
+    async def keep_alive(self, lease: int) -> None:
+        await self._pause()
+        self._leases.keep_alive(lease)
+
+    async def revoke(self, lease: int) -> None:
+        await self._pause()
+        self._end(lease)
+
+    def _end(self, lease: int) -> None:
+        self._write([Delete(key) for key in self._leases.end(lease)])
 
     async def compact(self, revision: int) -> None:
         await self._pause()
-        if revision > self._revision:
-            raise UsageError(f"cannot compact up to revision {revision}: the newest is {self._revision}")
-        if revision > self._compacted:
-            self._compacted = revision
-            del self._history[: bisect.bisect_right(self._history, revision, key=lambda change: change.revision)]
+        if revision > self._history.head:
+            raise UsageError(f"cannot compact up to revision {revision}: the newest is {self._history.head}")
+        self._history.forget(revision)
 
     async def revision(self) -> int:
         await self._pause()
-        return self._revision
+        return self._history.head
 
     async def close(self) -> None:
         self._closed = True
+        self._leases.close()
         self._watchers.close()
 
     async def _pause(self) -> None:

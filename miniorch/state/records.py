@@ -4,12 +4,14 @@ The key of an object is `/<kind>/<key>`: `/services/dockchat/web`, `/tasks/k3m9x
 says at which revision it was read (`Versioned.modified`); the store refuses if it has moved on since.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from miniorch.codec import decode, encode
-from miniorch.model import KINDS, key_of, kind_of
+from miniorch.model import KINDS, Event, key_of, kind_of
+from miniorch.state.limits import TXN_OPERATIONS
 from miniorch.state.store import Compare, Delete, Entry, Operation, Put, Store
 
 T = TypeVar("T")
@@ -32,22 +34,27 @@ def put(item: object) -> Put:
     return Put(path_of(item), encode(item))
 
 
+@functools.lru_cache(4096)  # a change is decoded once, however many watch it
 def from_entry(entry: Entry) -> Any:
     """The object in an entry; its kind is the first part of the key."""
-    kind = entry.key.split("/", 2)[1]
-    return decode(KINDS[kind], entry.value)
+    return _read(entry.key.split("/", 2)[1], entry.value)
+
+
+@functools.lru_cache(4096)  # all who watch ask about the same change, one after the other
+def _read(kind: str, value: bytes) -> Any:
+    return decode(KINDS[kind], value)
 
 
 async def read(store: Store, cls: type[T], key: str) -> Versioned[T] | None:
     """One object, or None."""
     entry = await store.get(f"/{kind_of(cls)}/{key}")
-    return None if entry is None else Versioned(decode(cls, entry.value), entry.modified)
+    return None if entry is None else Versioned(from_entry(entry), entry.modified)
 
 
 async def read_all(store: Store, cls: type[T], below: str = "") -> list[Versioned[T]]:
     """All objects of a kind whose key begins with `below`, sorted by key."""
     listing = await store.list(f"/{kind_of(cls)}/{below}")
-    return [Versioned(decode(cls, entry.value), entry.modified) for entry in listing.entries]
+    return [Versioned(from_entry(entry), entry.modified) for entry in listing.entries]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,38 @@ class Write:
     modified: int  # 0: it must not exist yet
     erase: bool = False
     why: str = ""
+
+
+OPERATIONS_AT_ONCE = TXN_OPERATIONS - 1  # one comparison is the epoch's
+BYTES_AT_ONCE = 1_000_000  # it refuses requests above 1.5 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """As many writes of a plan as fit into one transaction, with their events."""
+
+    compares: list[Compare]
+    operations: list[Operation]
+    events: list[Event]
+
+
+def transactions(writes: Sequence[Write], event_of: Callable[[Write], Event], guard: Compare) -> Iterator[Transaction]:
+    """All writes in their order, cut into as few transactions as possible. Each compares `guard`, too."""
+    one, size = Transaction([guard], [], []), 0
+    for write in writes:
+        events = [event_of(write)] if write.why else []
+        operations: list[Operation] = [Delete(path_of(write.item)) if write.erase else put(write.item)]
+        operations.extend(map(put, events))
+        grown = sum(len(operation.value) for operation in operations if isinstance(operation, Put))
+        if len(one.operations) + len(operations) > OPERATIONS_AT_ONCE or size + grown > BYTES_AT_ONCE:
+            if one.operations:
+                yield one
+            one, size = Transaction([guard], [], []), 0
+        one.compares.append(Compare(path_of(write.item), write.modified))
+        one.operations.extend(operations)
+        one.events.extend(events)
+        size += grown
+    yield one
 
 
 async def commit(store: Store, writes: Sequence[Write], events: Sequence[object] = ()) -> int | None:

@@ -6,10 +6,11 @@ a watch delivers every change after a revision, in order. Writers never lock. Th
 has the revision at which I read it". Whoever loses reads again and decides again.
 
 Who does this for real: etcd (etcd.io/docs/v3.5/learning/api_guarantees), and kine, which shows that one append-only
-SQL table is enough. Where we differ: no ranges, only prefixes; no nested transactions.
+SQL table is enough. Where we differ: no ranges, only prefixes; no nested transactions. In an etcd that others use, too,
+their transactions make the revision grow as well.
 
-Backends: `memory.py` (tests, simulation), `sqlite.py` (the default). One contract suite runs against all of them:
-`tests/contract/test_store.py`. Next file: `miniorch/controllers/loop.py`.
+Backends: `memory.py` (tests, simulation), `sqlite.py` (the default), `etcd.py` (several servers). One contract suite
+runs against all of them: `tests/contract/test_store.py`. Next file: `miniorch/controllers/loop.py`.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -73,7 +74,11 @@ class Listing:
 
 
 class Store(Protocol):
-    """Keys are text that begins with "/", at most 512 bytes; values are bytes, at most 1 MiB (`UsageError` beyond)."""
+    """Keys are text that begins with "/", at most 512 bytes; values are bytes, at most 1 MiB. A transaction has at most
+    128 compares, 128 operations and 1.4 MB in all. `UsageError` beyond (`limits.py`).
+
+    Everything may raise `Unreachable`.
+    """
 
     async def get(self, key: str) -> Entry | None:
         """The newest entry of a key."""
@@ -85,7 +90,8 @@ class Store(Protocol):
         """Do all operations as one revision if all compares hold. Returns that revision, or None if one did not hold.
 
         A transaction that changes nothing keeps the revision. A key may occur once in `operations` (`UsageError`).
-        Raises `Unreachable` if nothing was done, and `UnknownOutcome` if it may have been done or may still be.
+        Raises `NotFound` if all compares hold and a put names a lease that has ended; `Unreachable` if nothing was
+        done, and `UnknownOutcome` if it may have been done or may still be.
         """
 
     def watch(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Change], None]:

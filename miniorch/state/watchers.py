@@ -11,9 +11,11 @@ same way (mvcc/watchable_store.go). Where we differ: here every watcher works li
 """
 
 import asyncio
+import bisect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from miniorch.errors import Compacted
 from miniorch.state.store import Change
 
 BATCH_CHANGES = 500
@@ -37,8 +39,60 @@ def cut(changes: Iterable[Change], head: int) -> Batch:
         if taken and change.revision != taken[-1].revision and (len(taken) >= BATCH_CHANGES or size >= BATCH_BYTES):
             return Batch(taken, taken[-1].revision, complete=False)
         taken.append(change)
-        size += sum(len(entry.value) for entry in (change.entry, change.previous) if entry)
+        size += _bytes(change)
     return Batch(taken, head, complete=True)
+
+
+def _bytes(change: Change) -> int:
+    return sum(len(entry.value) for entry in (change.entry, change.previous) if entry)
+
+
+def history(after: int, compacted: int) -> Compacted:
+    return Compacted(f"revision {after} is history: everything up to {compacted} has been compacted")
+
+
+class History:
+    """Changes in memory, in order: all those after the revision `floor`, up to the revision `head`."""
+
+    def __init__(self, floor: int = 0) -> None:
+        self.floor = self.head = floor
+        self._changes: list[Change] = []
+        self._bytes = 0
+
+    def append(self, revision: int, changes: Iterable[Change]) -> None:
+        """All changes of a revision that is newer than `head`, sorted by key."""
+        self.head = revision
+        for change in changes:
+            self._changes.append(change)
+            self._bytes += _bytes(change)
+
+    def read(self, prefix: str, after: int) -> Batch:
+        if after < self.floor:
+            raise history(after, self.floor)
+        first = self._first_after(after)
+        last, upto = len(self._changes), self.head
+        if last - first > BATCH_CHANGES:  # hundreds may ask at the same moment: each holds up the others only so long
+            upto = self._changes[first + BATCH_CHANGES].revision
+            last = self._first_after(upto)
+        new = (self._changes[index] for index in range(first, last))
+        batch = cut((change for change in new if change.key.startswith(prefix)), upto)
+        return batch if batch.upto == self.head else replace(batch, complete=False)
+
+    def forget(self, upto: int) -> None:
+        if upto > self.floor:
+            self.floor = upto
+            self.head = max(self.head, upto)
+            gone = self._first_after(upto)
+            self._bytes -= sum(map(_bytes, self._changes[:gone]))
+            del self._changes[:gone]
+
+    def shrink(self, changes: int, size: int) -> None:
+        """Forget the older half of what is kept, if it is more than so many changes or bytes."""
+        while len(self._changes) > changes or self._bytes > size:
+            self.forget(self._changes[(len(self._changes) - 1) // 2].revision)
+
+    def _first_after(self, revision: int) -> int:
+        return bisect.bisect_right(self._changes, revision, key=lambda change: change.revision)
 
 
 @dataclass(eq=False, slots=True)
@@ -47,6 +101,7 @@ class _Watcher:
     after: int  # everything up to this revision has been handed over
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     idle: bool = False  # waits for the bell and has missed nothing
+    failed: Exception | None = None
 
 
 class Watchers:
@@ -75,6 +130,8 @@ class Watchers:
         try:
             while not self._closed:
                 watcher.bell.clear()  # before reading: what is written meanwhile rings again
+                if watcher.failed is not None:
+                    raise watcher.failed
                 batch = await self._read(prefix, watcher.after)
                 watcher.after = max(watcher.after, batch.upto)
                 if batch.changes:
@@ -89,5 +146,15 @@ class Watchers:
     def close(self) -> None:
         """End every watch at its next step."""
         self._closed = True
+        self.ring()
+
+    def ring(self) -> None:
+        """Have every watcher read, whether there is something for it or not."""
         for watcher in self._watchers:
             watcher.bell.set()
+
+    def fail(self, error: Exception) -> None:
+        """End every watch there is with an error."""
+        for watcher in self._watchers:
+            watcher.failed = error
+        self.ring()

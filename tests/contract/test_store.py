@@ -3,71 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
 
 import pytest
+from bench import Bench, put, take
 
-from miniorch.errors import Compacted, Conflict, Temporary, Unsupported, UsageError
-from miniorch.state.memory import MemoryStore
-from miniorch.state.sqlite import SqliteStore
+from miniorch.errors import Compacted, NotFound, Temporary, UsageError
 from miniorch.state.store import Change, Compare, Delete, Entry, Put, Store
-
-Rule = Callable[[Store], Awaitable[None]]
-DEADLINE_SECONDS = 20.0
-
-
-class Bench:
-    """Runs a rule on a fresh store of one kind and closes it afterwards."""
-
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind = kind
-        self.path = folder / "state.db"
-
-    def open(self) -> Store:
-        return MemoryStore() if self.kind == "memory" else SqliteStore(self.path)
-
-    def run(self, rule: Rule) -> None:
-        async def whole() -> None:
-            store = self.open()
-            try:
-                async with asyncio.timeout(DEADLINE_SECONDS):
-                    await rule(store)
-            finally:
-                await store.close()
-
-        asyncio.run(whole())
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    return Bench(request.param, tmp_path)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Bench:
-    return Bench("sqlite", tmp_path)
-
-
-async def put(store: Store, key: str, value: bytes = b"v") -> int:
-    revision = await store.txn([], [Put(key, value)])
-    assert revision is not None
-    return revision
-
-
-async def take(watch: AsyncIterator[Sequence[Change]], revision: int) -> list[Change]:
-    """Changes from a watch, up to the one of a revision."""
-    seen: list[Change] = []
-    async for batch in watch:
-        seen.extend(batch)
-        if seen[-1].revision >= revision:
-            break
-    return seen
-
 
 # Revisions and reading
 
@@ -258,13 +199,38 @@ def test_largest_key_and_value_are_kept_and_one_byte_more_is_refused(bench: Benc
     bench.run(rule)
 
 
+def test_transaction_has_at_most_128_compares_and_128_operations(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        compares = [Compare(f"/{number:0500}", 0) for number in range(129)]
+        puts = [Put(compare.key, b"v" * 9000) for compare in compares]
+        with pytest.raises(UsageError, match="at most 128 compares"):
+            await store.txn(compares, [])
+        with pytest.raises(UsageError, match="at most 128 compares"):
+            await store.txn([], puts)
+        assert await store.txn(compares[1:], puts[1:]) == 1
+        assert await store.txn([], [Delete(put.key) for put in puts[1:]]) == 2
+        assert (await store.list("/")).entries == ()
+
+    bench.run(rule)
+
+
+def test_transaction_has_at_most_1400000_bytes(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        fits = [Compare("/a", 0)], [Put("/a", b"x" * 1_000_000), Put("/b", b"x" * 399_994)]
+        assert await store.txn(*fits) == 1
+        with pytest.raises(UsageError, match="1400001 bytes"):
+            await store.txn([Compare("/ab", 0)], fits[1])
+
+    bench.run(rule)
+
+
 def test_1000_racing_swaps_have_one_winner_per_revision(bench: Bench) -> None:
     async def rule(store: Store) -> None:
         won: list[int] = []
 
         async def racer() -> None:
             mine = 0
-            while mine < 50:
+            while mine < 250:
                 entry = await store.get("/counter")
                 value = int(entry.value) if entry else 0
                 compare = Compare("/counter", entry.modified if entry else 0)
@@ -273,7 +239,7 @@ def test_1000_racing_swaps_have_one_winner_per_revision(bench: Bench) -> None:
                     won.append(revision)
                     mine += 1
 
-        await asyncio.gather(*(racer() for _ in range(20)))
+        await asyncio.gather(*(racer() for _ in range(4)))
         assert sorted(won) == list(range(1, 1001))
         assert await store.get("/counter") == Entry("/counter", b"1000", 1, 1000)
 
@@ -345,14 +311,14 @@ def test_deletion_is_told_with_what_stood_there(bench: Bench) -> None:
 
 def test_transaction_of_many_keys_arrives_whole_and_in_order_of_keys(bench: Bench) -> None:
     async def rule(store: Store) -> None:
-        keys = [f"/{number:04}" for number in range(1500)]  # more than a batch holds
-        await put(store, "/0000")
-        await store.txn([], [Put(key, b"") for key in reversed(keys)])
-        watch = store.watch("/", 0)
-        batches = [await anext(watch)]
-        while batches[-1][-1].revision < 2:
-            batches.append(await anext(watch))
-        assert [change.key for change in batches[-1] if change.revision == 2] == keys
+        keys = [f"/{number:04}" for number in range(128)]  # as many as a transaction may have; a batch holds 500
+        for _ in range(9):
+            await store.txn([], [Put(key, b"") for key in reversed(keys)])
+        watch, told = store.watch("/", 0), 0
+        while told < 9:
+            batch = await anext(watch)
+            assert [change.key for change in batch] == keys * (len(batch) // len(keys))
+            told = batch[-1].revision
 
     bench.run(rule)
 
@@ -423,6 +389,109 @@ def test_closing_ends_watches_and_refuses_requests(bench: Bench) -> None:
     bench.run(rule)
 
 
+# Leases
+
+
+def test_lease_that_is_not_kept_alive_takes_its_keys_with_it_as_one_revision(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        lease = await store.grant(bench.lease_seconds)
+        await store.txn([], [Put("/b", b"1", lease), Put("/a", b"2", lease), Put("/c", b"3")])
+        seen = await take(store.watch("/", 1), 2)
+        assert seen == [
+            Change(2, "/a", None, Entry("/a", b"2", 1, 1)),
+            Change(2, "/b", None, Entry("/b", b"1", 1, 1)),
+        ]
+        assert [entry.key for entry in (await store.list("/")).entries] == ["/c"]
+        with pytest.raises(NotFound, match="has ended"):
+            await store.keep_alive(lease)
+
+    bench.run(rule)
+
+
+def test_lease_that_is_kept_alive_lives_on(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        lease = await store.grant(bench.lease_seconds)
+        await store.txn([], [Put("/a", b"", lease)])
+        for _ in range(6):
+            await asyncio.sleep(bench.lease_seconds / 4)
+            await store.keep_alive(lease)
+        assert await store.revision() == 1
+
+    bench.run(rule)
+
+
+def test_lease_that_has_ended_cannot_be_kept_alive_or_put_with(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        lease = await store.grant(60.0)
+        await store.revoke(lease)
+        with pytest.raises(NotFound, match="has ended"):
+            await store.keep_alive(lease)
+        with pytest.raises(NotFound, match="has ended"):
+            await store.txn([], [Put("/b", b""), Put("/a", b"", lease)])
+        assert await store.txn([Compare("/a", 7)], [Put("/a", b"", lease)]) is None
+        assert await store.revision() == 0
+
+    bench.run(rule)
+
+
+def test_revoking_a_lease_deletes_its_keys_at_once_and_may_be_repeated(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        lease, other = await store.grant(60.0), await store.grant(60.0)
+        assert 0 < lease != other > 0
+        await store.txn([], [Put("/a", b"", lease), Put("/b", b"", other)])
+        await store.revoke(lease)
+        assert [entry.key for entry in (await store.list("/")).entries] == ["/b"]
+        await store.revoke(lease)
+        assert await store.revision() == 2
+
+    bench.run(rule)
+
+
+def test_lease_without_keys_ends_without_a_revision(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        await store.revoke(await store.grant(60.0))
+        assert await store.revision() == 0
+
+    bench.run(rule)
+
+
+def test_key_belongs_to_the_lease_it_was_last_put_with(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        first, second = await store.grant(60.0), await store.grant(60.0)
+        await store.txn([], [Put("/moved", b"", first), Put("/freed", b"", first), Put("/again", b"", first)])
+        await store.txn([], [Put("/moved", b"", second), Put("/freed", b""), Delete("/again")])
+        await put(store, "/again")
+        await store.revoke(first)
+        assert [entry.key for entry in (await store.list("/")).entries] == ["/again", "/freed", "/moved"]
+        await store.revoke(second)
+        assert [entry.key for entry in (await store.list("/")).entries] == ["/again", "/freed"]
+
+    bench.run(rule)
+
+
+def test_key_of_a_lease_can_be_compared_and_is_never_the_same_again(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        lease = await store.grant(60.0)
+        epoch = await store.txn([Compare("/leader", 0)], [Put("/leader", b"n1", lease)])
+        assert epoch == 1
+        await store.keep_alive(lease)
+        assert await store.txn([Compare("/leader", epoch)], [Put("/work", b"1")]) == 2
+        await store.revoke(lease)
+        assert await store.txn([Compare("/leader", 0)], [Put("/leader", b"n2")]) == 4
+        assert await store.txn([Compare("/leader", epoch)], [Put("/work", b"2")]) is None
+
+    bench.run(rule)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 86401.0, float("nan")])
+def test_lease_of_no_or_endless_length_is_refused(bench: Bench, seconds: float) -> None:
+    async def rule(store: Store) -> None:
+        with pytest.raises(UsageError, match="a lease lasts"):
+            await store.grant(seconds)
+
+    bench.run(rule)
+
+
 # Compaction
 
 
@@ -479,22 +548,25 @@ def test_compaction_of_the_future_is_refused_and_of_the_past_is_nothing(bench: B
 
 def test_quiet_watcher_is_not_overtaken_by_compaction(bench: Bench) -> None:
     async def rule(store: Store) -> None:
-        soon = asyncio.ensure_future(anext(store.watch("/quiet", 0)))
-        for _ in range(3):  # the watcher's first read stands before these: afterwards it waits
+        watch = store.watch("/quiet", 0)
+        await put(store, "/quiet")
+        assert [change.revision for change in await anext(watch)] == [1]
+        soon = asyncio.ensure_future(anext(watch))
+        for _ in range(3):  # the watcher's next read stands before these: afterwards it waits
             await store.revision()
         for _ in range(10):
             await put(store, "/busy")
-        await store.compact(9)
+        await store.compact(10)
         await put(store, "/quiet")
-        assert [change.revision for change in await soon] == [11]
+        assert [change.revision for change in await soon] == [12]
 
     bench.run(rule)
 
 
-# The disk
+# Restarts
 
 
-def test_restart_keeps_revision_entries_history_and_compaction(disk: Bench) -> None:
+def test_restart_keeps_revision_entries_history_and_compaction(lasting: Bench) -> None:
     async def before(store: Store) -> None:
         await put(store, "/a", b"1")
         await put(store, "/a", b"2")
@@ -510,120 +582,25 @@ def test_restart_keeps_revision_entries_history_and_compaction(disk: Bench) -> N
             await anext(store.watch("/", 0))
         assert await put(store, "/c") == 5
 
-    disk.run(before)
-    disk.run(after)
+    lasting.run(before)
+    lasting.restart()
+    lasting.run(after)
 
 
-def test_what_was_confirmed_survives_a_killed_server(disk: Bench) -> None:
-    program = (
-        "import asyncio, os, sys\n"
-        "from miniorch.state.sqlite import SqliteStore\n"
-        "from miniorch.state.store import Put\n"
-        "async def main():\n"
-        "    store = SqliteStore(sys.argv[1])\n"
-        "    for number in range(50):\n"
-        "        print(await store.txn([], [Put(f'/{number}', b'v')]), flush=True)\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "asyncio.run(main())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(disk.path)], capture_output=True, text=True, timeout=30)
-    assert done.returncode == -9
-    assert done.stdout.split()[-1] == "50"
+def test_leases_outlive_a_restart_of_the_store(lasting: Bench) -> None:
+    leases: list[int] = []
+
+    async def before(store: Store) -> None:
+        leases.extend([await store.grant(lasting.lease_seconds), await store.grant(60.0)])
+        await store.txn([], [Put(f"/{number}", b"", lease) for number, lease in enumerate(leases)])
 
     async def after(store: Store) -> None:
-        assert await store.revision() == 50
-        assert len((await store.list("/")).entries) == 50
+        await store.keep_alive(leases[1])
+        assert [change.key for change in await take(store.watch("/", 1), 2)] == ["/0"]
+        with pytest.raises(NotFound):
+            await store.keep_alive(leases[0])
+        assert await store.grant(60.0) not in leases
 
-    disk.run(after)
-
-
-def test_second_server_on_the_same_file_is_refused_with_the_first_ones_pid(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        with pytest.raises(Conflict, match=rf"another server \(pid {os.getpid()}\) uses"):
-            disk.open()
-        await put(store, "/still-works")
-
-    disk.run(rule)
-    disk.run(rule)  # the first one has let go
-
-
-def test_newer_format_is_refused_and_left_alone(disk: Bench) -> None:
-    disk.run(lambda store: store.revision())
-    connection = sqlite3.connect(disk.path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(Unsupported, match="format 99"):
-        disk.open()
-
-
-def test_file_that_is_no_store_is_refused_and_left_alone(disk: Bench) -> None:
-    disk.path.write_text("somebody's shopping list\n" * 100)
-    with pytest.raises(Unsupported, match="not a store"):
-        disk.open()
-    assert disk.path.read_text().startswith("somebody's")
-
-
-def test_only_the_owner_may_read_the_file(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        await put(store, "/a")
-        for path in disk.path.parent.glob("state.db*"):
-            assert path.stat().st_mode & 0o077 == 0, path
-
-    disk.run(rule)
-
-
-def test_full_disk_refuses_writes_keeps_reading_and_recovers(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        await put(store, "/a", b"1")
-
-        def limit(connection: sqlite3.Connection, pages: int) -> None:
-            connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
-
-        await store._do(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
-        big = Put("/big", b"x" * 100_000)
-        answers = await asyncio.gather(
-            store.txn([], [big]), store.get("/a"), store.txn([Compare("/a", 9)], [big]), return_exceptions=True
-        )
-        assert isinstance(answers[0], Temporary)
-        assert "full" in answers[0].message
-        assert answers[1] == Entry("/a", b"1", 1, 1)
-        assert answers[2] is None
-        assert await store.revision() == 1
-        await store._do(lambda connection: limit(connection, 1_000_000))
-        assert await store.txn([], [big]) == 2
-
-    disk.run(rule)
-
-
-def test_compaction_gives_space_back(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        for number in range(100):
-            await put(store, "/a", b"%d" % number * 20_000)
-        pages = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
-        await store.compact(100)
-        left = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
-        assert left < pages / 5
-
-    disk.run(rule)
-
-
-def test_disk_never_holds_up_the_event_loop(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        gate, order = asyncio.Event(), []
-        loop = asyncio.get_running_loop()
-
-        def slow(connection: sqlite3.Connection) -> None:
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)  # waits for the loop: the loop must run
-            order.append("disk")
-
-        work = asyncio.ensure_future(store._do(slow))
-        await asyncio.sleep(0)
-        order.append("loop")
-        gate.set()
-        await work
-        assert order == ["loop", "disk"]
-
-    disk.run(rule)
+    lasting.run(before)
+    lasting.restart()
+    lasting.run(after)

@@ -1,0 +1,101 @@
+"""Runs a rule on a fresh store of one kind: memory, a file, or a part of its own of a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+from etcd_process import EtcdProcess
+
+from miniorch.state.etcd import EtcdStore
+from miniorch.state.memory import MemoryStore
+from miniorch.state.sqlite import SqliteStore
+from miniorch.state.store import Change, Delete, Put, Store
+
+Rule = Callable[[Store], Awaitable[None]]
+DEADLINE_SECONDS = 30.0
+_numbers = itertools.count(1)
+
+
+class Bench:
+    """A store that can be opened more than once. `lease_seconds` is the shortest that this kind can measure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lease_seconds = 0.2
+
+    def open(self) -> Store:
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        """What a restart of the machine does to the store, between two runs."""
+
+    def run(self, rule: Rule) -> None:
+        async def whole() -> None:
+            store = self.open()
+            try:
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    await rule(store)
+            finally:
+                await store.close()
+
+        asyncio.run(whole())
+
+    def end(self) -> None:
+        pass
+
+
+class MemoryBench(Bench):
+    def open(self) -> Store:
+        return MemoryStore()
+
+
+class SqliteBench(Bench):
+    def open(self) -> Store:
+        return SqliteStore(self.path / "state.db")
+
+
+class EtcdBench(Bench):
+    """Below a root of its own, with revisions that count from the etcd's present one: as in an empty etcd."""
+
+    def __init__(self, path: Path, etcd: EtcdProcess) -> None:
+        super().__init__(path)
+        self.lease_seconds = 1.0
+        self._etcd = etcd
+        self._root = f"/t{next(_numbers)}"
+        self.origin = etcd.revision()
+
+    def open(self) -> EtcdStore:
+        return EtcdStore([self._etcd.endpoint], self._root, origin=self.origin)
+
+    def restart(self) -> None:
+        self._etcd.kill()
+        self._etcd.start()
+
+    def end(self) -> None:
+        """Leave no key: the end of its lease would be a revision in somebody else's test."""
+
+        async def clear(store: Store) -> None:
+            keys = [entry.key for entry in (await store.list("/")).entries]
+            for first in range(0, len(keys), 128):
+                await store.txn([], [Delete(key) for key in keys[first : first + 128]])
+
+        self.run(clear)
+
+
+async def put(store: Store, key: str, value: bytes = b"v") -> int:
+    revision = await store.txn([], [Put(key, value)])
+    assert revision is not None
+    return revision
+
+
+async def take(watch: AsyncIterator[Sequence[Change]], revision: int) -> list[Change]:
+    """Changes from a watch, up to the one of a revision."""
+    seen: list[Change] = []
+    async for batch in watch:
+        seen.extend(batch)
+        if seen[-1].revision >= revision:
+            break
+    return seen

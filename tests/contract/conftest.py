@@ -1,0 +1,36 @@
+"""The three kinds of store, and one etcd for all tests that want one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench import Bench, EtcdBench, MemoryBench, SqliteBench
+from etcd_process import EtcdProcess, running
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
+    process = EtcdProcess(tmp_path_factory.mktemp("etcd"))
+    with running(process):
+        yield process
+
+
+def bench_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
+    made: Bench = MemoryBench(folder) if kind == "memory" else SqliteBench(folder)
+    if kind == "etcd":
+        made = EtcdBench(folder, request.getfixturevalue("etcd"))
+    yield made
+    made.end()
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    yield from bench_of(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "etcd"])
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """A store that outlives the process which opened it."""
+    yield from bench_of(request.param, request, tmp_path)

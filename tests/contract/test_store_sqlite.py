@@ -1,0 +1,168 @@
+"""What only the store on disk promises: its file, its lock, its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench import Bench, SqliteBench, put, take
+
+from miniorch.errors import Conflict, Temporary, Unsupported
+from miniorch.state import sql
+from miniorch.state.sqlite import SqliteStore
+from miniorch.state.store import Compare, Entry, Put, Store
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Bench:
+    return SqliteBench(tmp_path)
+
+
+def test_file_of_the_first_format_is_brought_up_to_date(disk: Bench) -> None:
+    connection = sqlite3.connect(disk.path / "state.db")
+    connection.executescript(
+        sql._STEPS[0] + "INSERT INTO history VALUES (1, '/a', 1, 0, 0, x'31'); PRAGMA user_version = 1;"
+    )
+    connection.close()
+
+    async def rule(store: Store) -> None:
+        assert await store.get("/a") == Entry("/a", b"1", 1, 1)
+        await store.txn([], [Put("/b", b"", await store.grant(60.0))])
+
+    disk.run(rule)
+
+
+def test_full_disk_keeps_a_lease_from_ending_only_while_it_is_full(disk: Bench) -> None:
+    async def rule(store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        lease = await store.grant(0.2)
+        await store.txn([], [Put("/a", b"", lease)])
+        await store._do(lambda connection: connection.execute("PRAGMA query_only = 1"))
+        await asyncio.sleep(0.4)
+        assert await store.revision() == 1
+        await store._do(lambda connection: connection.execute("PRAGMA query_only = 0"))
+        assert [change.entry for change in await take(store.watch("/", 1), 2)] == [None]
+
+    disk.run(rule)
+
+
+def test_what_was_confirmed_survives_a_killed_server(disk: Bench) -> None:
+    program = (
+        "import asyncio, os, sys\n"
+        "from miniorch.state.sqlite import SqliteStore\n"
+        "from miniorch.state.store import Put\n"
+        "async def main():\n"
+        "    store = SqliteStore(sys.argv[1])\n"
+        "    for number in range(50):\n"
+        "        print(await store.txn([], [Put(f'/{number}', b'v')]), flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(disk.path / "state.db")], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == -9
+    assert done.stdout.split()[-1] == "50"
+
+    async def after(store: Store) -> None:
+        assert await store.revision() == 50
+        assert len((await store.list("/")).entries) == 50
+
+    disk.run(after)
+
+
+def test_second_server_on_the_same_file_is_refused_with_the_first_ones_pid(disk: Bench) -> None:
+    async def rule(store: Store) -> None:
+        with pytest.raises(Conflict, match=rf"another server \(pid {os.getpid()}\) uses"):
+            disk.open()
+        await put(store, "/still-works")
+
+    disk.run(rule)
+    disk.run(rule)  # the first one has let go
+
+
+def test_newer_format_is_refused_and_left_alone(disk: Bench) -> None:
+    disk.run(lambda store: store.revision())
+    connection = sqlite3.connect(disk.path / "state.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(Unsupported, match="format 99"):
+        disk.open()
+
+
+def test_file_that_is_no_store_is_refused_and_left_alone(disk: Bench) -> None:
+    (disk.path / "state.db").write_text("somebody's shopping list\n" * 100)
+    with pytest.raises(Unsupported, match="not a store"):
+        disk.open()
+    assert (disk.path / "state.db").read_text().startswith("somebody's")
+
+
+def test_only_the_owner_may_read_the_file(disk: Bench) -> None:
+    async def rule(store: Store) -> None:
+        await put(store, "/a")
+        for path in disk.path.glob("state.db*"):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+    disk.run(rule)
+
+
+def test_full_disk_refuses_writes_keeps_reading_and_recovers(disk: Bench) -> None:
+    async def rule(store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        await put(store, "/a", b"1")
+
+        def limit(connection: sqlite3.Connection, pages: int) -> None:
+            connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+        await store._do(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
+        big = Put("/big", b"x" * 100_000)
+        answers = await asyncio.gather(
+            store.txn([], [big]), store.get("/a"), store.txn([Compare("/a", 9)], [big]), return_exceptions=True
+        )
+        assert isinstance(answers[0], Temporary)
+        assert "full" in answers[0].message
+        assert answers[1] == Entry("/a", b"1", 1, 1)
+        assert answers[2] is None
+        assert await store.revision() == 1
+        await store._do(lambda connection: limit(connection, 1_000_000))
+        assert await store.txn([], [big]) == 2
+
+    disk.run(rule)
+
+
+def test_compaction_gives_space_back(disk: Bench) -> None:
+    async def rule(store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        for number in range(100):
+            await put(store, "/a", b"%d" % number * 20_000)
+        pages = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+        await store.compact(100)
+        left = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+        assert left < pages / 5
+
+    disk.run(rule)
+
+
+def test_disk_never_holds_up_the_event_loop(disk: Bench) -> None:
+    async def rule(store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        gate, order = asyncio.Event(), []
+        loop = asyncio.get_running_loop()
+
+        def slow(connection: sqlite3.Connection) -> None:
+            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)  # waits for the loop: the loop must run
+            order.append("disk")
+
+        work = asyncio.ensure_future(store._do(slow))
+        await asyncio.sleep(0)
+        order.append("loop")
+        gate.set()
+        await work
+        assert order == ["loop", "disk"]
+
+    disk.run(rule)
