@@ -28,6 +28,7 @@ from agent.volumes import to_remove
 from miniorch.client import RECONNECT_SECONDS, Snapshot, Transport, mirror
 from miniorch.clock import Clock
 from miniorch.codec import from_plain
+from miniorch.ending import ended
 from miniorch.errors import EngineError, MiniorchError, NotFound
 from miniorch.model import Endpoints, Node, Task, Volume
 
@@ -104,14 +105,14 @@ class Agent:
             self._executor.folders.update(await self._files.tasks())
             running += [asyncio.create_task(loop(), name=f"agent {number}") for number, loop in enumerate(loops)]
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
+            for one in done:
+                one.result()
         finally:
             running += self._workers.values()
             for task in running:
                 task.cancel()
             await self._probes.close()
-            await asyncio.gather(*running, return_exceptions=True)
+            await ended(*running)
 
     def container_of(self, task: str) -> Container | None:
         """The container of a task as last seen."""
@@ -175,9 +176,10 @@ class Agent:
         self._look()
 
     def _heard_endpoints(self, snapshot: Snapshot[Endpoints]) -> None:
-        self._endpoints = snapshot
+        first, self._endpoints = self._endpoints is None, snapshot
         self._endpoints_changed.set()
-        self._look()
+        if first:  # later ones change no decision about tasks
+            self._look()
 
     async def _watch_engine(self) -> None:
         """Engine events make us look at once. While they cannot be had, we look every `ENGINE_RETRY_SECONDS`."""
@@ -270,6 +272,7 @@ class Agent:
 
     def _act(self) -> float:
         """Take every step that can be taken; returns the seconds until something is due again."""
+        self._reporter.compare((self._tasks or {}).values())
         tasks = self._current_tasks()
         containers = list(self._executor.containers.values())
         now = self._clock.monotonic()

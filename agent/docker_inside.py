@@ -29,7 +29,7 @@ from miniorch.exchange import PIECE, Exchange
 from miniorch.frames import SIZE, Command, Frame, Kind
 
 PIECE_HEAD = struct.Struct("!BxxxI")  # which stream, how long
-FAILED = b"OCI runtime exec failed: "
+FAILED = (b"OCI runtime exec failed: ", b"unable to find user ")
 START_TRIES = 50
 NOT_STARTED = (126, 127, 128)  # what Docker gives a command that it could not start
 
@@ -68,7 +68,7 @@ async def run(
             found = await docker.call(docker.waiting, lambda: api.exec_inspect(made))
         ended, code = True, found["ExitCode"]
         if held and code in NOT_STARTED and not found["Pid"]:
-            why, code = _why(held.decode(errors="replace"), code)
+            why, code = _why(held.decode(errors="replace"), code, what)
             yield Kind.ERROR, why.encode()
         elif held:
             yield Kind.STDOUT, held
@@ -125,11 +125,15 @@ async def _resize(docker: Connection, made: str, rows: int, columns: int) -> Non
         await docker.call(docker.waiting, lambda: docker.client().exec_resize(made, height=rows, width=columns))
 
 
-def _why(said: str, code: int) -> tuple[str, int]:
+def _why(said: str, code: int, what: Command) -> tuple[str, int]:
     """Why a command did not start, and the exit code that a shell would have for it: Docker's differ by release."""
-    error = None if "chdir" in said else start_error(said)
+    if "chdir" in said:
+        return f"there is no folder {what.workdir} in the container to run it in", code
+    if said.startswith(FAILED[1].decode()):
+        return f"the container knows no user {what.user}", code
+    error = start_error(said)
     if error is None:
-        return said.strip().removeprefix(FAILED.decode()), code
+        return said.strip().removeprefix(FAILED[0].decode()), code
     return error.message, 127 if "127" in error.message else 126
 
 
@@ -178,7 +182,8 @@ async def stat(docker: Connection, container: str, path: str) -> Stat:
         if wire.status == 404:
             raise NotFound(f"there is no {path} in the container")
         if "x-docker-container-path-stat" not in wire.headers:
-            raise EngineError(f"Docker answered {wire.status} about {path}")
+            remedy = f"miniorch exec TASK -- ls -la {os.path.dirname(path) or '/'}"
+            raise EngineError(f"Docker cannot follow {path}; do its links lead in a circle?", remedy=remedy)
         found = json.loads(base64.b64decode(wire.headers["x-docker-container-path-stat"]))
         return Stat(found["name"], bool(found["mode"] & 1 << 31), found["linkTarget"])
     finally:

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import logging
 import os
-import random
 import re
 import socket
 import sys
@@ -23,22 +22,20 @@ from agent.docker_engine import DockerEngine
 from agent.files import NodeFiles
 from agent.haproxy import HAProxy
 from agent.inside import Inside
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
-from miniorch.clock import SystemClock
+from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Transport, transport_to
+from miniorch.clock import SystemClock, unseeded
 from miniorch.errors import MiniorchError
 from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 
 log = logging.getLogger("agent")
 
 
-async def serve(node: str) -> None:
+async def serve(node: str, transport: Transport) -> None:
     """Run until SIGTERM or SIGINT."""
     run, state = Path(RUN_DIRECTORY), Path(STATE_DIRECTORY)
     engine = DockerEngine()
     ingress = HAProxy(run)
-    agent = Agent(
-        UnixTransport(), engine, ingress, node, SystemClock(), random.Random(), NodeFiles(state), avx=has_avx()
-    )
+    agent = Agent(transport, engine, ingress, node, SystemClock(), unseeded(), NodeFiles(state), avx=has_avx())
     server = QuietServer(Inside(agent.container_of, engine))
     log.info("node %s: listening on %s/agent.sock", node, run)
     serving = asyncio.create_task(server.serve(sockets=[listen(run / "agent.sock", 0o600)]), name="agent socket")
@@ -82,12 +79,13 @@ async def undo() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="agent", description="miniorch's agent: runs this node's containers")
     parser.add_argument("--node", default=socket.gethostname(), help="this node's name")
+    parser.add_argument("--server", action="append", default=[], help="a server's socket; again for each further one")
     parser.add_argument("--undo", action="store_true", help="remove all containers of miniorch here, and end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         lock = take_lock(Path(RUN_DIRECTORY) / "agent.lock", "an agent")
-        asyncio.run(undo() if options.undo else serve(options.node))
+        asyncio.run(undo() if options.undo else serve(options.node, transport_to(options.server)))
         os.close(lock)
     except MiniorchError as error:
         log.error("%s%s", error.message, f" ({error.remedy})" if error.remedy else "")

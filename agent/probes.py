@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from agent.engine import Container, Engine
 from agent.health import Health
 from miniorch.clock import Clock
+from miniorch.ending import ended
 from miniorch.errors import EngineError
 from miniorch.model import HealthCheck, Task, TaskState
 
@@ -26,12 +27,15 @@ class Probes:
         return self._health
 
     def begin(self, task: Task, container: Container) -> None:
-        """Probe from now on. A task that was RUNNING when we found it has passed before."""
+        """Probe from now on. A task that was RUNNING when we found it has passed before.
+
+        One that an agent before us started begins its `start_period_seconds` anew: how old it is only a wall clock of
+        another machine could say.
+        """
         check = task.spec.healthcheck
         assert check is not None
-        age = max(0.0, self._clock.now() - task.status.since)  # since STARTING was entered
         passed = task.status.state.order > TaskState.STARTING.order
-        self._health[task.id] = Health(check, self._clock.monotonic() - age, healthy=passed)
+        self._health[task.id] = Health(check, self._clock.monotonic(), healthy=passed)
         self._loops[task.id] = asyncio.create_task(self._loop(task.id, container.id, check), name=f"probe {task.id}")
 
     def keep_only(self, tasks: Collection[str]) -> None:
@@ -43,7 +47,7 @@ class Probes:
     async def close(self) -> None:
         loops = list(self._loops.values())
         self.keep_only(())
-        await asyncio.gather(*loops, return_exceptions=True)
+        await ended(*loops)
 
     async def _loop(self, task: str, container: str, check: HealthCheck) -> None:
         while True:

@@ -20,6 +20,7 @@ log = logging.getLogger("agent")
 WINDOW_SECONDS = 0.1  # between two requests
 GATHER_SECONDS = 0.005  # what happens together goes together, and news after a quiet time goes at once
 PROGRESS_SECONDS = 1.0
+SETTLED_SECONDS = 2.0  # what was sent so long ago is in the server's lists, or has been lost
 
 
 class Reporter:
@@ -31,6 +32,7 @@ class Reporter:
         self._clock = clock
         self._newest: dict[str, Status] = {}
         self._unsent: dict[str, Status] = {}
+        self._sent: dict[str, float] = {}  # task -> when it was last told of
         self._spoke: dict[str, float] = {}  # task -> when its last progress was passed on
         self._wake = asyncio.Event()
 
@@ -63,11 +65,16 @@ class Reporter:
     def compare(self, tasks: Iterable[Task]) -> None:
         """What the server says: forget tasks that it has forgotten, say again what it seems not to have kept."""
         listed = {task.id: task for task in tasks}
-        for book in (self._newest, self._unsent, self._spoke):
+        for book in (self._newest, self._unsent, self._sent, self._spoke):
             for gone in [key for key in book if key not in listed]:
                 del book[gone]
+        settled = self._clock.monotonic() - SETTLED_SECONDS
         for key, status in self._newest.items():
-            if status.state.order > listed[key].status.state.order and key not in self._unsent:
+            kept = listed[key].status
+            behind = kept.state.order < status.state.order
+            if kept.state is status.state and self._sent.get(key, settled) <= settled:
+                behind = replace(kept, since=status.since) != status  # an older report has come after a newer one
+            if behind and key not in self._unsent:
                 self._unsent[key] = status
                 self._wake.set()
 
@@ -81,6 +88,7 @@ class Reporter:
             self._wake.clear()
             batch = dict(self._unsent)
             body = [{"task": key, "status": status} for key, status in batch.items()]
+            self._sent.update(dict.fromkeys(batch, sent_at))
             try:
                 await self._transport.request("POST", f"/v1/nodes/{self._node}/statuses", body)
             except MiniorchError as error:

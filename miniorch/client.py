@@ -17,12 +17,12 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from miniorch.codec import from_plain, to_plain
-from miniorch.errors import Compacted, MiniorchError, NotAllowed, Temporary, Unreachable, from_wire
+from miniorch.errors import Compacted, MiniorchError, NotAllowed, NotLeader, Temporary, Unreachable, from_wire
 from miniorch.model import key_of, kind_of
 
 T = TypeVar("T")
@@ -131,10 +131,14 @@ class UnixTransport:
             connection.close()
 
     @staticmethod
-    def _lines(response: http.client.HTTPResponse) -> Iterator[Any]:
+    def lines(response: http.client.HTTPResponse) -> Iterator[Any]:
+        """The JSON lines of a streamed answer. Raises what the server says in it."""
         try:
             for line in response:
-                yield json.loads(line)
+                item = json.loads(line)
+                if "error" in item:  # what the server found out when the stream had begun
+                    raise from_wire(item, 200)
+                yield item
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unreachable(f"the server's stream broke off ({error})", remedy="miniorch up") from None
 
@@ -171,7 +175,7 @@ class UnixTransport:
 
         def read() -> None:
             try:
-                if all(hand_over(item, None) for item in self._lines(response)):
+                if all(hand_over(item, None) for item in self.lines(response)):
                     hand_over(None, end)
             except MiniorchError as error:
                 hand_over(None, error)
@@ -190,6 +194,46 @@ class UnixTransport:
         finally:
             with contextlib.suppress(OSError):  # it may be closed already
                 wire.shutdown(socket.SHUT_RDWR)
+
+
+class OneOf:
+    """Several servers as one `Transport`: stays with the one that answered, and goes on to the next when that one is
+    away, has lost its store, or only follows. For requests that do no harm when they are done twice.
+    """
+
+    def __init__(self, servers: Sequence[Transport]) -> None:
+        self._servers = tuple(servers)
+        self._at = 0
+
+    async def request(self, method: str, path: str, body: object = None) -> Any:
+        for _ in self._servers[1:]:
+            at = self._at
+            try:
+                return await self._servers[at].request(method, path, body)
+            except (Unreachable, NotLeader):
+                self._leave(at)
+        return await self._servers[self._at].request(method, path, body)
+
+    async def stream(self, path: str) -> AsyncGenerator[Any, None]:
+        at = self._at
+        try:
+            async with contextlib.aclosing(self._servers[at].stream(path)) as lines:
+                async for line in lines:
+                    if line.get("store") == "silent" and len(self._servers) > 1:
+                        raise Unreachable("this server hears nothing from its store")
+                    yield line
+        except Unreachable:
+            self._leave(at)
+            raise
+
+    def _leave(self, at: int) -> None:
+        if self._at == at:  # of those who fail together, one moves us on
+            self._at = (at + 1) % len(self._servers)
+
+
+def transport_to(sockets: Sequence[str]) -> Transport:
+    """The way to the servers that listen on these Unix sockets; without any, to this machine's."""
+    return OneOf([UnixTransport(path.removeprefix("unix://")) for path in sockets or (API_SOCKET,)])
 
 
 @dataclass(frozen=True, slots=True)

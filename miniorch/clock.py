@@ -2,7 +2,8 @@
 
 A decision that reads the wall clock or rolls a die by itself cannot be replayed. So every part of miniorch that
 needs the time takes a `Clock`, every part that needs chance takes a `random.Random`, and every identifier is drawn
-from that generator. The simulation hands in a virtual clock and a seed; `miniorch/server.py` hands in the real ones.
+from that generator. The simulation hands in a virtual clock and a seed; the processes hand in the
+machine's.
 
 Waiting needs nothing of its own: `asyncio.sleep` follows the event loop's time, and the simulation brings its own
 event loop.
@@ -33,6 +34,11 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+def unseeded() -> random.Random:
+    """The machine's chance."""
+    return random.Random()
 
 
 def new_id(chance: random.Random, length: int = 8) -> str:

@@ -20,23 +20,32 @@ from typing import Any, TypeVar
 from miniorch.errors import UsageError
 
 T = TypeVar("T")
+_SCALARS = (str, int, float, bool, type(None))
+
+
+class Json(bytes):
+    """An answer that is JSON already, put together from what the store holds: nothing is read to be written again."""
 
 
 def to_plain(value: object) -> Any:
     """A model object as JSON-ready lists, dicts and scalars."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_plain(getattr(value, name)) for name in _field_names(type(value))}
+    if type(value) in _SCALARS:  # most are; asking further questions first doubles the time
+        return value
+    if names := _field_names(typing.cast(Hashable, type(value))):
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
-    return value
+    return json.loads(value) if isinstance(value, Json) else value
 
 
 def encode(value: object) -> bytes:
     """A model object as compact JSON."""
+    if isinstance(value, Json):
+        return value
     return json.dumps(to_plain(value), separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -73,7 +82,8 @@ class _Misfit(Exception):
 
 @functools.cache
 def _field_names(cls: type) -> tuple[str, ...]:
-    return tuple(item.name for item in dataclasses.fields(cls))
+    """Empty for what is no dataclass."""
+    return tuple(item.name for item in dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else ()
 
 
 @functools.cache
@@ -100,6 +110,8 @@ def _reader(wanted: Any) -> Reader:
 
 
 def _read_object(cls: type, value: Any) -> Any:
+    if type(value) is cls:  # the simulation's network has read it already
+        return value
     if not isinstance(value, dict):
         raise _Misfit(f"wants an object, got {_named(value)}")
     given = {}

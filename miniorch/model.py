@@ -5,11 +5,9 @@ The idea: each noun is a frozen value. Three writers share an object without eve
 owns other fields: a *user* writes `spec`, the *controllers* write `desired_state` (and where a task goes), and the
 *agent* of the task's node writes `status`. The whole life of a container is one `Task` whose state only moves forward.
 
-Who does this for real: the words and the three writers are those of Docker's swarmkit (design/nomenclature.md,
-design/task_model.md). Where we differ: a service carries its address (`vip`) from the start, and `Endpoints` is an
-object of its own from which DNS, service addresses and HAProxy are all made.
-
-Units stand in the names (`_seconds`, `_bytes`); times are seconds since 1970. Next file: `miniorch/state/store.py`.
+Who does this for real: Docker's swarmkit (design/nomenclature.md, task_model.md). Where we differ: a service carries
+its address (`vip`) from the start, and DNS, service addresses and HAProxy are all made from one object, `Endpoints`.
+Units stand in the names; times are seconds since 1970. Next file: `miniorch/state/store.py`.
 """
 
 import re
@@ -19,7 +17,9 @@ from enum import StrEnum
 
 # Names of apps and services become DNS names (RFC 1123); 40 leaves room for ".1-k3m9x2ab" in a container's name.
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-MAX_REPLICAS = 1000
+MAX_REPLICAS = 10_000
+# What a container's environment and hostname may hold (Swarm's notation) instead of what only its task knows.
+TEMPLATE = re.compile(r"\{\{ *\.((?:Service|Task)\.(?:Name|ID)|Task\.Slot|Node\.(?:Hostname|ID)) *\}\}")
 
 
 class TaskState(StrEnum):
@@ -38,17 +38,12 @@ class TaskState(StrEnum):
     SHUTDOWN = "shutdown"  # ended because it was told to
     LOST = "lost"  # its node is gone for good
 
-    @property
-    def order(self) -> int:
-        return _ORDER[self]
-
-    @property
-    def ended(self) -> bool:
-        """True for the five states that nothing follows."""
-        return self.order >= _ORDER[TaskState.COMPLETE]
+    order: int
+    ended: bool  # one of the five states that nothing follows
 
 
-_ORDER = {state: number for number, state in enumerate(TaskState)}
+for _number, _state in enumerate(TaskState):  # plain attributes: with many tasks nothing is asked more often
+    _state.order, _state.ended = _number, _number >= list(TaskState).index(TaskState.COMPLETE)
 
 
 class DesiredState(StrEnum):
@@ -360,11 +355,22 @@ class Cluster:
     id: str
     container_pool: str = "10.200.0.0/16"
     vip_pool: str = "10.201.0.0/16"
+    authority: str = ""  # certificate (PEM) of the authority that every machine trusts
+    base_revision: int = 0  # above 0: restored from a backup; revisions begin here
 
 
-# Every kind of object that the API lists and watches, with the function that gives its key below "/<kind>/".
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The server that runs the loops. The revision at which this was written is its epoch (`leadership.py`)."""
+
+    name: str
+    since: float
+
+
+# Every kind of object that the API lists and watches. `key_of` gives an object's key below "/<kind>/".
 KINDS: dict[str, type] = {
     "cluster": Cluster,
+    "leaders": Leader,
     "apps": App,
     "services": Service,
     "tasks": Task,
@@ -374,21 +380,14 @@ KINDS: dict[str, type] = {
     "endpoints": Endpoints,
     "events": Event,
 }
+_KEYS = {App: "name", Node: "name", Task: "id", Event: "id"}
 
 
 def key_of(item: object) -> str:
     """The key of an object below its kind: `dockchat/web` for a service, the id for a task."""
-    match item:
-        case Service() | Volume() | Endpoints() | Release():
-            return item.key
-        case Task() | Event():
-            return item.id
-        case App() | Node():
-            return item.name
-        case Cluster():
-            return "cluster"
-        case _:
-            raise TypeError(f"{type(item).__name__} is not a kind of object that the store holds")
+    if isinstance(item, Cluster | Leader):  # there is one
+        return type(item).__name__.lower()
+    return str(getattr(item, _KEYS.get(type(item), "key")))
 
 
 def kind_of(cls: type) -> str:

@@ -37,12 +37,11 @@ class Process:
         return f"miniorch-{self.name}.service"
 
 
-def table(node: str, pool: str) -> tuple[Process, ...]:
+def table(node: str, pool: str = "", store: str = "") -> tuple[Process, ...]:
     """The processes in the order in which they are started. Net comes before Docker: dockerd waits for its plugin."""
+    options = [part for name, value in (("--pool", pool), ("--store", store)) if value for part in (name, value)]
     return (
-        Process(
-            "server", "state, API and control loops", ("-m", "miniorch.server", *(("--pool", pool) if pool else ()))
-        ),
+        Process("server", "state, API and control loops", ("-m", "miniorch.server", *options)),
         Process(
             "net", "container network, service addresses, DNS", ("-m", "netplugin.main", "--node", node),
             ("Before=docker.service",),

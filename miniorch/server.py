@@ -3,7 +3,7 @@
 `Server` is the part that the simulation runs, too: it takes the store, the clock and chance. `main` brings the real
 ones and the socket.
 
-    python -m miniorch.server --pool 10.200.0.0/15
+    python -m miniorch.server --pool 10.200.0.0/15 --store sqlite:///var/lib/miniorch/state.db
 
 Next file, if you follow a request: `miniorch/api/routes.py`; if you follow a task: `miniorch/controllers/loop.py`.
 """
@@ -12,35 +12,53 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import os
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from miniorch.api.handlers import Handlers
+from miniorch.authority import Authority
 from miniorch.client import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
-from miniorch.clock import Clock, SystemClock, new_id
+from miniorch.clock import Clock, SystemClock, new_id, unseeded
 from miniorch.controllers.endpoints import Reachability
+from miniorch.controllers.leadership import TTL_SECONDS, Leadership
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import Controller, Loop
 from miniorch.controllers.placement import Placer
 from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
-from miniorch.errors import MiniorchError, UsageError
-from miniorch.model import Cluster
+from miniorch.ending import end
+from miniorch.errors import Conflict, MiniorchError, Temporary, UsageError
+from miniorch.model import Cluster, Leader
+from miniorch.state.open import open_store
 from miniorch.state.records import Write, commit, read
-from miniorch.state.store import Store
+from miniorch.state.shifted import opened
+from miniorch.state.store import Compare, Store
 
 log = logging.getLogger("server")
 
 DEFAULT_POOL = "10.200.0.0/15"
 COMPACT_EVERY_SECONDS = 300.0
 REVISIONS_KEPT = 5000
+STORE_AWAY_SECONDS = 1.0  # between two attempts to begin
+RESTORE = "miniorch restore FILE --force"
 
 
 class Server:
     """The control plane over one store."""
 
-    def __init__(self, store: Store, clock: Clock, chance: random.Random, pool: str = DEFAULT_POOL) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        chance: random.Random,
+        pool: str = DEFAULT_POOL,
+        *,
+        name: str = "server",
+        ttl_seconds: float = TTL_SECONDS,
+    ) -> None:
         self.store = store
         self._chance = chance
         self._pools = split_pool(pool)
@@ -54,12 +72,16 @@ class Server:
             History(),
         ]
         self.loop = Loop(store, controllers, clock, chance)
-        self.handlers = Handlers(store, self.loop, self.liveness, clock, chance)
+        self.leadership = Leadership(store, self.loop.cache, self.liveness, name, clock, chance, ttl_seconds)
+        self.handlers = Handlers(store, self.loop, self.leadership, self.liveness, clock, chance)
 
     async def prepare(self) -> Cluster:
         """Make the cluster record if this is the first start. Must be done before the first request."""
         found = await read(self.store, Cluster, "cluster")
         if found is None:
+            keys = [entry.key for entry in (await self.store.list("/")).entries]
+            if "/cluster/cluster" not in keys and not all(key.startswith("/leaders/") for key in keys):
+                raise Conflict("the store is half restored: it lacks the cluster's record", remedy=RESTORE)
             cluster = Cluster(new_id(self._chance, 12), *self._pools)
             await commit(self.store, [Write(cluster, 0)])
             found = await read(self.store, Cluster, "cluster")
@@ -67,13 +89,28 @@ class Server:
         return found.item
 
     async def run(self) -> None:
-        """Run the control loops until the store is closed or this is cancelled."""
+        """Follow the store, and run the control loops while this server leads, until the store is closed."""
+        following = asyncio.create_task(self.loop.cache.follow(self.store, self._changed), name="cache")
+        leading = asyncio.create_task(self.leadership.run(self._lead), name="leadership")
+        try:
+            done, _ = await asyncio.wait([following, leading], return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()  # raises what ended it
+        finally:
+            await end(following, leading)
+
+    def _changed(self, item: object, gone: bool) -> None:
+        if isinstance(item, Leader):
+            self.leadership.notice()
+        self.loop.changed(item, gone)
+
+    async def _lead(self, guard: Compare) -> str:
+        """What the leader does."""
         compacting = asyncio.create_task(self._compact(), name="compact")
         try:
-            await self.loop.run()
+            return await self.loop.run(guard)
         finally:
-            compacting.cancel()
-            await asyncio.gather(compacting, return_exceptions=True)
+            await end(compacting)
 
     async def _compact(self) -> None:
         while True:
@@ -100,34 +137,81 @@ def split_pool(pool: str) -> tuple[str, str]:
     return str(containers), str(services)
 
 
+async def authority_of(store: Store, folder: Path, clock: Clock) -> Authority | None:
+    """The cluster's authority, made if there is none yet; None if its key lies with another server.
+
+    Whoever first writes its certificate into the cluster's record has made it. The key is on the disk before that.
+    """
+    cluster = await read(store, Cluster, "cluster")
+    assert cluster is not None
+    if not cluster.item.authority:
+        own = Authority.make(cluster.item.id, clock.now())
+        own.save(folder)
+        if await commit(store, [Write(replace(cluster.item, authority=own.certificate), cluster.modified)]) is None:
+            return await authority_of(store, folder, clock)
+        return own
+    found = Authority.load(folder)
+    if found is None or found.certificate != cluster.item.authority:
+        log.warning("%s does not hold the key of the cluster's authority; another server's state does", folder)
+        return None
+    return found
+
+
 def agent_at(node: str) -> str:
     """Where the agent of a node listens. There is only this machine's."""
     return f"unix://{RUN_DIRECTORY}/agent.sock"
 
 
-async def serve(pool: str) -> None:
+def own_name(state: Path, host: str, chance: random.Random) -> str:
+    """This server's name in elections. Its last part lies in the state directory, which it alone has locked."""
+    file = state / "server"
+    if not file.exists():
+        fresh = file.with_suffix(".new")
+        fresh.write_text(new_id(chance, 4) + "\n")
+        fresh.replace(file)
+    return f"{host}-{file.read_text().strip()}"
+
+
+async def prepared(options: argparse.Namespace, store: Store, chance: random.Random) -> Server:
+    """The server over its store, as soon as that answers."""
+    state, said = Path(options.state_directory), ""
+    name = own_name(state, options.name or os.uname().nodename, chance)
+    while True:
+        try:
+            shifted, lease = await opened(store), options.lease_seconds
+            server = Server(shifted, SystemClock(), chance, options.pool, name=name, ttl_seconds=lease)
+            cluster = await server.prepare()
+            server.handlers.authority = await authority_of(server.store, state, SystemClock())
+            log.info("cluster %s, server %s, store %s, socket %s", cluster.id, name, options.store, options.socket)
+            return server
+        except Temporary as error:
+            if error.message != said:
+                log.warning("waits for its store: %s", error.message)
+            said = error.message
+            await asyncio.sleep(STORE_AWAY_SECONDS)
+
+
+async def serve(options: argparse.Namespace) -> None:
     """Run the server process until SIGTERM or SIGINT."""
     from miniorch.api.app import make_app
-    from miniorch.listener import QuietServer, listen, until_told_to_end
-    from miniorch.state.sqlite import SqliteStore
+    from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 
-    store = SqliteStore(Path(STATE_DIRECTORY) / "state.db")
+    store = open_store(options.store)
     try:
-        server = Server(store, SystemClock(), random.Random(), pool)
-        cluster = await server.prepare()
+        lock = take_lock(Path(options.state_directory) / "server.lock", f"a server in {options.state_directory}")
+        server = await prepared(options, store, unseeded())
         http = QuietServer(make_app(server.handlers, agent_at))
-        log.info("cluster %s, state in %s, listening on %s", cluster.id, STATE_DIRECTORY, API_SOCKET)
         told = asyncio.create_task(until_told_to_end().wait(), name="signals")
         controlling = asyncio.create_task(server.run(), name="control loops")
-        serving = asyncio.create_task(http.serve([listen(Path(API_SOCKET), 0o660, "docker")]), name="api")
+        serving = asyncio.create_task(http.serve([listen(Path(options.socket), 0o660, "docker")]), name="api")
         done, _ = await asyncio.wait([told, controlling, serving], return_when=asyncio.FIRST_COMPLETED)
         http.stop()
         await serving
-        for task in (told, controlling):
-            task.cancel()
-        await asyncio.gather(told, controlling, return_exceptions=True)
-        for ended in done:
-            ended.result()  # raises what ended us
+        await end(told, controlling)
+        await server.leadership.resign()
+        for one in done:
+            one.result()  # raises what ended us
+        os.close(lock)
     finally:
         await store.close()
 
@@ -135,10 +219,16 @@ async def serve(pool: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="miniorch.server", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pool", default=DEFAULT_POOL, help="network for containers and services, used at first start")
+    parser.add_argument("--store", default="", help="URL of the store: sqlite:///PATH, etcd://HOST:PORT,HOST:PORT")
+    parser.add_argument("--socket", default=API_SOCKET, help="where to listen")
+    parser.add_argument("--state-directory", default=STATE_DIRECTORY, help="what is this server's own")
+    parser.add_argument("--name", default="", help="this server's name in elections, instead of the host's")
+    parser.add_argument("--lease-seconds", type=float, default=TTL_SECONDS, help="until another leads when this dies")
     options = parser.parse_args()
+    options.store = options.store or f"sqlite://{os.path.abspath(options.state_directory)}/state.db"
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        asyncio.run(serve(options.pool))
+        asyncio.run(serve(options))
     except MiniorchError as error:
         log.error("%s", error.message)
         return error.exit_code

@@ -1,7 +1,7 @@
 """What a slot's task means for its service: is it what is wanted now, and does anything follow its end?
 
 The problem: the controllers, what depends on a job, and the person who waits for it must never disagree about whether
-it is done. The idea: three questions about one task and its service, asked here and nowhere else. What users expect of
+it is done. The idea: a few questions about one task and its service, asked here and nowhere else. What users expect of
 each end:
 
     ended as    because                    any     on-failure   none
@@ -17,9 +17,18 @@ recovered. Who does this for real: swarmkit's restart supervisor, which cannot t
 `miniorch/controllers/services.py`, `miniorch/cli/progress.py`.
 """
 
+import math
+from collections.abc import Iterable, Mapping
+
 from miniorch.model import DesiredState, Restart, Service, Task, TaskState
 
 STEADY_SECONDS = 60.0
+BACKOFF_LIMIT_SECONDS = 60.0
+
+
+def backoff_seconds(attempt: int) -> float:
+    """How long a slot rests before its next task, after `attempt` failures in a row: 0, 0, 1, 2, 4 ... 60 seconds."""
+    return 0.0 if attempt < 2 else min(2.0 ** (attempt - 2), BACKOFF_LIMIT_SECONDS)
 
 
 def is_wanted(task: Task, service: Service) -> bool:
@@ -43,6 +52,43 @@ def is_done(task: Task, service: Service) -> bool:
 def is_given_up(task: Task, service: Service) -> bool:
     """True for a failed task that is not tried again, until the service changes or is restarted."""
     return task.status.state in (TaskState.FAILED, TaskState.REJECTED) and not _has_successor(task, service)
+
+
+def next_at(ended: Task, service: Service) -> float | None:
+    """When the task that follows an ended one is made (seconds since 1970; the past: now); None if none follows."""
+    if is_done(ended, service) or is_given_up(ended, service):
+        return None
+    failures = failures_in_a_row(ended) if is_wanted(ended, service) else 0
+    least = service.spec.restart.delay_seconds if failures else 0.0
+    return ended.status.since + max(least, backoff_seconds(failures))
+
+
+def current(tasks: Iterable[Task], services: Mapping[str, Service], now: float) -> list[Task]:
+    """The live tasks, and of a slot without one its last: a job that is done or given up, or a task that rests."""
+    tasks = list(tasks)
+    newest = {(task.service_key, task.slot): task for task in sorted(tasks, key=lambda one: (one.live, one.created_at))}
+
+    def stands(task: Task) -> bool:
+        service = services.get(task.service_key)
+        if service is None or newest[task.service_key, task.slot] is not task:
+            return False
+        at = next_at(task, service)
+        return at is None or at > now
+
+    return [task for task in tasks if task.live or stands(task)]
+
+
+def told(task: Task, service: Service | None, now: float) -> str:
+    """A task's message, and what follows if it has ended: `exit code 3; 4 times in a row, next try in 4 s`."""
+    if task.live or service is None:
+        return task.status.message
+    at, more = next_at(task, service), ""
+    if is_given_up(task, service):
+        more = f"not tried again: miniorch restart {service.key}"
+    elif at is not None and at > now:
+        times = failures_in_a_row(task)
+        more = f"{f'{times} times in a row, ' if times > 1 else ''}next try in {math.ceil(at - now)} s"
+    return "; ".join(filter(None, (task.status.message, more)))
 
 
 def _has_successor(ended: Task, service: Service) -> bool:

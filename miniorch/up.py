@@ -11,6 +11,7 @@ Who does this for real: systemd; `miniorch up --systemd` hands the same table ov
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -40,13 +41,17 @@ _children: list[subprocess.Popen[bytes]] = []  # kept, so that those that die ar
 
 
 class Machine:
-    """The processes of this machine. `node` names it; without one, the name given last time or else the host's."""
+    """The processes of this machine. `node` names it; without one, the name given last time or else the host's.
+
+    `store` is the URL of the server's store; without one, that of last time or else a file here.
+    """
 
     def __init__(
         self,
         say: Say,
         node: str = "",
         pool: str = "",
+        store: str = "",
         *,
         run: str = RUN_DIRECTORY,
         state: str = STATE_DIRECTORY,
@@ -55,8 +60,9 @@ class Machine:
         self.say = say
         self.run, self.state = Path(run), Path(state)
         self.sockets = {"server": f"{run}/api.sock", "net": plugin_socket, "agent": f"{run}/agent.sock"}
-        self.node = node or self._known_node() or socket.gethostname()
-        self.processes = table(self.node, pool)
+        self.node = node or self._remembered("node") or socket.gethostname()
+        self.store = store or self._remembered("store")
+        self.processes = table(self.node, pool, self.store)
 
     # --- up ----------------------------------------------------------------------------------------------------------
 
@@ -65,12 +71,17 @@ class Machine:
 
         Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up.
         """
+        if self.store != self._remembered("store") and self.answers("server"):
+            raise Conflict(
+                f"the server runs already, with its state in {self._remembered('store') or self.state}",
+                remedy=f"miniorch down; miniorch up --store {self.store}",
+            )
         if all(self.answers(process.name) for process in self._visible()):
             return []
         need_root("start miniorch's processes", "sudo miniorch up")
         started = []
         with self._lock():
-            self._remember_node()
+            self._remember("node", self.node)
             for process in self.processes:
                 if self.answers(process.name):
                     continue
@@ -82,6 +93,7 @@ class Machine:
                     self._start(process)
                     started.append(process.name)
                 self._wait_for(process)
+            self._remember("store", self.store)
         return started
 
     def missing(self) -> list[str]:
@@ -170,7 +182,8 @@ class Machine:
         stopped += self.down(("net",))
         _undo("netplugin.main")
         self._remove_units()
-        for file in (*self.state.glob("state.db*"), self.state / "net.json", self.state / "node"):
+        files = [self.state.glob(name) for name in ("state.db*", "server*", "authority.*", "net.json", "node", "store")]
+        for file in itertools.chain(*files):
             file.unlink(missing_ok=True)
         for name in ("tasks", "logs", *(["volumes"] if volumes else [])):
             shutil.rmtree(self.state / name, ignore_errors=True)
@@ -185,7 +198,8 @@ class Machine:
         if not SYSTEMD.is_dir():
             raise Unsupported("systemd does not run this machine", remedy="miniorch up")
         self.down()  # what runs outside of systemd, or under units that are about to change
-        self._remember_node()
+        self._remember("node", self.node)
+        self._remember("store", self.store)
         for process in self.processes:
             (UNITS / process.unit_name).write_text(unit(process, process.command))
         _systemctl("daemon-reload")
@@ -242,14 +256,16 @@ class Machine:
     def _pid_file(self, process: Process) -> PidFile:
         return PidFile(self.run / f"{process.name}.pid")
 
-    def _known_node(self) -> str:
+    def _remembered(self, what: str) -> str:
         with contextlib.suppress(OSError):
-            return (self.state / "node").read_text().strip()
+            return (self.state / what).read_text().strip()
         return ""
 
-    def _remember_node(self) -> None:
+    def _remember(self, what: str, value: str) -> None:
+        """For the next `up` or `run`, whose user need not say it again."""
         self.state.mkdir(parents=True, exist_ok=True)
-        (self.state / "node").write_text(self.node + "\n")
+        if value:
+            (self.state / what).write_text(value + "\n")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

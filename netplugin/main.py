@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Snapshot, Transport, UnixTransport, mirror
+from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Snapshot, Transport, mirror, transport_to
 from miniorch.clock import SystemClock
 from miniorch.codec import decode, encode
 from miniorch.errors import Conflict, MiniorchError
@@ -205,11 +205,11 @@ def save(path: Path, known: Known) -> None:
     fresh.replace(path)
 
 
-async def serve(node: str) -> None:
+async def serve(node: str, transport: Transport) -> None:
     """Run until SIGTERM or SIGINT. The data path stays."""
     plugin = listen(PLUGIN_SOCKET, 0o600)
     log(f"node {node}: Docker finds the network driver at {PLUGIN_SOCKET}")
-    net = Net(node, UnixTransport(), Kernel(SystemClock()), Path(RUN_DIRECTORY), Path(STATE_DIRECTORY))
+    net = Net(node, transport, Kernel(SystemClock()), Path(RUN_DIRECTORY), Path(STATE_DIRECTORY))
     running = asyncio.create_task(net.run(plugin), name="net")
     told = asyncio.create_task(until_told_to_end().wait(), name="signals")
     await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
@@ -232,6 +232,7 @@ def undo() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="netplugin", description="miniorch's net process")
     parser.add_argument("--node", default=socket.gethostname(), help="this node's name")
+    parser.add_argument("--server", action="append", default=[], help="a server's socket; again for each further one")
     parser.add_argument("--undo", action="store_true", help="remove all that was made on this machine, and end")
     options = parser.parse_args()
     try:
@@ -239,7 +240,7 @@ def main() -> int:
         if options.undo:
             undo()
         else:
-            asyncio.run(serve(options.node))
+            asyncio.run(serve(options.node, transport_to(options.server)))
         os.close(lock)
     except MiniorchError as error:
         log(f"{error.message}{f' ({error.remedy})' if error.remedy else ''}")

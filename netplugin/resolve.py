@@ -99,7 +99,7 @@ class Service(asyncio.DatagramProtocol):
         self._upstream = upstream
         self._transport: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
-        self._forwarded: set[asyncio.Task[None]] = set()
+        self._forwarded: dict[asyncio.Task[None], None] = {}
         self._connections = 0
 
     async def open(self, port: int = PORT) -> None:
@@ -132,8 +132,8 @@ class Service(asyncio.DatagramProtocol):
                 self._send(refusal(data), addr)
                 return
             task = asyncio.get_running_loop().create_task(self._forward(data, addr))
-            self._forwarded.add(task)
-            task.add_done_callback(self._forwarded.discard)
+            self._forwarded[task] = None
+            task.add_done_callback(self._forwarded.pop)
         elif reply:
             self._send(reply, addr)
 

@@ -10,24 +10,25 @@ per filter. Where we differ: every node and every rule is kept, with the value s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from miniorch.model import DesiredState, Node, Resources, ServiceSpec, Task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NodeView:
-    """A node with all the tasks that are on it, ended ones too."""
+    """A node with all the tasks that are on it, ended ones too. What is counted is counted once."""
 
     node: Node
     tasks: tuple[Task, ...] = ()
 
-    @property
+    @cached_property
     def reserved(self) -> Resources:
         """What live tasks have reserved. One that is being stopped counts until it has ended."""
         live = [task.spec.reserved for task in self.tasks if task.live]
         return Resources(sum(item.cpus for item in live), sum(item.memory_bytes for item in live))
 
-    @property
+    @cached_property
     def staying(self) -> tuple[Task, ...]:
         """Tasks that are meant to run on: those that are on their way out do not count when work is spread."""
         return tuple(task for task in self.tasks if task.live and task.desired_state is DesiredState.RUNNING)

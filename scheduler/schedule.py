@@ -6,8 +6,7 @@ search: every node, every rule. A task that fits nowhere waits, with that answer
 changes.
 
 Who does this for real: the filter-and-score cycle of kube-scheduler and swarmkit. Where we differ: it is a pure
-function of its arguments. Who wants many tasks placed adds each to the node's view and asks again. Next file:
-`scheduler/explain.py`.
+function of its arguments. Next file: `scheduler/places.py`, for many tasks at once.
 """
 
 from collections.abc import Sequence

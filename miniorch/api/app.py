@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,11 +22,9 @@ def make_app(handlers: Handlers, agent_at: Callable[[str], str]) -> FastAPI:
     """The ASGI application of the server. `agent_at` says where the agent of a node listens."""
     app = FastAPI(title="miniorch", version=__version__, docs_url=None, redoc_url=None)
     for route in ROUTES:
-        handler = getattr(handlers, route.handler)
-        endpoint = forwarding(handler, agent_at) if route.forwarded else _endpoint(handler)
-        app.add_api_route(
-            route.path, endpoint, methods=[route.method], name=f"{route.method} {route.path}", response_model=None
-        )
+        answer = partial(handlers.answer, route)
+        endpoint = forwarding(answer, agent_at) if route.forwarded else _endpoint(answer)
+        app.add_route(route.path, endpoint, methods=[route.method], name=f"{route.method} {route.path}")
     app.add_exception_handler(MiniorchError, _refuse)
     return app
 

@@ -5,23 +5,25 @@ from typing import Any
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.placement import WAITING, node_views, request_for, unmet_dependencies
 from miniorch.model import Task
+from miniorch.slots import next_at, told
 from scheduler.explain import rows
 from scheduler.schedule import schedule
 
 
-def explain_task_now(task: Task, cache: Cache) -> dict[str, Any]:
+def explain_task_now(task: Task, cache: Cache, now: float) -> dict[str, Any]:
     """One task with every node and every rule. For a placed task: as it would be decided now, were it not there."""
+    service = cache.services.get(task.service_key)
     row: dict[str, Any] = {
         "task": task.id,
         "name": f"{task.app}/{task.name}",
         "state": task.status.state.value,
         "desired_state": task.desired_state.value,
-        "message": task.status.message,
+        "message": told(task, service, now),
+        "next_at": next_at(task, service) if service and not task.live else None,
         "node": task.node,
         "waits_for": [],
         "nodes": [],
     }
-    service = cache.services.get(task.service_key)
     if service is None:
         return row
     if task.status.state in WAITING:

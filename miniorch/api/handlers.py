@@ -5,24 +5,28 @@ that somebody else was faster (`retrying`). So two people may scale the same ser
 requests are the same as if one had waited for the other.
 """
 
+import asyncio
 import contextlib
 import ipaddress
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from miniorch import __version__
 from miniorch.api.apply import check_spec, plan_apply, plan_release
 from miniorch.api.explain import explain_task_now
-from miniorch.api.routes import Call
+from miniorch.api.routes import Call, Route
 from miniorch.api.watch import watch_kind
+from miniorch.authority import Authority
 from miniorch.changes import changes
 from miniorch.clock import Clock
-from miniorch.codec import from_plain
+from miniorch.codec import Json, from_plain
+from miniorch.controllers.leadership import Leadership
 from miniorch.controllers.liveness import COMPONENTS, Liveness
 from miniorch.controllers.loop import Loop, event_about
-from miniorch.errors import Conflict, NotFound, UsageError
+from miniorch.errors import Compacted, Conflict, NotFound, UsageError
 from miniorch.model import (
     KINDS,
     MAX_REPLICAS,
@@ -38,10 +42,14 @@ from miniorch.model import (
     Task,
     Volume,
 )
-from miniorch.state.records import Versioned, Write, commit, from_entry, read, read_all
+from miniorch.slots import current
+from miniorch.state.backup import Content, take
+from miniorch.state.limits import TXN_OPERATIONS
+from miniorch.state.records import Versioned, Write, commit, from_entry, put, read, read_all
 from miniorch.state.store import Store
 
 ATTEMPTS = 10
+STATUSES_AT_ONCE = TXN_OPERATIONS // 2  # each with an event
 T = TypeVar("T")
 
 
@@ -94,9 +102,18 @@ class Handlers:
 
     _store: Store
     _loop: Loop
+    _leadership: Leadership
     _liveness: Liveness
     _clock: Clock
     _chance: random.Random
+    authority: Authority | None = None  # None: its key is kept by another server
+    _joining: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def answer(self, route: Route, call: Call) -> Any:
+        """What every way to a handler leads through. Raises `NotLeader` where only the leader knows."""
+        if route.by_leader:
+            self._leadership.require()
+        return await getattr(self, route.handler)(call)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -113,8 +130,8 @@ class Handlers:
     async def list_kind(self, call: Call) -> Any:
         kind = self._kind(call)
         listing = await self._store.list(f"/{kind}/")
-        items = [from_entry(entry) for entry in listing.entries]
-        return {"revision": listing.revision, "items": [item for item in items if selected(item, call.query)]}
+        items = [one.value for one in listing.entries if not call.query or selected(from_entry(one), call.query)]
+        return Json(b'{"revision":%d,"items":[%s]}' % (listing.revision, b",".join(items)))
 
     async def watch(self, call: Call) -> Any:
         kind = self._kind(call)
@@ -122,18 +139,24 @@ class Handlers:
             after = int(call.query.get("revision", ""))
         except ValueError:
             raise UsageError("a watch needs ?revision=N, the revision of the list before it") from None
-        return watch_kind(self._store, kind, after, lambda item: selected(item, call.query))
+        if after > await self._store.revision():
+            raise Compacted(f"revision {after} was not this store's: list again")
+        wanted = partial(selected, query=call.query)
+        return watch_kind(self._store, kind, after, wanted, self._leadership.store_is_silent)
 
     async def explain_service(self, call: Call) -> Any:
         service = await self._must(Service, f"{call.names['app']}/{call.names['service']}", "no such service")
-        cache = self._loop.cache
-        tasks = [task for task in cache.tasks_of(service.item.key) if task.live]
-        return {"revision": cache.revision, "tasks": [explain_task_now(task, cache) for task in tasks]}
+        cache, now = self._loop.cache, self._clock.now()
+        tasks = current(cache.tasks_of(service.item.key), cache.services, now)
+        return {"revision": cache.revision, "tasks": [explain_task_now(task, cache, now) for task in tasks]}
 
     async def explain_task(self, call: Call) -> Any:
         task = await self._must(Task, call.names["task"], "no such task")
         cache = self._loop.cache
-        return {"revision": cache.revision, "tasks": [explain_task_now(task.item, cache)]}
+        return {"revision": cache.revision, "tasks": [explain_task_now(task.item, cache, self._clock.now())]}
+
+    async def backup(self, call: Call) -> Content:
+        return await take(self._store, self.authority)
 
     async def node_of(self, call: Call) -> str:
         """Whose agent has a task's container."""
@@ -202,16 +225,9 @@ class Handlers:
     async def register(self, call: Call) -> Node:
         name, registration = call.names["node"], from_plain(Registration, call.body)
         self._liveness.beat(name)
-        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
-        nodes = await read_all(self._store, Node)
-        known = next((node for node in nodes if node.item.name == name), None)
+        known = await read(self._store, Node, name)
         if known is None:
-            subnet = free_subnet(cluster.item.container_pool, {node.item.subnet for node in nodes})
-            own = str(ipaddress.ip_network(subnet)[1])
-            node = Node(name, subnet, own, registration.capacity, True, "", registration.engine, registration.avx)
-            why = f"joined with {registration.engine}, subnet {subnet}"
-            await self._commit([self._alone(cluster), Write(node, 0, why=why)])
-            return node
+            return await self._join(name, registration)
         node = replace(known.item, capacity=registration.capacity, engine=registration.engine, avx=registration.avx)
         node = replace(node, ready=True, message="")
         if node != known.item:
@@ -219,12 +235,33 @@ class Handlers:
             await self._commit([Write(node, known.modified, why=why)])
         return node
 
+    async def _join(self, name: str, registration: Registration) -> Node:
+        """A new node gets a subnet of its own. One at a time: a thousand that start together do not race."""
+        async with self._joining:
+            cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+            # Whoever joined before us has written the cluster's record in the same transaction.
+            await self._loop.cache.reached(cluster.modified)
+            taken = {node.subnet for node in self._loop.cache.nodes.values()}
+            subnet = free_subnet(cluster.item.container_pool, taken)
+            own = str(ipaddress.ip_network(subnet)[1])
+            node = Node(name, subnet, own, registration.capacity, True, "", registration.engine, registration.avx)
+            why = f"joined with {registration.engine}, subnet {subnet}"
+            await self._commit([self._alone(cluster), Write(node, 0, why=why)])
+            return node
+
     @retrying
     async def heartbeat(self, call: Call) -> Any:
         name, beat = call.names["node"], from_plain(Heartbeat, call.body)
         self._liveness.beat(name)
+
+        def heard(node: Node) -> Node:
+            return replace(node, ready=beat.ready, message=beat.message, ports_in_use=beat.ports_in_use)
+
+        known = self._loop.cache.nodes.get(name)
+        if known is not None and heard(known) == known:  # the usual case: ten thousand nodes, nothing new
+            return {}
         node = await self._must(Node, name, "no such node: register first")
-        changed = replace(node.item, ready=beat.ready, message=beat.message, ports_in_use=beat.ports_in_use)
+        changed = heard(node.item)
         if changed != node.item:
             why = ""
             if changed.ready is not node.item.ready:
@@ -250,8 +287,8 @@ class Handlers:
             else:
                 new, why = replace(new, since=old.since), ""
             writes.append(Write(replace(task.item, status=new), task.modified, why=why))
-        if writes:
-            await self._commit(writes)
+        for start in range(0, len(writes), STATUSES_AT_ONCE):
+            await self._commit(writes[start : start + STATUSES_AT_ONCE])
         return {}
 
     async def applied(self, call: Call) -> Any:
@@ -260,9 +297,8 @@ class Handlers:
         if component not in COMPONENTS or not isinstance(revision, int):
             raise UsageError(f"wants a component of {', '.join(COMPONENTS)} and a revision, got {body!r}")
         self._liveness.applied(call.names["node"], component, revision)
-        for task in self._loop.cache.tasks.values():
-            if task.live and task.desired_state.value == "draining":
-                self._loop.wake("services", task.service_key)
+        for task in self._loop.cache.draining.values():
+            self._loop.wake("services", task.service_key)
         return {}
 
     @retrying
@@ -308,9 +344,17 @@ class Handlers:
     async def _commit(self, writes: list[Write]) -> int:
         now = self._clock.now()
         events = [event_about(write.item, write.why, now, self._chance) for write in writes if write.why]
-        revision = await commit(self._store, writes, events)
+        if len(writes) > TXN_OPERATIONS:
+            raise UsageError(
+                f"this would change {len(writes)} objects at once, at most {TXN_OPERATIONS} can be",
+                remedy="split the app file into several apps",
+            )
+        fits = len(writes) + len(events) <= TXN_OPERATIONS
+        revision = await commit(self._store, writes, events if fits else ())
         if revision is None:
             raise Retry
+        for start in range(0, 0 if fits else len(events), TXN_OPERATIONS):  # what is told may come a moment later
+            await self._store.txn([], [put(event) for event in events[start : start + TXN_OPERATIONS]])
         return revision
 
 

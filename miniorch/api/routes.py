@@ -8,6 +8,7 @@ framework. `ROUTES` says which path leads to which handler. `app.py` puts FastAP
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -35,13 +36,18 @@ class Route:
     method: str
     path: str  # "/v1/apps/{app}"
     handler: str  # the name of a method of Handlers
+    by_leader: bool = False  # needs what only the leader's memory holds; any server answers the others
     forwarded: bool = False  # the handler says which node's agent answers (`miniorch/api/forward.py`)
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """The names in a path, or None if this is another route's."""
-        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.path)
-        found = re.fullmatch(pattern, path)
-        return found.groupdict() if found and method == self.method else None
+        found = _pattern(self.path).fullmatch(path) if method == self.method else None
+        return found.groupdict() if found else None
+
+
+@functools.cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
 
 
 ROUTES = (
@@ -55,15 +61,16 @@ ROUTES = (
     Route("GET", "/v1/tasks/{task}/archive", "node_of", forwarded=True),
     Route("PUT", "/v1/tasks/{task}/archive", "node_of", forwarded=True),
     Route("POST", "/v1/tasks/{task}/exec", "node_of", forwarded=True),
+    Route("GET", "/v1/backup", "backup"),
     Route("GET", "/v1/{kind}", "list_kind"),
     Route("PUT", "/v1/apps/{app}", "apply"),
     Route("DELETE", "/v1/apps/{app}", "remove"),
     Route("PUT", "/v1/services/{app}/{service}/replicas", "scale"),
     Route("POST", "/v1/services/{app}/{service}/restart", "restart"),
-    Route("POST", "/v1/nodes/{node}/register", "register"),
-    Route("POST", "/v1/nodes/{node}/heartbeat", "heartbeat"),
+    Route("POST", "/v1/nodes/{node}/register", "register", by_leader=True),
+    Route("POST", "/v1/nodes/{node}/heartbeat", "heartbeat", by_leader=True),
     Route("POST", "/v1/nodes/{node}/statuses", "statuses"),
-    Route("POST", "/v1/nodes/{node}/applied", "applied"),
+    Route("POST", "/v1/nodes/{node}/applied", "applied", by_leader=True),
     Route("POST", "/v1/nodes/{node}/volumes-removed", "volumes_removed"),
 )
 
@@ -75,14 +82,29 @@ async def dispatch(handlers: Handlers, method: str, path: str, body: Any = None)
 
 async def stream(handlers: Handlers, path: str) -> AsyncIterator[Any]:
     """Call the handler of a streaming path; its items one by one."""
-    async for item in await _handler(handlers, "GET", path, None):
+    async for item in lines(handlers, path):
         yield to_plain(item)
 
 
+async def lines(handlers: Handlers, path: str) -> AsyncIterator[Any]:
+    """The same, as the handler gives them."""
+    async for item in await _handler(handlers, "GET", path, None):
+        yield item
+
+
 async def _handler(handlers: Handlers, method: str, path: str, body: Any) -> Any:
+    found = _found(method, path)
+    if found is None:
+        raise NotFound(f"the server knows no {method} {path.partition('?')[0]}")
+    route, names, query = found
+    return await handlers.answer(route, Call(names, query, body))
+
+
+@functools.lru_cache(2048)  # agents ask the same few questions again and again
+def _found(method: str, path: str) -> tuple[Route, Mapping[str, str], Mapping[str, str]] | None:
     parts = urlsplit(path)
     for route in ROUTES:
         names = route.match(method, parts.path)
         if names is not None:
-            return await getattr(handlers, route.handler)(Call(names, dict(parse_qsl(parts.query)), body))
-    raise NotFound(f"the server knows no {method} {parts.path}")
+            return route, names, dict(parse_qsl(parts.query))
+    return None

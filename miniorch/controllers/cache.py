@@ -9,15 +9,32 @@ Who does this for real: client-go's informer. Next file: `miniorch/controllers/l
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from miniorch.errors import Compacted
-from miniorch.model import KINDS, App, Cluster, Endpoints, Event, Node, Release, Service, Task, Volume
+from miniorch.errors import Compacted, Temporary
+from miniorch.model import (
+    KINDS,
+    App,
+    Cluster,
+    DesiredState,
+    Endpoints,
+    Event,
+    Leader,
+    Node,
+    Release,
+    Service,
+    Task,
+    Volume,
+)
 from miniorch.state.records import Write, from_entry, path_of
 from miniorch.state.store import Store
 
+log = logging.getLogger("cache")
+
 OnChange = Callable[[object, bool], None]
+AWAY_SECONDS = 0.5  # between two attempts to list a store that is away
 
 
 class Cache:
@@ -33,9 +50,11 @@ class Cache:
         self.endpoints: dict[str, Endpoints] = {}
         self.events: dict[str, Event] = {}
         self.cluster: dict[str, Cluster] = {}
+        self.leaders: dict[str, Leader] = {}
         self.revision = 0
         self._modified: dict[int, int] = {}  # id of an object here -> the revision at which it was written
         self._tasks_of: dict[str, dict[str, Task]] = {}
+        self.draining: dict[str, Task] = {}
         self._moved = asyncio.Event()
 
     @classmethod
@@ -63,10 +82,13 @@ class Cache:
         return Write(old, self.modified(old), erase=True, why=why)
 
     async def follow(self, store: Store, on_change: OnChange) -> None:
-        """Keep this copy current, for ever. `on_change(object, gone)` is told of each change."""
+        """Keep this copy current, for ever. `on_change(object, gone)` is told of each change.
+
+        While the store is away the copy stays as it is.
+        """
         while True:
-            await self._load(store, on_change)
             try:
+                await self._load(store, on_change)
                 async for changes in store.watch("/", self.revision):
                     for change in changes:
                         if change.entry is not None:
@@ -75,6 +97,10 @@ class Cache:
                             self._drop(change.key, on_change)
                     self._advance(changes[-1].revision)
             except Compacted:
+                continue
+            except Temporary as error:
+                log.warning("the store cannot be followed: %s", error.message)
+                await asyncio.sleep(AWAY_SECONDS)
                 continue
             return  # the store was closed
 
@@ -106,6 +132,8 @@ class Cache:
         self._modified[id(item)] = modified
         if isinstance(item, Task):
             self._tasks_of.setdefault(item.service_key, {})[item.id] = item
+            if item.live and item.desired_state is DesiredState.DRAINING:
+                self.draining[item.id] = item
         on_change(item, False)
 
     def _drop(self, path: str, on_change: OnChange) -> None:
@@ -119,6 +147,7 @@ class Cache:
         if item is not None:
             self._modified.pop(id(item), None)
         if isinstance(item, Task):
+            self.draining.pop(item.id, None)
             of_service = self._tasks_of[item.service_key]
             of_service.pop(item.id, None)
             if not of_service:

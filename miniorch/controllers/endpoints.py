@@ -25,7 +25,7 @@ class Reachability:
 
     def keys(self, item: object, gone: bool) -> Iterable[str]:
         match item:
-            case Service():
+            case Service() | Endpoints():  # what is left of a service whose server died in the middle of its removal
                 return (item.key,)
             case Task():
                 return (item.service_key,)

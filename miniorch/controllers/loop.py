@@ -2,10 +2,11 @@
 
 The problem: a controller that acts on events is wrong as soon as one event is lost, doubled or late. The idea: an
 event only queues a *key*. When its turn comes, the controller looks at the whole state afresh and says what should be
-written: `plan(key, state, now) -> Plan`, a pure function. This loop alone writes, as one transaction that compares
-every object with the revision at which the plan saw it. Who lost a race simply plans again.
+written: `plan(key, state, now) -> Plan`, a pure function. This loop alone writes, in transactions that compare the
+leader's epoch, and every object with the revision at which the plan saw it. Who lost a race plans again.
 
-So a controller may be killed after any step: the next one sees the state and goes on from there.
+So a controller may be killed after any step: the next one sees the state and goes on from there. And when nobody knows
+whether something was written, because no answer came, the loop ends, and a new term of leadership begins behind it.
 
 Who does this for real: Kubernetes' controllers (kubernetes/community, controllers.md). Where we differ: all controllers
 share one worker and one queue, which makes every run repeatable in the simulation. Next files, in the order of a task's
@@ -22,14 +23,15 @@ from typing import Protocol
 from miniorch.clock import Clock, new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.queue import Key, WorkQueue
-from miniorch.errors import Temporary
-from miniorch.model import App, Event, Node, Service, Task, Volume, kind_of
-from miniorch.state.records import Write, commit
-from miniorch.state.store import Store
+from miniorch.errors import Temporary, UnknownOutcome
+from miniorch.model import KINDS, App, Event, Node, Service, Task, Volume, kind_of
+from miniorch.state.records import Write, transactions
+from miniorch.state.store import Compare, Store
 
 log = logging.getLogger("controllers")
 
-WRITES_PER_PLAN = 500  # a plan with more is cut, and its key looked at again at once
+WRITES_PER_PLAN = 500  # a plan with more is cut, and its key looked at again at once: others want their turn
+LOST_RACE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Controller(Protocol):
 
 
 class Loop:
-    """Runs controllers over one store."""
+    """Runs controllers over one store, while this server leads."""
 
     def __init__(self, store: Store, controllers: Sequence[Controller], clock: Clock, chance: random.Random) -> None:
         self.cache = Cache()
@@ -61,66 +63,69 @@ class Loop:
         self._controllers = {controller.name: controller for controller in controllers}
         self._clock = clock
         self._chance = chance
-        self._queue = WorkQueue(clock)
+        self._queue: WorkQueue | None = None  # while we lead
 
     def wake(self, controller: str, key: str) -> None:
         """Have a key looked at for a reason that is not in the store (a heartbeat that came, a revision applied)."""
-        self._queue.add((controller, key))
+        if self._queue is not None:
+            self._queue.add((controller, key))
 
-    async def run(self) -> None:
-        """Follow the store and act, until the store is closed."""
-        following = asyncio.create_task(self.cache.follow(self._store, self._queue_keys), name="cache")
-        working = asyncio.create_task(self._work(), name="controllers")
+    def changed(self, item: object, gone: bool) -> None:
+        """The cache has changed: have everything looked at that depends on `item`."""
+        if self._queue is not None:
+            for controller in self._controllers.values():
+                for key in controller.keys(item, gone):
+                    self._queue.add((controller.name, key))
+
+    async def run(self, guard: Compare) -> str:
+        """Act for one term of leadership, until cancelled. Returns when it is unknown whether a write was done."""
+        await self.cache.reached(guard.modified)
+        self._queue = queue = WorkQueue(self._clock, self._chance)
         try:
-            await asyncio.wait([following, working], return_when=asyncio.FIRST_COMPLETED)
-            for task in (following, working):
-                if task.done():
-                    task.result()  # raises what it raised
+            for kind in KINDS:
+                for item in getattr(self.cache, kind).values():
+                    self.changed(item, False)
+            while True:
+                key = await queue.next()
+                try:
+                    again = await self._handle(key, guard)
+                except UnknownOutcome as error:
+                    return f"whether a write was done is unknown ({error.message})"
+                except Temporary as error:
+                    log.warning("%s %s: %s; trying again", *key, error.message)
+                    queue.failed(key)
+                    continue
+                except Exception:  # a bug in one plan must not stop the others
+                    log.exception("%s %s: plan failed; trying again", *key)
+                    queue.failed(key)
+                    continue
+                queue.succeeded(key)
+                if again is not None:
+                    queue.add(key, self._clock.monotonic() + again)
         finally:
-            for task in (following, working):
-                task.cancel()
-            await asyncio.gather(following, working, return_exceptions=True)
+            self._queue = None
 
-    async def _work(self) -> None:
-        while True:
-            key = await self._queue.next()
-            try:
-                again = await self._handle(key)
-            except Temporary as error:
-                log.warning("%s %s: %s; trying again", *key, error.message)
-                self._queue.failed(key)
-                continue
-            except Exception:  # a bug in one plan must not stop the others
-                log.exception("%s %s: plan failed; trying again", *key)
-                self._queue.failed(key)
-                continue
-            self._queue.succeeded(key)
-            if again is not None:
-                self._queue.add(key, self._clock.monotonic() + again)
-
-    async def _handle(self, key: Key) -> float | None:
+    async def _handle(self, key: Key, guard: Compare) -> float | None:
         controller, name = key
         now = self._clock.now()
         plan = self._controllers[controller].plan(name, self.cache, now)
         if not plan.writes:
+            await asyncio.sleep(0)  # a thousand keys without work must not keep others from theirs
             return plan.again_in_seconds
-        events = [self._event(write, now) for write in plan.writes if write.why]
-        revision = await commit(self._store, plan.writes, events)
-        if revision is None:
-            # Somebody was faster. Their change is on its way to the cache and will queue this key; this is the belt.
-            return 0.05
-        for event in events:
-            log.info("%s: %s", event.subject, event.message)
+        revision = 0
+        for one in transactions(plan.writes, lambda write: self._event(write, now), guard):
+            done = await self._store.txn(one.compares, one.operations)
+            if done is None:
+                # Somebody was faster. Their change is on its way to the cache and queues this key; this is the belt.
+                return LOST_RACE_SECONDS
+            revision = done
+            for event in one.events:
+                log.info("%s: %s", event.subject, event.message)
         await self.cache.reached(revision)
         return plan.again_in_seconds
 
     def _event(self, write: Write, now: float) -> Event:
         return event_about(write.item, write.why, now, self._chance)
-
-    def _queue_keys(self, item: object, gone: bool) -> None:
-        for controller in self._controllers.values():
-            for key in controller.keys(item, gone):
-                self._queue.add((controller.name, key))
 
 
 def event_about(item: object, message: str, now: float, chance: random.Random) -> Event:

@@ -9,15 +9,17 @@ Who does this for real: swarmkit's scheduler loop; kube-scheduler's "unschedulab
 whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `agent/reconcile.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 
 from miniorch.controllers.cache import Cache, by_name
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import Condition, DesiredState, Node, Service, Status, Task, TaskState, Volume
 from miniorch.slots import is_done, is_given_up, is_wanted
 from miniorch.state.records import Write
-from scheduler.schedule import NodeView, Placement, Request, schedule
+from scheduler.places import Places
+from scheduler.schedule import NodeView, Placement, Request, Unschedulable, schedule
 
 WAITING = (TaskState.NEW, TaskState.PENDING)
 WANTED = {Condition.STARTED: "started", Condition.HEALTHY: "healthy", Condition.COMPLETED: "completed"}
@@ -43,36 +45,51 @@ class Placer:
         views = node_views(cache)
         volumes = {volume.key: volume.node for volume in cache.volumes.values()}
         writes: list[Write] = []
-        for task in waiting:
-            if len(writes) >= WRITES_PER_PLAN:
-                return Plan(writes, 0.0)
-            writes.extend(place(task, cache, views, volumes, now))
+        for service_key, tasks in groupby(waiting, lambda task: task.service_key):
+            service = cache.services.get(service_key)
+            if service is None or service.removing:
+                continue
+            for write in place(list(tasks), service, cache, views, volumes, now):
+                writes.append(write)
+                if len(writes) >= WRITES_PER_PLAN:
+                    return Plan(writes, 0.0)
         return Plan(writes)
 
 
-def place(task: Task, cache: Cache, views: dict[str, NodeView], volumes: dict[str, str], now: float) -> Iterable[Write]:
-    """What to write for one waiting task. A placement is entered into `views` and `volumes` for the tasks after it."""
-    service = cache.services.get(task.service_key)
-    if service is None or service.removing:
-        return
+def place(
+    tasks: list[Task], service: Service, cache: Cache, views: dict[str, NodeView], volumes: dict[str, str], now: float
+) -> Iterator[Write]:
+    """What to write for waiting tasks of one service. Placements are entered into `views` and `volumes`."""
     unmet = unmet_dependencies(service, cache)
     if unmet:
-        yield from _waits(task, TaskState.NEW, f"waits for {', '.join(unmet)}", cache, now)
+        for task in tasks:
+            yield from _waits(task, TaskState.NEW, f"waits for {', '.join(unmet)}", cache, now)
         return
-    answer = schedule(request_for(service, volumes), list(views.values()))
-    if not isinstance(answer, Placement):
-        yield from _waits(task, TaskState.PENDING, answer.summary, cache, now)
-        return
-    for mount in task.spec.mounts:
-        if mount.volume and f"{task.app}/{mount.volume}" not in volumes:
-            volume = Volume(task.app, mount.volume, answer.node)
-            volumes[volume.key] = answer.node
-            yield Write(volume, 0, why=f"lies on {answer.node} from now on")
-    status = Status(TaskState.ASSIGNED, "waits for the node's agent", now)
-    placed = replace(task, node=answer.node, status=status)
-    view = views[answer.node]
-    views[answer.node] = replace(view, tasks=(*view.tasks, placed))
-    yield cache.change(task, placed, f"assigned to {answer.node}")
+    request = request_for(service, volumes)
+    places = Places(request, views.values())
+    answer: Placement | Unschedulable | None = None
+    for task in tasks:
+        name = places.take()
+        if name is None:
+            answer = answer or schedule(request, list(views.values()))
+            assert isinstance(answer, Unschedulable)
+            yield from _waits(task, TaskState.PENDING, answer.summary, cache, now)
+            continue
+        placed = replace(task, node=name, status=Status(TaskState.ASSIGNED, "waits for the node's agent", now))
+        view = views[name] = replace(views[name], tasks=(*views[name].tasks, placed))
+        fresh = [
+            Volume(task.app, volume, name)
+            for volume in dict.fromkeys(mount.volume for mount in task.spec.mounts if mount.volume)
+            if f"{task.app}/{volume}" not in volumes
+        ]
+        if fresh:
+            volumes.update((volume.key, name) for volume in fresh)
+            yield from (Write(volume, 0, why=f"lies on {name} from now on") for volume in fresh)
+            request = request_for(service, volumes)
+            places = Places(request, views.values())
+        else:
+            places.changed(view)
+        yield cache.change(task, placed, f"assigned to {name}")
 
 
 def unmet_dependencies(service: Service, cache: Cache) -> list[str]:

@@ -1,20 +1,22 @@
 """A queue of keys with four promises.
 
-1. A key that is added many times before it is handled is handled once. 2. A key is never handled twice at the same
-time (there is one worker, and an addition meanwhile is kept for afterwards). 3. A key that failed comes back later and
-later, up to a limit. 4. A key can be put off until a moment.
+1. A key that is added many times before it is handled is handled once: the queue is never longer than there are keys.
+2. A key is never handled twice at the same time: there is one worker, and an addition meanwhile waits for its end. 3. A
+key that failed comes back later and later, up to a limit, and two of them not together. 4. A key can be put off.
 
-Who does this for real: client-go's workqueue. Where we differ: times are parameters, so it runs on a virtual clock.
+Who does this for real: client-go's workqueue. Where we differ: time and chance are parameters, for the simulation.
 """
 
 import asyncio
 import contextlib
 import heapq
+import random
 
 from miniorch.clock import Clock
 
 RETRY_FIRST_SECONDS = 0.05
 RETRY_LIMIT_SECONDS = 10.0
+JITTER = 0.25  # a retry comes by up to this share earlier
 
 Key = tuple[str, str]  # (controller, key)
 
@@ -22,8 +24,9 @@ Key = tuple[str, str]  # (controller, key)
 class WorkQueue:
     """Keys that wait to be handled, in the order in which they became due."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, chance: random.Random) -> None:
         self._clock = clock
+        self._chance = chance
         self._due: dict[Key, float] = {}  # every waiting key, with the moment from which it may be handled
         self._heap: list[tuple[float, int, Key]] = []
         self._order = 0
@@ -38,13 +41,16 @@ class WorkQueue:
         self._due[key] = due
         self._order += 1
         heapq.heappush(self._heap, (due, self._order, key))
+        if len(self._heap) > 2 * len(self._due) + 64:  # most of it is overtaken
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
         self._woken.set()
 
     def failed(self, key: Key) -> None:
-        """Handle `key` again after a back-off that doubles with each failure in a row."""
+        """Handle `key` again after a back-off that about doubles with each failure in a row."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay = min(RETRY_FIRST_SECONDS * 2 ** (count - 1), RETRY_LIMIT_SECONDS)
-        self.add(key, self._clock.monotonic() + delay)
+        self.add(key, self._clock.monotonic() + delay * self._chance.uniform(1 - JITTER, 1.0))
 
     def succeeded(self, key: Key) -> None:
         self._failures.pop(key, None)

@@ -24,16 +24,10 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import DesiredState, Endpoints, Node, Service, Status, Task, TaskState
-from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted
+from miniorch.slots import BACKOFF_LIMIT_SECONDS, failures_in_a_row, is_done, is_wanted, next_at
 from miniorch.state.records import Write
 
 DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it traffic
-BACKOFF_LIMIT_SECONDS = 60.0
-
-
-def backoff_seconds(attempt: int) -> float:
-    """How long a slot rests before its next task, after `attempt` failures in a row: 0, 0, 1, 2, 4 ... 60 seconds."""
-    return 0.0 if attempt < 2 else min(2.0 ** (attempt - 2), BACKOFF_LIMIT_SECONDS)
 
 
 class Services:
@@ -94,6 +88,8 @@ class _Look:
                 self._retire(task, DesiredState.REMOVED, f"only {self.service.spec.replicas} wanted")
         broken = sum(1 for tasks in slots.values() if not any(map(self._serves, tasks)))
         for number, tasks in slots.items():
+            if len(self.writes) > WRITES_PER_PLAN:
+                break  # the rest is for the next look
             broken += self._step_slot(number, tasks, broken, chance)
         return self._plan()
 
@@ -104,9 +100,7 @@ class _Look:
             self._retire(task, DesiredState.REMOVED, "")
         live = [task for task in tasks if task.live]
         if not live:
-            last = ended[-1] if ended else None
-            if last is None or not (is_done(last, self.service) or is_given_up(last, self.service)):
-                self._start(number, last, chance)
+            self._start(number, ended[-1] if ended else None, chance)
             return 0
         newest = live[-1]
         for task in live[:-1]:  # never meant to be; heals itself
@@ -126,22 +120,23 @@ class _Look:
         return task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING
 
     def _start(self, number: int, last: Task | None, chance: random.Random) -> None:
-        """A new task for an empty slot, unless the slot must rest after failures."""
+        """A new task for an empty slot, unless nothing follows its last one, or it must rest after failures."""
         attempt = 0
-        if last is not None and is_wanted(last, self.service):
-            attempt = failures_in_a_row(last)
-            least = self.service.spec.restart.delay_seconds if attempt else 0.0
-            rest = last.status.since + max(least, backoff_seconds(attempt)) - self.now
-            if rest > 0:
-                self._look_again(rest)
+        if last is not None:
+            at = next_at(last, self.service)
+            if at is None:
                 return
+            if self._is_to_come(at, max(BACKOFF_LIMIT_SECONDS, self.service.spec.restart.delay_seconds)):
+                self._look_again(at - self.now)
+                return
+            attempt = failures_in_a_row(last) if is_wanted(last, self.service) else 0
         task = Task(
             id=new_id(chance),
             app=self.service.app,
             service=self.service.name,
             slot=number,
             spec=self.service.spec.task,
-            created_at=self.now,
+            created_at=max(self.now, last.created_at + 0.001) if last else self.now,  # a slot's tasks have an order
             desired_since=self.now,
             status=Status(since=self.now),
             attempt=attempt,
@@ -178,7 +173,7 @@ class _Look:
 
     def _drained(self, task: Task) -> bool:
         """True when no ready node can send traffic to the task any more, or when we have waited long enough."""
-        if self.now >= task.desired_since + DRAIN_LIMIT_SECONDS:
+        if not self._is_to_come(task.desired_since + DRAIN_LIMIT_SECONDS, DRAIN_LIMIT_SECONDS):
             return True
         endpoints = self.cache.endpoints.get(self.service.key)
         if endpoints is None:
@@ -188,6 +183,12 @@ class _Look:
         known = self.cache.modified(endpoints)
         nodes: list[Node] = [node for node in self.cache.nodes.values() if node.ready]
         return all(self.liveness.applied_revision(node.name) >= known for node in nodes)
+
+    def _is_to_come(self, at: float, wait_seconds: float) -> bool:
+        """Whether a wait of at most so many seconds has not ended yet. If it seems to last twice as long, the wall
+        clock was set back, or another server's is wrong, and who believed it would wait for an hour.
+        """
+        return self.now < at <= self.now + 2 * wait_seconds
 
     def _look_again(self, seconds: float) -> None:
         self.again = seconds if self.again is None else min(self.again, seconds)

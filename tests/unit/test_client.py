@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import random
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from miniorch.api.app import MAX_BODY_BYTES, make_app
-from miniorch.client import UnixTransport, list_kind, mirror
+from miniorch.client import OneOf, UnixTransport, list_kind, mirror
 from miniorch.clock import SystemClock
-from miniorch.errors import Conflict, NotFound, Unreachable, UsageError
+from miniorch.codec import encode
+from miniorch.errors import Compacted, Conflict, MiniorchError, NotFound, NotLeader, Unreachable, UsageError
 from miniorch.listener import QuietServer, listen
 from miniorch.model import AppSpec, Port, Service, ServiceSpec, TaskSpec
 from miniorch.server import Server
 from miniorch.state.memory import MemoryStore
+from miniorch.state.store import Put
 
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), ports=(Port(5000, 80),))})
+WEB = Service("two", "web", SHOP.services["web"], "10.201.0.1")
 
 
 class Api:
@@ -90,6 +95,87 @@ def test_a_mirror_survives_a_server_that_goes_away_and_misses_nothing(tmp_path: 
         await transport.request("PUT", "/v1/apps/two", AppSpec({"web": ServiceSpec(TaskSpec("x"))}))
         async with asyncio.timeout(10):
             while sorted((await anext(seen)).items) != ["shop/web", "two/web"]:
+                pass
+        await seen.aclose()  # type: ignore[attr-defined]
+
+    check(tmp_path, scenario)
+
+
+class Told:
+    """A transport that answers with its name, or refuses."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.refusal: MiniorchError | None = None
+        self.lines: list[Any] = [{"revision": 1}]
+
+    async def request(self, method: str, path: str, body: object = None) -> Any:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.name
+
+    async def stream(self, path: str) -> AsyncGenerator[Any, None]:
+        for line in self.lines:
+            yield {"from": self.name, **line}
+
+
+def test_of_several_servers_the_one_that_answered_is_kept_until_it_is_away_or_does_not_lead() -> None:
+    async def main() -> None:
+        a, b = Told("a"), Told("b")
+        servers = OneOf([a, b])
+        assert await servers.request("GET", "/") == "a"
+        a.refusal = NotLeader("b does")
+        assert [await servers.request("GET", "/") for _ in range(2)] == ["b", "b"]
+        a.refusal, b.refusal = None, Unreachable("dead")
+        assert [await servers.request("GET", "/") for _ in range(2)] == ["a", "a"]
+        a.refusal = b.refusal = Unreachable("dead")
+        with pytest.raises(Unreachable):
+            await servers.request("GET", "/")
+        a.refusal = b.refusal = NotFound("no such task")  # an answer is an answer
+        with pytest.raises(NotFound):
+            await servers.request("GET", "/")
+
+    asyncio.run(main())
+
+
+def test_a_stream_is_left_when_its_server_hears_nothing_from_the_store_and_there_is_another() -> None:
+    async def main() -> None:
+        a, b = Told("a"), Told("b")
+        a.lines = [{"revision": 1}, {"revision": 1, "store": "silent"}, {"revision": 2}]
+        assert len([line async for line in OneOf([a]).stream("/")]) == 3
+        servers = OneOf([a, b])
+        with pytest.raises(Unreachable, match="hears nothing"):
+            [line async for line in servers.stream("/")]
+        assert [line["from"] async for line in servers.stream("/")] == ["b"]
+
+    asyncio.run(main())
+
+
+def test_a_mirror_whose_revision_was_compacted_or_is_of_another_store_lists_again(tmp_path: Path) -> None:
+    """The server finds out about compaction when the answer has begun: the error comes as a line of the stream."""
+
+    async def scenario(api: Api, transport: UnixTransport) -> None:
+        for number in range(20):
+            await transport.request("PUT", f"/v1/apps/a{number}", AppSpec({"web": ServiceSpec(TaskSpec("x"))}))
+        with pytest.raises(Compacted, match="was not this store's"):
+            await anext(transport.stream("/v1/watch/services?revision=100000"))
+        seen = mirror(transport, Service)
+        await anext(seen)
+        await api.stop()
+        api.store, old = MemoryStore(), api.store  # a new one, at a lower revision
+        await old.close()
+        await api.start()
+        await transport.request("PUT", "/v1/apps/two", AppSpec({"web": ServiceSpec(TaskSpec("x"))}))
+        async with asyncio.timeout(10):
+            while list((await anext(seen)).items) != ["two/web"]:
+                pass
+        await api.stop()
+        for number in range(3):
+            await api.store.txn([], [Put(f"/services/two/s{number}", encode(replace(WEB, name=f"s{number}")))])
+        await api.store.compact(await api.store.revision())
+        await api.start()
+        async with asyncio.timeout(10):
+            while len((await anext(seen)).items) != 4:
                 pass
         await seen.aclose()  # type: ignore[attr-defined]
 

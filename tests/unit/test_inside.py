@@ -125,9 +125,9 @@ def tell(tmp_path: Path) -> Callable[[Callable[[Chain], Awaitable[None]]], None]
     def telling(story: Callable[[Chain], Awaitable[None]]) -> None:
         async def main() -> None:
             chain = Chain(tmp_path)
-            await chain.container()
             server = Server(chain.store, SystemClock(), random.Random(1))
             await server.prepare()
+            await chain.container()
             agent = f"unix://{tmp_path}/agent.sock"
             async with (
                 served(make_app(server.handlers, lambda node: agent), tmp_path / "api.sock"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from miniorch.errors import Unreachable
+from miniorch.errors import Conflict, Unreachable
 from miniorch.processes import PidFile, Process, last_lines, rotate, started_at, table, unit
 from miniorch.up import Machine
 
@@ -124,6 +124,18 @@ def test_only_what_is_missing_is_started_and_it_outlives_us_in_a_session_of_its_
     assert one.missing() == ["net"]
 
 
+def test_another_store_is_refused_while_the_server_runs(tmp_path: Path) -> None:
+    class Answering(Machine):
+        def answers(self, name: str) -> bool:
+            return True
+
+    one = Answering(print, store="etcd://10.0.0.1", run=str(tmp_path / "r"), state=str(tmp_path / "s"))
+    with pytest.raises(Conflict, match="the server runs already") as refused:
+        one.ensure_up()
+    assert refused.value.remedy == "miniorch down; miniorch up --store etcd://10.0.0.1"
+    assert Answering(print, run=str(tmp_path / "r"), state=str(tmp_path / "s")).ensure_up() == []
+
+
 def test_a_process_that_ends_at_once_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     one = machine(tmp_path, [], "import sys; sys.exit('no such database')")
     with pytest.raises(Unreachable) as caught:
@@ -141,9 +153,12 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     assert PidFile(tmp_path / "r" / "net.pid").pid() is None
 
 
-def test_the_nodes_name_is_remembered(tmp_path: Path) -> None:
+def test_the_nodes_name_and_the_store_are_remembered(tmp_path: Path) -> None:
     one = machine(tmp_path, [], LISTEN, str(tmp_path / "p"))
+    one.store = "etcd://10.0.0.1"
     one.ensure_up()
     one.down()
-    assert Machine(print, run=str(tmp_path / "r"), state=str(tmp_path / "s")).node == "n1"
+    again = Machine(print, run=str(tmp_path / "r"), state=str(tmp_path / "s"))
+    assert (again.node, again.store) == ("n1", "etcd://10.0.0.1")
+    assert again.processes[0].arguments[-2:] == ("--store", "etcd://10.0.0.1")
     assert replace(one.processes[0]).command[0] == sys.executable

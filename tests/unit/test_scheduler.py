@@ -22,6 +22,7 @@ from miniorch.model import (
 )
 from scheduler.explain import rows
 from scheduler.filters import FILTERS, amount
+from scheduler.places import Places
 from scheduler.schedule import NodeView, Placement, Request, Unschedulable, schedule
 
 MIB = 1024 * 1024
@@ -217,6 +218,19 @@ def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
         for view in views:
             assert round(view.reserved.cpus, 6) <= view.node.capacity.cpus
             assert view.reserved.memory_bytes <= view.node.capacity.memory_bytes
+
+
+@settings(deadline=None)
+@given(clusters(), wishes(), st.integers(0, 12))
+def test_many_tasks_at_once_go_where_they_would_go_one_by_one(views: list[NodeView], wish: Request, count: int) -> None:
+    now, places = {view.node.name: view for view in views}, Places(wish, views)
+    for slot in range(count):
+        grown, answer = grow(list(now.values()), wish, slot)
+        now = {view.node.name: view for view in grown}
+        name = places.take()
+        assert name == (answer.node if isinstance(answer, Placement) else None)
+        if name is not None:
+            places.changed(now[name])
 
 
 @settings(deadline=None)

@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from miniorch.model import DesiredState, Restart, RestartPolicy, Service, ServiceSpec, Status, Task, TaskSpec, TaskState
-from miniorch.slots import STEADY_SECONDS, failures_in_a_row, is_done, is_given_up, is_wanted
+from miniorch.slots import (
+    STEADY_SECONDS,
+    current,
+    failures_in_a_row,
+    is_done,
+    is_given_up,
+    is_wanted,
+    next_at,
+    told,
+)
 
 ANY, ON_FAILURE, NEVER = Restart.ANY, Restart.ON_FAILURE, Restart.NEVER
 S = TaskState
@@ -70,3 +79,28 @@ def test_nothing_is_final_that_is_not_wanted_any_more() -> None:
         assert not is_done(outdated, job)
     told_to_go = replace(done, desired_state=DesiredState.REMOVED)  # scaled down, and up again before it was gone
     assert not is_done(told_to_go, job)
+
+
+def test_what_follows_an_end_is_told_with_its_time() -> None:
+    def said(state: TaskState, policy: Service, attempt: int = 0) -> str:
+        one = task(state, attempt=attempt)
+        return told(replace(one, status=replace(one.status, message="why")), policy, now=3.5)
+
+    assert said(S.FAILED, service(ANY), 7) == "why; 8 times in a row, next try in 60 s"
+    assert said(S.FAILED, service(ON_FAILURE, 3), 3) == "why; not tried again: miniorch restart shop/setup"
+    for quiet in (said(S.FAILED, service(ANY)), said(S.COMPLETE, service(NEVER)), said(S.RUNNING, service(ANY), 7)):
+        assert quiet == "why"
+    slow = replace(service(ANY), spec=replace(service(ANY).spec, restart=RestartPolicy(ANY, delay_seconds=9.0)))
+    assert said(S.FAILED, slow) == "why; next try in 9 s"
+    assert next_at(task(S.SHUTDOWN, attempt=7), slow) == 3.0
+
+
+def test_a_slot_is_seen_by_its_live_task_or_by_the_end_that_stands() -> None:
+    resting, job = task(S.FAILED, attempt=7), {"shop/setup": service(NEVER)}
+    always = {"shop/setup": service(ANY)}
+    assert current([resting], always, now=10.0) == [resting]
+    assert current([resting], always, now=99.0) == []  # the next one is just being made
+    live = replace(task(S.PENDING), id="t2", created_at=1.0)
+    assert current([resting, live], always, now=10.0) == [live]
+    assert current([resting], job, now=99.0) == [resting]
+    assert current([resting], {}, now=10.0) == []

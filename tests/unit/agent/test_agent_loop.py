@@ -181,6 +181,23 @@ def test_reports_wait_for_a_server_that_is_away() -> None:
     on_stage(story)
 
 
+def test_older_report_that_comes_after_a_newer_one_is_put_right() -> None:
+    async def story(stage: Stage) -> None:
+        stage.server.put(task())
+        older = await stage.server.is_in(TaskState.RUNNING)
+        stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.REMOVED))
+        await stage.server.until(lambda: stage.server.tasks["t1"].status.state is TaskState.SHUTDOWN)
+        await stage.server.until(lambda: not stage.server.tasks["t1"].status.container_id)
+        ended = stage.server.tasks["t1"]
+        for seconds in (0.0, 5.0):  # the network has kept it for so long
+            await asyncio.sleep(seconds)
+            late = replace(ended.status, container_id=older.container_id)
+            stage.server.put(replace(ended, status=late))
+            await stage.server.until(lambda: not stage.server.tasks["t1"].status.container_id)
+
+    on_stage(story)
+
+
 def test_many_reports_are_few_requests() -> None:
     async def story(stage: Stage) -> None:
         names = [f"t{number}" for number in range(40)]

@@ -15,7 +15,7 @@ from miniorch.api.apply import CHANGES_TOLD
 from miniorch.api.routes import dispatch, stream
 from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
-from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
+from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, UsageError
 from miniorch.model import AppSpec, Condition, Mount, Port, RestartPolicy, ServiceSpec, TaskSpec
 from miniorch.server import Server
 from miniorch.state.memory import MemoryStore
@@ -74,6 +74,9 @@ async def server() -> AsyncIterator[Api]:
     made = Server(store, SystemClock(), random.Random(1))
     await made.prepare()
     running = asyncio.create_task(made.run())
+    async with asyncio.timeout(5):
+        while not made.leadership.epoch:
+            await asyncio.sleep(0)
     try:
         yield Api(made)
     finally:
@@ -373,5 +376,50 @@ def test_a_body_of_the_wrong_shape_is_one_readable_refusal(body: Any) -> None:
     async def scenario(api: Api) -> None:
         with pytest.raises(MiniorchError, match=r"wants|lacks"):
             await api("PUT", "/v1/apps/shop", body)
+
+    check(scenario)
+
+
+def test_an_app_with_more_events_than_a_transaction_holds_is_still_one_change() -> None:
+    async def scenario(api: Api) -> None:
+        many = AppSpec({f"s{number}": ServiceSpec(TaskSpec("x")) for number in range(100)})
+        answer = await api("PUT", "/v1/apps/many", many)
+        assert len({entry.modified for entry in (await api.server.store.list("/services/")).entries}) == 1
+        assert len(answer["changes"]) == 100
+        created = [event for event in await api.items("events") if event["message"] == "created"]
+        assert len([event for event in created if event["kind"] == "service"]) == 100
+        with pytest.raises(UsageError, match="at most 128 can be") as refused:
+            await api("PUT", "/v1/apps/more", AppSpec({f"s{n}": ServiceSpec(TaskSpec("x")) for n in range(200)}))
+        assert refused.value.remedy == "split the app file into several apps"
+
+    check(scenario)
+
+
+def test_any_number_of_statuses_is_taken_at_once() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PUT", "/v1/apps/many", AppSpec({"s": ServiceSpec(TaskSpec("x"), 150)}))
+
+        async def placed() -> bool:
+            return sum(bool(task["node"]) for task in await api.items("tasks")) == 150
+
+        async with asyncio.timeout(20):
+            while not await placed():
+                await asyncio.sleep(0.01)
+        reports = [{"task": one["id"], "status": {"state": "preparing"}} for one in await api.items("tasks")]
+        await api("POST", "/v1/nodes/n1/statuses", reports)
+        assert {task["status"]["state"] for task in await api.items("tasks")} == {"preparing"}
+
+    check(scenario)
+
+
+def test_only_the_leader_takes_what_needs_its_memory() -> None:
+    async def scenario(api: Api) -> None:
+        follower = Api(Server(api.server.store, SystemClock(), random.Random(2), name="other"))
+        for path in ("/v1/nodes/n1/register", "/v1/nodes/n1/heartbeat", "/v1/nodes/n1/applied"):
+            with pytest.raises(NotLeader):
+                await follower("POST", path, {})
+        await follower("PUT", "/v1/apps/shop", SHOP)
+        assert [service["name"] for service in await follower.items("services")] == ["db", "web"]
 
     check(scenario)

@@ -10,8 +10,8 @@ from builders import NODE, T0, StoppedClock, outdated, plan_service, said, servi
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.endpoints import derive
 from miniorch.controllers.liveness import Liveness
-from miniorch.controllers.services import backoff_seconds
 from miniorch.model import DesiredState, Restart, RestartPolicy, Service, TaskState
+from miniorch.slots import backoff_seconds
 
 
 def test_every_empty_slot_gets_one_task() -> None:
@@ -51,6 +51,13 @@ def test_a_slot_that_keeps_failing_rests() -> None:
 
 def test_backoff_doubles_up_to_a_limit() -> None:
     assert [backoff_seconds(attempt) for attempt in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_slot_does_not_rest_for_an_hour_because_a_wall_clock_was_set_back() -> None:
+    failed = replace(task(1, TaskState.FAILED, age=-3599.0, since=-3600.0), attempt=2)
+    plan = plan_service(service(), failed)
+    assert said(plan.writes) == ["new web.1"]
+    assert plan.writes[0].item.created_at > failed.created_at  # the order of a slot's tasks stays what it was
 
 
 def test_a_task_that_lived_long_did_not_fail_in_a_row() -> None:
@@ -135,6 +142,10 @@ def test_a_draining_task_stops_after_the_limit_in_any_case() -> None:
     waits = plan_service(*_draining(3.0))
     assert (waits.writes, waits.again_in_seconds) == ([], pytest.approx(2.0))
     assert said(plan_service(*_draining(5.0)).writes) == ["t1: desired shutdown, running"]
+
+
+def test_a_draining_task_does_not_wait_for_an_hour_because_a_wall_clock_was_set_back() -> None:
+    assert said(plan_service(*_draining(since=-3600.0)).writes) == said(plan_service(*_draining(since=6.0)).writes)
 
 
 def test_a_draining_task_does_not_stop_while_the_endpoints_still_name_it() -> None:
