@@ -1,43 +1,23 @@
 """Bad days, drawn from a seed before the day begins.
 
 The problem: a fault that is rolled while the run goes on cannot be taken out of it without changing everything after.
-The idea: faults are data. `draw` makes the whole list first, so a failing run can be shortened by leaving faults out,
-and what is left still happens at the same moments.
+The idea: faults are data. `draw` makes the whole list first, each kind from a generator of its own, so a failing run
+can be shortened by leaving faults out (`shrink.py`), and what is left still happens at the same moments. A `Case` is
+all that a run is made from; as JSON it can be kept for ever, as the track record in `tests/simulation` does.
 
-A day has three parts: an app is deployed and things break; everything is mended; a quiet time, after which the cluster
-must be exactly as wanted (`AT_REST`).
-
-Who does this for real: etcd's robustness tests, Jepsen's nemesis. Next file: `tests/simulation/test_simulation.py`.
+Who does this for real: etcd's robustness tests, Jepsen's nemesis, TigerBeetle's VOPR. Where we differ: what users do
+is in the same list, so that shrinking leaves out a scaling as readily as a crash. Next file: `day.py`.
 """
 
-import asyncio
-import contextlib
+import difflib
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from miniorch.codec import to_plain
-from miniorch.errors import NotFound
-from miniorch.model import (
-    AppSpec,
-    Build,
-    Condition,
-    HealthCheck,
-    Mount,
-    Port,
-    Resources,
-    Restart,
-    RestartPolicy,
-    ServiceSpec,
-    TaskSpec,
-)
-from miniorch.simulation.engine import Behaviour
-from miniorch.simulation.network import BAD, GOOD, POOR
-from miniorch.simulation.world import World
+from miniorch.errors import UsageError
 
-APP = "dockchat"
-KINDS = ("crash", "engine", "kill", "kill", "weather", "scale", "change", "cut", "restart", "fail")
 JOBS = ("setup", "report")
+QUIET_SECONDS = 120.0  # the longest rest at the end of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,142 +29,168 @@ class Fault:
     target: str = ""
     seconds: float = 0.0
 
+    def describe(self) -> str:
+        """`12.3 s: partition node3 for 8.1 s`."""
+        lasting = f" for {self.seconds:g} s" if self.seconds else ""
+        return f"{self.at:g} s: {self.kind} {self.target}".rstrip() + lasting
 
-def draw(chance: random.Random, processes: list[str], nodes: list[str], seconds: float, count: int) -> list[Fault]:
-    """At least `count` faults within `seconds`, by time. Every process is killed at least once."""
-    faults = [Fault(chance.uniform(0.0, seconds), "crash", one, chance.uniform(0.1, 8.0)) for one in processes]
-    while len(faults) < count:
-        kind = chance.choice(KINDS)
-        match kind:
-            case "crash":
-                target = chance.choice(processes)
-            case "scale":
-                target = str(chance.randint(0, 4))
-            case "change":
-                target = str(chance.randint(1, 99))
-            case "restart":
-                target = chance.choice(["web", *JOBS])
-            case "fail":
-                target = chance.choice(JOBS)
-            case _:
-                target = chance.choice(nodes)
-        faults.append(
-            Fault(chance.uniform(0.0, seconds), kind, target, chance.uniform(0.5, chance.choice([6.0, 30.0])))
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The same case is the same history. `seconds` are virtual ones; the last part of them is quiet."""
+
+    seed: int
+    nodes: int = 5
+    servers: int = 3
+    seconds: float = 300.0
+    tasks: int = 0  # besides the example app's
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def quiet_seconds(self) -> float:
+        return min(QUIET_SECONDS, 0.4 * self.seconds)
+
+    @property
+    def trouble_seconds(self) -> float:
+        return self.seconds - self.quiet_seconds
+
+    def scene(self) -> "Scene":
+        return Scene(
+            tuple(f"node{number}" for number in range(1, self.nodes + 1)),
+            tuple(f"server{number}" for number in range(1, self.servers + 1)),
         )
-    return sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.target))
+
+    def with_faults(self, kinds: Iterable[str]) -> "Case":
+        """The same case with faults drawn by its seed."""
+        return replace(self, faults=draw(self.seed, kinds, self.scene(), self.trouble_seconds))
 
 
-def dockchat(replicas: int = 2, port: int = 5000) -> AppSpec:
-    """The example app: a database with a volume and a health check, and a web service that waits for it."""
-    check = HealthCheck(("true",), interval_seconds=2.0, timeout_seconds=2.0, retries=3, start_period_seconds=10.0)
-    small = Resources(0.25, 64 << 20)
-    data = Mount("data", "/data/db")
-    db = TaskSpec("mongo:7", mounts=(data,), healthcheck=check, reserved=small, stop_grace_seconds=5.0)
-    web = TaskSpec(
-        "dockchat-web",
-        Build("/dockchat", "sha256:0"),
-        environment={"VERSION": "1"},
-        healthcheck=check,
-        reserved=small,
-        stop_grace_seconds=5.0,
-    )
-    return AppSpec(
-        {"db": ServiceSpec(db), "web": ServiceSpec(web, replicas, (Port(port, 5000),), {"db": Condition.HEALTHY})},
-        ("data",),
-    )
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Whom a fault can hit. The names are those of `world.py`."""
+
+    nodes: tuple[str, ...]
+    servers: tuple[str, ...]
 
 
-def with_jobs(app: AppSpec, chance: random.Random) -> AppSpec:
-    """The same with a job that web waits for, tried until it succeeds, and one of two slots that may be given up."""
-    setup = ServiceSpec(TaskSpec("setup"), restart=RestartPolicy(Restart.ON_FAILURE, delay_seconds=1.0))
-    policy = RestartPolicy(chance.choice(list(Restart)), max_attempts=chance.randint(1, 3))
-    report = ServiceSpec(TaskSpec("report"), 2, restart=policy)
-    web = app.services["web"]
-    web = replace(web, depends_on={**web.depends_on, "setup": Condition.COMPLETED})
-    return replace(app, services={**app.services, "web": web, "setup": setup, "report": report})
+Target = Callable[[random.Random, Scene], str]
 
 
-class Day:
-    """Deploy, break, mend, rest."""
+def _node(chance: random.Random, scene: Scene) -> str:
+    return chance.choice(scene.nodes)
 
-    def __init__(self, world: World, faults: list[Fault], trouble_seconds: float, quiet_seconds: float) -> None:
-        self.world = world
-        self.faults = faults
-        self.trouble_seconds = trouble_seconds
-        self.quiet_seconds = quiet_seconds
-        self.wanted = with_jobs(dockchat(), world.chance("jobs"))
 
-    async def live(self) -> None:
-        world = self.world
-        for machine in world.machines.values():
-            machine.engine.behave("mongo:7", Behaviour(pull_seconds=4.0, healthy_after_seconds=3.0))
-            machine.engine.behave("dockchat-web", Behaviour(pull_seconds=6.0, healthy_after_seconds=0.5))
-        for job in JOBS:
-            self._let_end(job, exit_code=0)
-        async with asyncio.timeout(self.trouble_seconds + 600):
-            world.wire.weather = POOR
-            happening = [asyncio.ensure_future(self._apply())]
-            happening += [asyncio.ensure_future(self._happen(fault)) for fault in self.faults]
-            await asyncio.sleep(self.trouble_seconds)
-            world.note("everything is mended")
-            await asyncio.gather(*happening)
-            world.wire.weather = GOOD
-            for process in world.processes:
-                world.restart(process)
-        await asyncio.sleep(self.quiet_seconds)
+def _server(chance: random.Random, scene: Scene) -> str:
+    return chance.choice(scene.servers)
 
-    async def _happen(self, fault: Fault) -> None:
-        world = self.world
-        await asyncio.sleep(fault.at)
-        match fault.kind:
-            case "crash":
-                await world.crash(fault.target)
-                await asyncio.sleep(fault.seconds)
-                world.restart(fault.target)
-            case "engine":
-                world.note(f"the engine of {fault.target} restarts")
-                world.machines[fault.target].engine.restart(fault.seconds, live_restore=fault.seconds > 2.0)
-            case "kill":
-                self._kill_container(fault)
-            case "weather":
-                world.note("bad weather")
-                world.wire.weather = BAD
-                await asyncio.sleep(fault.seconds)
-                world.wire.weather = POOR
-            case "cut":
-                world.cut(fault.target, True)  # its containers do not notice
-                await asyncio.sleep(fault.seconds)
-                world.cut(fault.target, False)
-            case "scale":
-                await self._change(web=replace(self.wanted.services["web"], replicas=int(fault.target)))
-            case "change":
-                web = self.wanted.services["web"]
-                task = replace(web.task, environment={"VERSION": fault.target})
-                await self._change(web=replace(web, task=task))
-            case "restart":
-                with contextlib.suppress(NotFound):  # before the app is there
-                    await world.ask("POST", f"/v1/services/{APP}/{fault.target}/restart")
-            case "fail":
-                world.note(f"{fault.target} fails from now on")
-                self._let_end(fault.target, exit_code=1)
-                await asyncio.sleep(fault.seconds)
-                self._let_end(fault.target, exit_code=0)
 
-    def _let_end(self, job: str, exit_code: int) -> None:
-        for machine in self.world.machines.values():
-            machine.engine.behave(job, Behaviour(exits_after_seconds=3.0, exit_code=exit_code))
+def _machine(chance: random.Random, scene: Scene) -> str:
+    return chance.choice([_node, _server])(chance, scene)
 
-    def _kill_container(self, fault: Fault) -> None:
-        engine = self.world.machines[fault.target].engine
-        running = [box for box in engine.boxes.values() if box.state == "running"]
-        if running:
-            box = running[int(fault.seconds * 1000) % len(running)]
-            self.world.note(f"the container of {box.spec.task} dies")
-            engine.kill(box.spec.task)
 
-    async def _change(self, **services: ServiceSpec) -> None:
-        self.wanted = replace(self.wanted, services={**self.wanted.services, **services})
-        await self._apply()
+def _process(chance: random.Random, scene: Scene) -> str:
+    part = chance.choice(["server", "agent", "agent", "net"])
+    return _server(chance, scene) if part == "server" else f"{part} {_node(chance, scene)}"
 
-    async def _apply(self) -> Any:
-        return await self.world.ask("PUT", f"/v1/apps/{APP}", to_plain(self.wanted))
+
+def _link(chance: random.Random, scene: Scene) -> str:
+    """Two that talk to each other, in the direction of requests or of answers."""
+    one, other = chance.choice([_node, _the_store])(chance, scene), _server(chance, scene)
+    return f"{one} {other}" if chance.random() < 0.5 else f"{other} {one}"
+
+
+def _cable(chance: random.Random, scene: Scene) -> str:
+    """All of a node's, or one link."""
+    return chance.choice([_node, _node, _link])(chance, scene)
+
+
+def _the_store(chance: random.Random, scene: Scene) -> str:
+    return "store"
+
+
+def _nothing(chance: random.Random, scene: Scene) -> str:
+    return ""
+
+
+def _one_of(*words: str) -> Target:
+    return lambda chance, scene: chance.choice(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault: what is told of it, how often it comes on five nodes, how long it lasts, whom it hits."""
+
+    says: str
+    every_seconds: float
+    lasts: tuple[float, float] = (0.0, 0.0)
+    target: Target = _node
+
+
+USERS = {  # what users do meanwhile, whatever the faults
+    "scale": Kind("web gets another number of replicas", 30.0, target=_one_of("0", "1", "2", "3", "4")),
+    "change": Kind("web gets another spec", 40.0, target=_one_of("2", "3", "4", "5")),
+    "restart": Kind("a service is restarted by hand", 50.0, target=_one_of("web", *JOBS)),
+    "remove": Kind("the app is removed, and comes back after a while", 120.0, (0.1, 10.0), _nothing),
+}
+KINDS = {
+    "clock": Kind("a wall clock jumps", 180.0, target=lambda one, _: f"{_machine(one, _)} {one.choice((-3600, 3600))}"),
+    "compact": Kind("the store forgets its history, under all watches", 180.0, target=_nothing),
+    "crash": Kind("a process is killed and starts again", 12.0, (0.1, 8.0), _process),
+    "deaf": Kind("an engine's events are lost", 240.0, (2.0, 30.0)),
+    "disk": Kind("a node has no space for images and containers", 240.0, (2.0, 30.0)),
+    "drift": Kind(
+        "a machine's clocks run one per cent faster or slower",
+        240.0,
+        target=lambda one, _: f"{_machine(one, _)} {one.choice((-0.01, 0.01))}",
+    ),
+    "elect": Kind("the store changes its own leader: all connections to it break off", 180.0, target=_nothing),
+    "engine": Kind("an engine restarts; if it takes more than two seconds its containers live on", 70.0, (0.5, 6.0)),
+    "fail": Kind("a job fails for a while", 100.0, (2.0, 30.0), _one_of(*JOBS)),
+    "freeze": Kind("the store is silent", 180.0, (0.5, 30.0), _nothing),
+    "full": Kind("the store has no space", 240.0, (2.0, 30.0), _nothing),
+    "kill": Kind("a container dies", 25.0),
+    "oneway": Kind("one direction between two machines is silent", 100.0, (1.0, 30.0), _link),
+    "partition": Kind("two machines, or a node and all servers, cannot reach each other", 70.0, (1.0, 40.0), _cable),
+    "pause": Kind("a machine stands still and goes on with what it believed before", 100.0, (1.0, 60.0), _machine),
+    "power": Kind("a node loses its power", 180.0, (1.0, 40.0)),
+    "pull": Kind("an image cannot be had", 240.0, (2.0, 20.0), _one_of("mongo:7", "dockchat-web", *JOBS)),
+    "refuse": Kind("an engine answers many requests with an error", 180.0, (2.0, 20.0)),
+    "reset": Kind("all connections between two machines break off", 100.0, target=_link),
+    "restore": Kind("the store comes back as it was a while ago", 900.0, (1.0, 20.0), _nothing),
+    "rough": Kind("the store is slow, and often does not say whether something was done", 100.0, (2.0, 30.0), _nothing),
+    "sick": Kind("a container becomes unhealthy", 100.0),
+    "slow": Kind("an engine takes ten times as long", 180.0, (2.0, 30.0)),
+    "weather": Kind("the network delays, loses and repeats", 70.0, (2.0, 20.0), _nothing),
+}
+KNOWN = {**USERS, **KINDS}
+
+
+def draw(seed: int, kinds: Iterable[str], scene: Scene, seconds: float) -> tuple[Fault, ...]:
+    """All faults of a run, by time, and all over before `seconds`. Ten times the nodes, about three times the faults.
+
+    Each kind has its own generator and its own gaps: fewer kinds, fewer nodes or fewer seconds shift nothing else.
+    """
+    often = max(1.0, (len(scene.nodes) / 5) ** 0.5)
+    faults = []
+    for name in dict.fromkeys((*USERS, *kinds)):
+        kind, chance, at = KNOWN[name], random.Random(f"{seed} {name}"), 0.0
+        while (at := at + chance.uniform(0.0, 2 * kind.every_seconds / often)) < seconds:
+            lasting = min(chance.uniform(kind.lasts[0], chance.uniform(*kind.lasts)), seconds - at)
+            faults.append(Fault(round(at, 2), name, kind.target(chance, scene), round(lasting, 2)))
+    return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.target)))
+
+
+def kinds_named(words: str) -> tuple[str, ...]:
+    """The kinds in `partition,crash`; `all` and `none` are known, too. Raises `UsageError` with the nearest name."""
+    if words in ("all", "none"):
+        return tuple(KINDS) if words == "all" else ()
+    chosen = [word.strip() for word in words.split(",")]
+    for word in chosen:
+        if word not in KINDS:
+            near = difflib.get_close_matches(word, KINDS, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(
+                f'there is no kind of fault "{word}"{meant} There are {", ".join(KINDS)}, all and none',
+                remedy=f"--faults {near[0] if near else 'all'}",
+            )
+    return tuple(dict.fromkeys(chosen))

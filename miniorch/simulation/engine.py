@@ -4,32 +4,37 @@ The problem: what an agent does when Docker dies in the middle of a `create` can
 Docker. The idea: the engine's protocol (`agent/engine.py`) over plain objects. It keeps Docker's habits that matter:
 operations take time; an operation goes on when the caller has died in the middle; containers outlive the agent; one
 task has one container, whoever asks how often. What an image does when it runs is a `Behaviour`; faults are methods:
-`fail_pull`, `kill`, `restart`.
+`fail_pull`, `kill`, `restart`, `slow`, `refuse`, `fill_disk`.
 
 Who does this for real: Kubernetes' kubemark ("hollow nodes") and Swarm's test executors. Where we differ: the same
-contract suite runs against this and Docker, so that the fake cannot drift away. Next file:
-`miniorch/simulation/network.py`.
+contract suite runs against this and Docker, so that the fake cannot drift away. Next file: `inside.py`.
 """
 
 import asyncio
-import io
+import contextlib
 import ipaddress
 import random
-import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Processes, Progress, Stat
 from miniorch.clock import Clock, new_id
-from miniorch.errors import EngineError, NotFound
-from miniorch.frames import Command, Frame, Kind
+from miniorch.errors import EngineError
+from miniorch.frames import Command, Frame
 from miniorch.model import Build, Resources
+from miniorch.simulation import inside
+from miniorch.simulation.loop import on_behalf_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 TERMINATED, KILLED = 143, 137  # exit codes: 128 + SIGTERM, 128 + SIGKILL
 LOG_LINES = 1000
+REFUSALS = (
+    "500: the engine has failed, see its log",
+    "404: the plugin of the network was not found",
+    "409: another operation is under way",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Box:
     behaviour: Behaviour
     state: str = "created"  # "created", "running", "exited"
     exit_code: int | None = None
+    told: bool = False  # somebody asked that it end
     started_at: float = 0.0
     lines: list[bytes] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=lambda: {"/tmp/.keep": b""})
@@ -72,7 +78,8 @@ def goes_on(
     """Work that the engine finishes even if whoever asked for it is gone, unless the engine itself goes down."""
 
     async def detached(engine: "FakeEngine", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.get_running_loop().create_task(work(engine, *args, **kwargs))
+        context = on_behalf_of(engine.machine)
+        task = asyncio.get_running_loop().create_task(work(engine, *args, **kwargs), context=context)
         engine._going_on[task] = None
         task.add_done_callback(engine._finished)
         await asyncio.wait([task])  # cancelling the waiter does not cancel the work
@@ -86,7 +93,14 @@ def goes_on(
 class FakeEngine:
     """One machine's engine. It belongs to the machine: agents come and go, it stays."""
 
-    def __init__(self, clock: Clock, chance: random.Random, capacity: Resources = Resources(4.0, 4 << 30)) -> None:  # noqa: B008
+    def __init__(
+        self,
+        clock: Clock,
+        chance: random.Random,
+        machine: str = "",
+        capacity: Resources = Resources(4.0, 4 << 30),  # noqa: B008
+    ) -> None:
+        self.machine = machine
         self._clock = clock
         self._chance = chance
         self._capacity = capacity
@@ -95,6 +109,9 @@ class FakeEngine:
         self._broken_images: dict[str, str] = {}
         self._subnet: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
         self._down_until = 0.0
+        self._slowness = 1.0
+        self._refused = 0.0
+        self._deaf = self._full = False
         self._listeners: list[asyncio.Event] = []
         self._going_on: dict[asyncio.Task[Any], None] = {}  # work that does not depend on its caller
         self.boxes: dict[str, Box] = {}  # by container id; read by invariants
@@ -141,6 +158,34 @@ class FakeEngine:
                     self._end(box, KILLED)
         self._tell()
 
+    def power_off(self) -> None:
+        """The machine is dead: so is every container, and nothing answers until `power_on`."""
+        self.restart(float("inf"), live_restore=False)
+
+    def power_on(self) -> None:
+        self._down_until = 0.0
+
+    def slow(self, factor: float) -> None:
+        """Everything takes so many times as long. 1: mended."""
+        self._slowness = factor
+
+    def refuse(self, share: float) -> None:
+        """So many requests are answered with a 500, 404 or 409 that trying again may cure."""
+        self._refused = share
+
+    def deafen(self, deaf: bool) -> None:
+        """The stream of events stays open and says nothing; what happens meanwhile is never told."""
+        self._deaf = deaf
+
+    def fill_disk(self, full: bool) -> None:
+        """There is no space for images and new containers."""
+        self._full = full
+
+    def mend(self) -> None:
+        """All faults that last are over."""
+        self._slowness, self._refused, self._deaf, self._full = 1.0, 0.0, False, False
+        self._broken_images.clear()
+
     # The protocol of agent/engine.py
 
     async def info(self) -> EngineInfo:
@@ -168,6 +213,7 @@ class FakeEngine:
             for percent in (0, 50):
                 progress(f"{what}, {percent} of 100 %")
                 await self._reach(self._behaviour(image).pull_seconds / 2)
+            self._need_space(what)
             if image in self._broken_images:
                 raise EngineError(f"{what} failed: {self._broken_images[image]}")
             self._images.setdefault(image, f"sha256:{new_id(self._chance, 12)}")
@@ -184,10 +230,12 @@ class FakeEngine:
         for box in self.boxes.values():  # looked at when the work is done, as Docker looks at names
             if box.spec.task == spec.task:
                 return box.id
+        self._need_space(f"the container of {spec.task}")
         box = Box(new_id(self._chance, 12), spec, self._behaviour(name))
         self.boxes[box.id] = box
         self.used.append((spec.address, spec.task))
         self._tell()
+        await self._reach(0.02)  # whoever dies now has made an orphan
         return box.id
 
     @goes_on
@@ -208,6 +256,7 @@ class FakeEngine:
         await self._reach(0.05)
         box = self._box(container)
         if box.state == "running":
+            box.told = True
             stubborn = box.behaviour.ignores_term or box.behaviour.stop_seconds > grace_seconds
             await self._reach(grace_seconds if stubborn else box.behaviour.stop_seconds)
             self._end(box, KILLED if stubborn else TERMINATED)
@@ -233,60 +282,30 @@ class FakeEngine:
         return ExecResult(0, "ok") if healthy else ExecResult(1, "not healthy")
 
     async def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
-        """Knows `cat`, `sh -c "exit N"` and `sleep`; every other program is not in the image."""
         await self._reach(0.05)
         box = self._box(container)
         if box.state != "running":
             raise EngineError(f"container {container} is not running")
         box.commands.append(what)
         try:
-            yield Kind.STARTED, b""
-            program, *arguments = what.command
-            code = b"0"
-            if program == "cat" and what.stdin:
-                async for kind, payload in input:
-                    if kind is Kind.STDIN_END:
-                        break
-                    if kind is Kind.STDIN:
-                        yield Kind.STDOUT, payload
-            elif program == "sh":
-                code = arguments[-1].rpartition(" ")[2].encode()
-            elif program == "sleep":
-                await asyncio.sleep(float(arguments[0]))
-            elif program != "cat":
-                code = b"127"
-                yield Kind.ERROR, f"exit code 127: command not found in the image: {program}".encode()
-            yield Kind.EXIT, code
+            async with contextlib.aclosing(inside.run(what, input)) as frames:
+                async for frame in frames:
+                    yield frame
         finally:
             box.commands.remove(what)
 
     async def stat(self, container: str, path: str) -> Stat:
         await self._reach(0.02)
-        files, name = self._box(container).files, path.rstrip("/").rpartition("/")[2]
-        if any(f"{known}/".startswith(f"{path.rstrip('/')}/") for known in files):
-            return Stat(name or "/", path not in files)
-        raise NotFound(f"there is no {path} in the container")
+        return inside.stat(self._box(container).files, path)
 
     async def archive(self, container: str, path: str) -> AsyncIterator[bytes]:
-        found = await self.stat(container, path)
-        tar = io.BytesIO()
-        with tarfile.open(fileobj=tar, mode="w") as writing:
-            for known, data in self._box(container).files.items():
-                if f"{known}/".startswith(f"{path.rstrip('/')}/"):
-                    member = tarfile.TarInfo(found.name + known[len(path.rstrip("/")) :])
-                    member.size = len(data)
-                    writing.addfile(member, io.BytesIO(data))
-        yield tar.getvalue()
+        await self._reach(0.02)
+        yield inside.packed(self._box(container).files, path)
 
     async def unpack(self, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
         if not (await self.stat(container, path)).folder:
             raise EngineError(f"{path} is no folder")
-        data = b"".join([piece async for piece in tar])
-        with tarfile.open(fileobj=io.BytesIO(data)) as reading:
-            for member in reading:
-                file = reading.extractfile(member)
-                if file is not None:
-                    self._box(container).files[f"{path.rstrip('/')}/{member.name}"] = file.read()
+        inside.unpack(self._box(container).files, path, b"".join([piece async for piece in tar]))
 
     async def top(self, container: str) -> Processes:
         await self._reach(0.02)
@@ -316,6 +335,8 @@ class FakeEngine:
             while True:
                 await bell.wait()
                 bell.clear()
+                if self._deaf:
+                    continue
                 await self._reach(0.01)
                 yield None
         finally:
@@ -328,9 +349,15 @@ class FakeEngine:
 
     async def _reach(self, seconds: float) -> None:
         """Let an operation take its time, give or take a third. Raises when the engine is away at its end."""
-        await asyncio.sleep(seconds * self._chance.uniform(0.67, 1.33))
+        await asyncio.sleep(seconds * self._slowness * self._chance.uniform(0.67, 1.33))
         if self._clock.monotonic() < self._down_until:
             raise EngineError("the engine does not answer", temporary=True)
+        if self._refused and self._chance.random() < self._refused:
+            raise EngineError(self._chance.choice(REFUSALS), temporary=True)
+
+    def _need_space(self, what: str) -> None:
+        if self._full:
+            raise EngineError(f"{what}: no space left on device", temporary=True)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._going_on.pop(task, None)

@@ -3,10 +3,10 @@
 The problem: a test that looks at the end of a story misses the second in which two databases wrote to one volume. The
 idea: each promise is a function from a picture of the whole world (the store *and* what really runs on every engine) to
 the sentences that say how it is broken; none is good. `ALWAYS` must hold at every step; `AT_REST` once nothing has
-failed for a while. What compares two moments is in `History`.
+failed for a while. What compares two moments is in `history.py`.
 
 Who does this for real: TigerBeetle's state checker, etcd's robustness tests (collect everything, check afterwards).
-Next file: `miniorch/simulation/world.py`.
+Next file: `miniorch/simulation/history.py`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from miniorch.model import DesiredState, Endpoints, Node, Restart, Service, Task, TaskState, Volume
+from miniorch.model import DesiredState, Endpoints, Node, Resources, Restart, Service, Task, TaskState, Volume
 from miniorch.simulation.engine import Box
 from miniorch.simulation.machine import Machine
 from miniorch.state.records import from_entry
-from miniorch.state.store import Listing
+from miniorch.state.store import Entry
 
-item_of = functools.lru_cache(4096)(from_entry)  # most of a picture is as it was in the one before
+
+@functools.lru_cache(1024)  # who looks at what has been written asks more than once
+def decoded(key: str, value: bytes) -> Any:
+    """The object at a key."""
+    return from_entry(Entry(key, value, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,10 @@ class Picture:
     traffic: Mapping[str, tuple[Endpoints, ...]]  # by node: what its proxy follows
 
     @classmethod
-    def take(cls, listing: Listing, machines: Mapping[str, Machine]) -> Picture:
-        kinds: dict[str, Any] = {kind: {} for kind in ("tasks", "services", "nodes", "volumes", "endpoints")}
-        for entry in listing.entries:
-            _, kind, key = entry.key.split("/", 2)
-            if kind in kinds:
-                kinds[kind][key] = item_of(entry)
+    def take(cls, objects: Mapping[str, dict[str, Any]], machines: Mapping[str, Machine]) -> Picture:
+        """`objects` are those of the store, by kind and key."""
         return cls(
-            **kinds,
+            **{kind: dict(objects[kind]) for kind in ("tasks", "services", "nodes", "volumes", "endpoints")},
             boxes={node: tuple(machine.engine.boxes.values()) for node, machine in machines.items()},
             folders={node: frozenset(machine.files.folders) for node, machine in machines.items()},
             traffic={node: machine.ingress.endpoints for node, machine in machines.items()},
@@ -110,10 +110,19 @@ def a_subnet_or_service_address_has_one_owner(world: Picture) -> list[str]:
     return [f"{address} was given out {count} times" for address, count in counts.items() if count > 1]
 
 
+def no_service_address_is_a_containers(world: Picture) -> list[str]:
+    held = {box.spec.address: box.spec.task for boxes in world.boxes.values() for box in boxes}
+    return [f"{one.key} and {held[one.vip]} have {one.vip}" for one in world.services.values() if one.vip in held]
+
+
 def a_node_is_never_above_its_capacity(world: Picture) -> list[str]:
+    on: dict[str, list[Resources]] = {}
+    for task in world.tasks.values():
+        if task.live and task.node:
+            on.setdefault(task.node, []).append(task.spec.reserved)
     wrong = []
     for node in world.nodes.values():
-        reserved = [task.spec.reserved for task in world.tasks.values() if task.live and task.node == node.name]
+        reserved = on.get(node.name, ())
         cpus, memory = sum(item.cpus for item in reserved), sum(item.memory_bytes for item in reserved)
         if round(cpus, 3) > node.capacity.cpus or memory > node.capacity.memory_bytes:
             wrong.append(f"{node.name} has {cpus:g} CPUs and {memory} bytes reserved, more than it has")
@@ -158,6 +167,7 @@ ALWAYS: tuple[Promise, ...] = (
     an_address_is_held_by_one_running_container,
     an_address_lies_in_its_nodes_subnet,
     a_subnet_or_service_address_has_one_owner,
+    no_service_address_is_a_containers,
     a_node_is_never_above_its_capacity,
     a_task_lies_on_its_volumes_node,
     a_container_runs_where_its_task_was_put,
@@ -215,6 +225,40 @@ def no_container_is_an_orphan(world: Picture) -> list[str]:
     ]
 
 
+def nothing_waits_that_would_fit(world: Picture) -> list[str]:
+    """A task without ties waits for a node only while none has room for it."""
+    free = {node.name: node.capacity for node in world.nodes.values() if node.ready}
+    for task in (task for task in world.tasks.values() if task.live and task.node in free):
+        left, needs = free[task.node], task.spec.reserved
+        free[task.node] = Resources(left.cpus - needs.cpus, left.memory_bytes - needs.memory_bytes)
+    return [
+        f"{task.id} waits, and {node} has room for it"
+        for task in world.tasks.values()
+        if task.status.state is TaskState.PENDING and not task.spec.mounts and not _ports(task, world)
+        for node, left in list(free.items())[:1]
+        if task.spec.reserved.cpus <= left.cpus and task.spec.reserved.memory_bytes <= left.memory_bytes
+    ]
+
+
+def _ports(task: Task, world: Picture) -> bool:
+    service = world.services.get(task.service_key)
+    return service is not None and bool(service.spec.ports)
+
+
+def nothing_is_left_of_what_is_gone(world: Picture) -> list[str]:
+    """Containers and endpoints have promises of their own; this is about the disks."""
+    return [
+        f"{path} on {node} is left of what is gone"
+        for node, paths in world.folders.items()
+        for path in sorted(paths)
+        if not _has_owner(path.split("/"), world)
+    ]
+
+
+def _has_owner(path: list[str], world: Picture) -> bool:
+    return path[2] in world.tasks if path[1] == "tasks" else "/".join(path[2:4]) in world.volumes
+
+
 def endpoints_name_exactly_the_tasks_that_run(world: Picture) -> list[str]:
     """At rest exactly; in between they may lag, which is why a task drains before it stops."""
     wrong = []
@@ -246,6 +290,8 @@ AT_REST: tuple[Promise, ...] = (
     every_slot_runs_or_is_over,
     what_the_store_says_runs_runs,
     no_container_is_an_orphan,
+    nothing_waits_that_would_fit,
+    nothing_is_left_of_what_is_gone,
     endpoints_name_exactly_the_tasks_that_run,
     published_ports_follow_the_endpoints,
 )
@@ -254,58 +300,3 @@ AT_REST: tuple[Promise, ...] = (
 def broken(world: Picture, promises: Iterable[Promise] = ALWAYS) -> list[str]:
     """All sentences of all promises that do not hold."""
     return [sentence for promise in promises for sentence in promise(world)]
-
-
-@dataclass
-class History:
-    """Promises about two moments: give it every picture, one after the other."""
-
-    last: dict[str, Task] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-    over: dict[tuple[str, int], Task] = field(default_factory=dict)  # by slot: what nothing may follow
-
-    def look(self, world: Picture) -> list[str]:
-        wrong = [f"{task} has come back from the dead" for task in sorted(self.gone & world.tasks.keys())]
-        for key, task in world.tasks.items():
-            before = self.last.get(key)
-            if before is not None:
-                wrong += _changed_wrongly(before, task)
-        wrong += self._resurrected(world)
-        self.gone |= self.last.keys() - world.tasks.keys()
-        self.last = dict(world.tasks)
-        return wrong
-
-    def _resurrected(self, world: Picture) -> list[str]:
-        """A job that is over never runs again, unless the service has changed, was restarted or scaled meanwhile."""
-        for slot, ended in list(self.over.items()):
-            if not _stays_over(world.tasks.get(ended.id, ended), world):
-                del self.over[slot]
-        wrong = []
-        for task in world.tasks.values():
-            ended = self.over.get((task.service_key, task.slot), task)
-            if task.id != ended.id and task.id not in self.last:
-                wrong.append(f"{task.id} runs again what was over with {ended.id}")
-        self.over |= {(task.service_key, task.slot): task for task in world.tasks.values() if _stays_over(task, world)}
-        return wrong
-
-
-def _stays_over(task: Task, world: Picture) -> bool:
-    service = world.services.get(task.service_key)
-    if service is None or service.removing or task.slot > service.spec.replicas:
-        return False
-    return is_over(task, service)
-
-
-def _changed_wrongly(before: Task, after: Task) -> list[str]:
-    """A task's state only moves forward; an end is final; what it was made from and where it was put never change."""
-    old, new = before.status.state, after.status.state
-    wrong = []
-    if new.order < old.order or (old.ended and new is not old):
-        wrong.append(f"{after.id} went from {old.value} back to {new.value}")
-    if (before.spec, before.slot, before.round) != (after.spec, after.slot, after.round):
-        wrong.append(f"the spec of {after.id} has changed")
-    if before.node and after.node != before.node:
-        wrong.append(f"{after.id} moved from {before.node} to {after.node}")
-    if before.status.address and after.status.address not in ("", before.status.address):
-        wrong.append(f"{after.id} changed its address from {before.status.address} to {after.status.address}")
-    return wrong

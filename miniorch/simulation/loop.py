@@ -6,14 +6,19 @@ through asyncio, so it is enough to replace the loop. When nothing is ready to r
 clock to the next timer. What is ready at the same moment runs in an order that a seed decides. So one seed is one
 history, and two minutes pass in a fraction of a second.
 
-What would break that promise is refused: threads, sockets, pipes, processes.
+A process that is stopped (SIGSTOP) and goes on a minute later with its old beliefs is the worst liar there is. Every
+callback carries the context of who began it, so this loop knows on which machine it runs, and can leave it lying.
+
+What would break the promise is refused: threads, sockets, pipes, processes.
 
 Who does this for real: FoundationDB's simulator, TigerBeetle's VOPR, trio's MockClock. Next file:
 `miniorch/simulation/engine.py`.
 """
 
 import asyncio
+import contextvars
 import gc
+import heapq
 import random
 import selectors
 import threading
@@ -22,6 +27,17 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 EPOCH = 1_700_000_000.0  # what the wall clock shows when a simulation begins
+TICK_SECONDS = 1e-6
+PARTY: contextvars.ContextVar[str] = contextvars.ContextVar("party")  # the machine that the running code runs on
+PART: contextvars.ContextVar[str] = contextvars.ContextVar("part")  # of a server: "api" or "loops"
+
+
+def on_behalf_of(party: str, part: str = "") -> contextvars.Context:
+    """A context for a task: it, and all that it begins, runs on the machine `party`, and stands still with it."""
+    context = contextvars.copy_context()
+    context.run(PARTY.set, party)
+    context.run(PART.set, part)
+    return context
 
 
 class SimulationError(Exception):
@@ -29,54 +45,78 @@ class SimulationError(Exception):
 
 
 class _Selector(selectors.SelectSelector):
-    """Where an event loop sleeps. Here sleeping means: it is later now."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = 0.0
-        self.end = float("inf")
-        self.before_time_passes: Callable[[], None] = lambda: None  # everything that can happen now has happened
-        self._sealed = False
+    """Where asyncio keeps what it waits for. Its own wake-up pipe comes first, and nothing after it."""
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        if self._sealed:
+        if self.get_map():
             raise SimulationError("the simulation has no sockets, pipes or files to wait for")
-        self._sealed = True  # asyncio's own wake-up pipe comes first, and nothing after it
         return super().register(fileobj, events, data)
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise SimulationError(f"at {self.time:.3f} s everything waits and nothing will ever happen: a deadlock")
-        if self.time + timeout > self.end:
-            raise SimulationError(f"the simulation was to end within {self.end:g} virtual seconds")
-        if timeout > 0:
-            self.before_time_passes()
-        self.time += timeout
-        return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """asyncio on virtual time. With `chance`, callbacks that are ready together run in shuffled order."""
 
     def __init__(self, chance: random.Random | None = None) -> None:
-        self.clockwork = _Selector()
+        self.end = float("inf")
+        self.before_time_passes: Callable[[], None] = lambda: None  # everything that can happen now has happened
+        self.failures: list[BaseException] = []  # exceptions that nobody was there to receive
+        self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []  # by moment, then in the order they were set
+        self._set = 0
         self._chance = chance
         self._home = threading.get_ident()
-        self.failures: list[BaseException] = []  # exceptions that nobody was there to receive
-        super().__init__(self.clockwork)
+        self._frozen: dict[str, list[asyncio.Handle]] = {}  # party -> what it would have done meanwhile
+        super().__init__(_Selector())
         self.set_exception_handler(self._note_failure)
 
     def time(self) -> float:
-        return self.clockwork.time
+        return self._now
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
+        """Never so soon that adding it changes nothing: who waits for his own drifting clock would wait for ever."""
+        later = max(when, self._now + TICK_SECONDS) if when > self._now else when
+        timer = asyncio.TimerHandle(later, callback, args, self, context)
+        self._set += 1
+        heapq.heappush(self._timers, (later, self._set, timer))
+        return timer
+
+    def freeze(self, party: str) -> None:
+        """SIGSTOP: nothing that runs on behalf of a party (`on_behalf_of`) goes on. Its timers ring unheard."""
+        self._frozen.setdefault(party, [])
+
+    def thaw(self, party: str) -> None:
+        """SIGCONT: it goes on as if no time had passed."""
+        self._ready.extend(self._frozen.pop(party, ()))  # type: ignore[attr-defined]
 
     def _run_once(self) -> None:
-        ready = self._ready  # type: ignore[attr-defined]
-        if self._chance is not None and len(ready) > 1:
-            order = list(ready)
-            self._chance.shuffle(order)
-            ready.clear()
-            ready.extend(order)
-        super()._run_once()  # type: ignore[misc]
+        """One round: all that is ready, or else the next moment at which something is."""
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if not ready:
+            self._let_time_pass()
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
+        batch = list(ready)
+        ready.clear()
+        if self._chance is not None and len(batch) > 1:
+            self._chance.shuffle(batch)
+        for handle in batch:
+            party = handle._context.get(PARTY, "") if self._frozen else ""
+            if party in self._frozen:
+                self._frozen[party].append(handle)
+            elif not handle.cancelled():
+                handle._run()
+
+    def _let_time_pass(self) -> None:
+        if not self._timers:
+            raise SimulationError(f"at {self._now:.3f} s everything waits and nothing will ever happen: a deadlock")
+        next_at = self._timers[0][0]
+        if next_at > self.end:
+            raise SimulationError(f"the simulation was to end within {self.end:g} virtual seconds")
+        if next_at > self._now:
+            self.before_time_passes()
+            self._now = next_at
 
     def run_in_executor(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
         raise SimulationError("the simulation has no threads: no executor, no asyncio.to_thread, no getaddrinfo")
@@ -97,16 +137,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The `Clock` of a simulation: the loop's time."""
+    """The `Clock` of one machine: the loop's time, unless its wall clock has jumped or both run too fast."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop or asyncio.get_running_loop()
+        self._jumped = self._shown = self._since = 0.0
+        self._rate = 1.0
 
     def now(self) -> float:
-        return EPOCH + self._loop.time()
+        return EPOCH + self._jumped + self.monotonic()
 
     def monotonic(self) -> float:
-        return self._loop.time()
+        return self._shown + (self._loop.time() - self._since) * self._rate
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the wall clock, or NTP does."""
+        self._jumped += seconds
+
+    def drift(self, share: float) -> None:
+        """Both clocks run faster by this share of time from now on; they show no other time because of it."""
+        self._shown, self._since, self._rate = self.monotonic(), self._loop.time(), 1.0 + share
 
 
 def run(main: Coroutine[Any, Any, T], *, seed: int | None = None, until: float = 3600.0) -> T:
@@ -115,7 +165,7 @@ def run(main: Coroutine[Any, Any, T], *, seed: int | None = None, until: float =
     Raises `SimulationError` on a deadlock, after `until` virtual seconds, or if a task failed unseen.
     """
     loop = VirtualLoop(None if seed is None else random.Random(seed))
-    loop.clockwork.end = until
+    loop.end = until
     asyncio.set_event_loop(loop)
     collecting = gc.isenabled()
     gc.disable()  # it would close forgotten generators at moments that no seed decides
@@ -132,9 +182,11 @@ def run(main: Coroutine[Any, Any, T], *, seed: int | None = None, until: float =
 
 def _wind_up(loop: VirtualLoop) -> None:
     """End what still runs, so that no test leaves anything to the next."""
-    loop.clockwork.end = float("inf")
-    loop.clockwork.before_time_passes = lambda: None
+    loop.end = float("inf")
+    loop.before_time_passes = lambda: None
     try:
+        for party in list(loop._frozen):  # what stands still could not even be cancelled
+            loop.thaw(party)
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

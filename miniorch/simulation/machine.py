@@ -72,7 +72,14 @@ class FakeIngress:
 class Machine:
     """One node without its processes."""
 
-    def __init__(self, clock: Clock, chance: random.Random, engine: type[FakeEngine] = FakeEngine) -> None:
-        self.engine = engine(clock, chance)
+    def __init__(
+        self, clock: Clock, chance: random.Random, engine: type[FakeEngine] = FakeEngine, name: str = ""
+    ) -> None:
+        self.engine = engine(clock, chance, name)
         self.files = FakeFiles(chance)
         self.ingress = FakeIngress(chance)
+
+    def power_off(self) -> None:
+        """Whatever runs has ended; the disk stays."""
+        self.engine.power_off()
+        self.ingress.endpoints = ()

@@ -1,31 +1,39 @@
-"""The way between agents and server, with everything that a network does to messages.
+"""The way between machines, with everything that a network does to messages.
 
 The problem: the difference between "it was not done" and "nobody told me that it was done" never shows on a good day.
-The idea: a `Transport` that calls the server's handlers directly and, by seed, delays, loses the request (nothing has
-happened) or loses the answer (it has happened and the caller does not know). Everything passes through JSON, so no
+The idea: a `Transport` that calls a server's handlers directly and, by seed, delays, loses the request (nothing has
+happened) or the answer (it has happened and the caller does not know), or delivers late or twice. Between any two
+machines each direction can be silent on its own. Everything passes as plain data, made anew for each message, so no
 object is ever shared by two processes.
 
-A request that the server is working on belongs to the server: it dies with the server, not with the caller.
+A request that the server is working on belongs to the server: it dies with the server, not with the caller. As with
+TCP, what was on its way into a silent direction arrives when that ends, unless the caller has lost patience.
 
 Who does this for real: the `SimulatedNetwork` of FoundationDB, Maelstrom in front of real programs. Next file:
-`miniorch/simulation/machine.py`.
+`miniorch/simulation/store.py`.
 """
 
 import asyncio
-import json
+import functools
 import random
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from miniorch.api.handlers import Handlers
-from miniorch.api.routes import dispatch, stream
-from miniorch.codec import to_plain
+from miniorch.api.routes import dispatch
+from miniorch.api.routes import lines as lines_of
+from miniorch.client import READ_TIMEOUT_SECONDS
+from miniorch.codec import Json, from_plain, to_plain
+from miniorch.ending import ended
 from miniorch.errors import MiniorchError, Unreachable, from_wire, to_wire
+from miniorch.model import KINDS
+from miniorch.simulation.loop import on_behalf_of
 
 T = TypeVar("T")
-Line = tuple[Any, MiniorchError | None]
+Lines = asyncio.Queue[tuple[Any, MiniorchError | None]]
 BUFFERED_LINES = 100  # what a stream holds between the two sides, as socket buffers do
+LATE_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,56 +44,79 @@ class Weather:
     lost_requests: float = 0.0
     lost_answers: float = 0.0
     late_requests: float = 0.0  # the caller gives up, and the request arrives after all
+    repeated_requests: float = 0.0  # it arrives, and later once more
     broken_streams: float = 0.0  # per line
 
 
 GOOD = Weather()
-POOR = Weather((0.001, 0.05), lost_requests=0.01, lost_answers=0.01, late_requests=0.03, broken_streams=0.003)
-BAD = Weather((0.001, 0.5), lost_requests=0.1, lost_answers=0.1, late_requests=0.1, broken_streams=0.05)
-LATE_SECONDS = 8.0
+POOR = Weather((0.001, 0.05), 0.01, 0.01, late_requests=0.03, repeated_requests=0.01, broken_streams=0.003)
+BAD = Weather((0.001, 0.5), 0.1, 0.1, late_requests=0.1, repeated_requests=0.05, broken_streams=0.05)
 
 
 class Wire:
-    """What all transports share: the server, if there is one, and the weather."""
+    """All cables between parties (machines, the user, the store), and the servers that answer at their ends."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self.weather = GOOD
-        self._handlers: Handlers | None = None
-        self._serving: dict[asyncio.Task[Any], None] = {}
+        self.slow_readers: dict[str, float] = {}  # party -> seconds for each line of a stream
+        self._handlers: dict[str, Handlers] = {}
+        self._serving: dict[str, dict[asyncio.Task[Any], str]] = {}  # server -> its work and for whom that is
+        self._blocked: dict[tuple[str, str], asyncio.Event] = {}  # (source, target) -> set when it is over
 
-    def up(self, handlers: Handlers) -> None:
+    def up(self, handlers: Handlers, server: str = "server1") -> None:
         """A server answers from now on."""
-        self._handlers = handlers
+        self._handlers[server] = handlers
 
-    async def down(self) -> None:
-        """The server is gone, and with it all that it was doing."""
-        self._handlers = None
-        serving = list(self._serving)
+    async def down(self, server: str = "server1") -> None:
+        """A server is gone, and with it all that it was doing."""
+        self._handlers.pop(server, None)
+        serving = list(self._serving.pop(server, ()))
         for task in serving:
             task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await ended(*serving)
 
-    @property
-    def handlers(self) -> Handlers:
-        if self._handlers is None:
-            raise Unreachable("the server does not answer", remedy="miniorch up")
-        return self._handlers
+    def handlers(self, server: str) -> Handlers:
+        if server not in self._handlers:
+            raise Unreachable(f"{server} does not answer", remedy="miniorch up")
+        return self._handlers[server]
 
-    def serve(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Work of the server's, whoever asked for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._serving[task] = None
-        task.add_done_callback(self._served)
+    def serve(self, server: str, caller: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work of a server's, whoever asked for it."""
+        task = asyncio.get_running_loop().create_task(work, context=on_behalf_of(server, "api"))
+        serving = self._serving.setdefault(server, {})
+        serving[task] = caller
+
+        def served(task: asyncio.Task[Any]) -> None:
+            serving.pop(task, None)
+            if not task.cancelled():
+                task.exception()  # has been looked at: the caller may be gone
+
+        task.add_done_callback(served)
         return task
 
-    def _served(self, task: asyncio.Task[Any]) -> None:
-        self._serving.pop(task, None)
-        if not task.cancelled():
-            task.exception()  # has been looked at: the caller may be gone
+    def block(self, source: str, target: str) -> None:
+        """This direction is silent from now on."""
+        self._blocked.setdefault((source, target), asyncio.Event())
 
-    async def travel(self) -> None:
+    def unblock(self, source: str, target: str) -> None:
+        if (source, target) in self._blocked:
+            self._blocked.pop((source, target)).set()
+
+    def reset(self, one: str, other: str) -> None:
+        """Every connection between the two breaks off."""
+        for server, caller in ((one, other), (other, one)):
+            for task in [task for task, of in self._serving.get(server, {}).items() if of == caller]:
+                task.cancel()
+
+    def may_pass(self, source: str, target: str) -> bool:
+        return (source, target) not in self._blocked
+
+    async def travel(self, source: str, target: str) -> None:
+        """Until a message has arrived."""
         await asyncio.sleep(self._chance.uniform(*self.weather.delay_seconds))
+        while not self.may_pass(source, target):
+            await self._blocked[source, target].wait()
 
     def late_seconds(self) -> float:
         return self._chance.uniform(0.0, LATE_SECONDS)
@@ -95,91 +126,127 @@ class Wire:
 
 
 class SimTransport:
-    """A `Transport` for one agent or user. `cut` is a pulled cable."""
+    """A `Transport` from one party to one server. `cut`: its process has been killed and says nothing any more."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, party: str = "user", server: str = "server1") -> None:
         self._wire = wire
+        self._party = party
+        self._server = server
         self.cut = False
 
     async def request(self, method: str, path: str, body: object = None) -> Any:
-        wire, sent = self._wire, over_the_wire(body)
-        await wire.travel()
-        self._check_line()
-        if wire.chance_of(wire.weather.lost_requests):
-            raise Unreachable("the server does not answer (the request was lost)")
-        if wire.chance_of(wire.weather.late_requests):
-            wire.serve(self._late(method, path, sent))
-            raise Unreachable("the server does not answer (the request is late)")
-        work = wire.serve(dispatch(wire.handlers, method, path, sent))
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                return await self._exchange(method, path, to_plain(body))
+        except TimeoutError:
+            raise Unreachable(f"{self._server} does not answer (no answer came)") from None
+
+    async def _exchange(self, method: str, path: str, sent: Any) -> Any:
+        wire, weather = self._wire, self._wire.weather
+        await self._connect()
+        if wire.chance_of(weather.lost_requests):
+            raise Unreachable(f"{self._server} does not answer (the request was lost)")
+        if wire.chance_of(weather.late_requests):
+            self._serve(self._late(method, path, sent))
+            raise Unreachable(f"{self._server} does not answer (the request is late)")
+        work = self._serve(dispatch(wire.handlers(self._server), method, path, sent))
+        if wire.chance_of(weather.repeated_requests):
+            self._serve(self._late(method, path, sent))
         await asyncio.wait([work])
         if work.cancelled():
-            raise Unreachable("the server's answer broke off")
-        await wire.travel()
-        self._check_line()
-        if wire.chance_of(wire.weather.lost_answers):
-            raise Unreachable("the server's answer broke off (the answer was lost)")
+            raise self._broken_off()
+        await wire.travel(self._server, self._party)
+        if self.cut or wire.chance_of(weather.lost_answers):
+            raise self._broken_off()
         try:
-            return over_the_wire(work.result())
+            return work.result()
         except MiniorchError as error:
             raise _received(error) from None
 
     async def _late(self, method: str, path: str, body: Any) -> None:
         await asyncio.sleep(self._wire.late_seconds())
-        await dispatch(self._wire.handlers, method, path, body)
+        await dispatch(self._wire.handlers(self._server), method, path, body)
 
     async def stream(self, path: str) -> AsyncGenerator[Any, None]:
-        wire = self._wire
-        await wire.travel()
-        self._check_line()
-        lines: asyncio.Queue[Line] = asyncio.Queue(BUFFERED_LINES)
-        pump = wire.serve(_pump(wire.handlers, path, lines))
+        wire, lines = self._wire, Lines()
+        await self._connect()
+        pump = self._serve(self._pump(wire.handlers(self._server), path, lines))
+        pump.add_done_callback(lambda _: lines.put_nowait((None, self._broken_off())))
+        patience = Patience(lambda: lines.put_nowait((None, self._broken_off())))
         try:
             while True:
-                item, error = await self._next(lines, pump)
-                await wire.travel()
-                self._check_line()
+                item, error = await lines.get()
+                patience.renew()
                 if error is not None:
                     raise _received(error)
                 if item is None:
                     return
-                if wire.chance_of(wire.weather.broken_streams):
-                    raise Unreachable("the server's stream broke off")
+                if self._party in wire.slow_readers:
+                    await asyncio.sleep(wire.slow_readers[self._party])
+                if self.cut or wire.chance_of(wire.weather.broken_streams):
+                    raise self._broken_off()
                 yield item
         finally:
+            patience.end()
             pump.cancel()
 
-    async def _next(self, lines: asyncio.Queue[Line], pump: asyncio.Task[None]) -> Line:
-        """The next line of a stream, unless the server dies first."""
-        line = asyncio.ensure_future(lines.get())
+    async def _pump(self, handlers: Handlers, path: str, lines: Lines) -> None:
+        """The server's side of a stream: (line, None) for each, then (None, None) or (None, error)."""
+        source, kind = lines_of(handlers, path), path.partition("?")[0].rpartition("/")[2]
         try:
-            await asyncio.wait([line, pump], return_when=asyncio.FIRST_COMPLETED)
-            if pump.cancelled():
-                raise Unreachable("the server's stream broke off")
-            return await line
+            async for item in source:
+                # An event for each line would cost more than looking does, and readers are seldom slow.
+                while lines.qsize() >= BUFFERED_LINES:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                await self._wire.travel(self._server, self._party)
+                lines.put_nowait((_read(kind, item) if isinstance(item, Json) else to_plain(item), None))
+            lines.put_nowait((None, None))
+        except MiniorchError as error:
+            lines.put_nowait((None, error))
         finally:
-            line.cancel()
+            await source.aclose()  # type: ignore[attr-defined]
 
-    def _check_line(self) -> None:
-        if self.cut:
-            raise Unreachable("the server does not answer (this node is cut off)")
+    async def _connect(self) -> None:
+        """Until the first packet has arrived. Into a silent direction some connections fail at once, others wait."""
+        may = self._wire.may_pass(self._party, self._server) and self._wire.may_pass(self._server, self._party)
+        if self.cut or (not may and self._wire.chance_of(0.5)):
+            raise Unreachable(f"{self._server} does not answer (no way there)")
+        await self._wire.travel(self._party, self._server)
 
+    def _serve(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return self._wire.serve(self._server, self._party, work)
 
-async def _pump(handlers: Handlers, path: str, lines: asyncio.Queue[Line]) -> None:
-    """The server's side of a stream: (line, None) for each, then (None, None) or (None, error)."""
-    source = stream(handlers, path)
-    try:
-        async for item in source:
-            await lines.put((over_the_wire(item), None))
-        await lines.put((None, None))
-    except MiniorchError as error:
-        await lines.put((None, error))
-    finally:
-        await source.aclose()  # type: ignore[attr-defined]
+    def _broken_off(self) -> Unreachable:
+        return Unreachable(f"the answer of {self._server} broke off")
 
 
-def over_the_wire(value: object) -> Any:
-    """The value as the other side gets it: a copy, made of JSON."""
-    return json.loads(json.dumps(to_plain(value)))
+@functools.lru_cache(1024)
+def _read(kind: str, line: Json) -> Any:
+    """A line of a watch, with its object read once for the thousands who hear of it; nobody changes it."""
+    plain = to_plain(line)
+    return plain | {"put": from_plain(KINDS[kind], plain["put"])} if "put" in plain else plain
+
+
+class Patience:
+    """Calls `lost` after `READ_TIMEOUT_SECONDS` without a `renew`. One timer for many lines."""
+
+    def __init__(self, lost: Callable[[], None]) -> None:
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self.renew()
+        self._timer = self._loop.call_at(self._until, self._look)
+
+    def renew(self) -> None:
+        self._until = self._loop.time() + READ_TIMEOUT_SECONDS
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._until <= self._loop.time():
+            self._lost()
+        else:
+            self._timer = self._loop.call_at(self._until, self._look)
 
 
 def _received(error: MiniorchError) -> MiniorchError:

@@ -12,50 +12,76 @@ Who does this for real: FoundationDB, TigerBeetle (vopr.zig), Antithesis. Where 
 code under test is unchanged Python.
 """
 
+# What can go wrong here, for `chaos.py` to draw. A party is "user", a node, a server or "store"; a machine is a node or
+# a server. Whatever begins has its own way to end; `mend` ends all of it but clocks.
+#
+#   crash(process), restart(process)      kill -9 of one process ("server1", "agent node1", "net node1")
+#   power_off(node), power_on(node)       all processes and containers of a node
+#   pause(machine), go_on(machine)        SIGSTOP of all its processes: it goes on with what it believed before
+#   block(source, target), unblock(...)   one direction is silent: requests arrive and answers do not, or the reverse
+#   part(one, other), join(one, other)    both directions ("node1" and "server1", "server1" and "store", ...)
+#   cut(node, True), cut(node, False)     a node and all servers
+#   reset(one, other)                     every stream and request between the two breaks off now
+#   wire.slow_readers[party]              it takes so many seconds for each line of a stream
+#   wire.weather                          GOOD, POOR, BAD in `network.py`: delays, loss, late, repeated, broken streams
+#   jump_clock(machine, seconds)          the wall clock, for good
+#   drift_clock(machine, share)           how much faster its clocks run from now on (0.01, -0.01)
+#   machines[node].engine                 restart(seconds, live_restore=), slow(factor), refuse(share), deafen(bool),
+#                                         fill_disk(bool), kill(task), sicken(task), fail_pull(image)
+#   store.weather                         FINE, ROUGH in `store.py`: slow, unreachable, unknown outcomes
+#   store.full                            it has no space: refuses what writes
+#   store.freeze(), store.thaw()          the store is silent
+#   store.change_leader()                 all its connections break off
+#   store.compact_now()                   everything up to now becomes history, under the watches
+#   store.keep(), store.restore()         it goes back to how it was at the last `keep`
+
 import asyncio
-import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agent.agent import Agent
-from miniorch.client import Transport, mirror
+from miniorch.client import OneOf, Transport, mirror
+from miniorch.codec import from_plain
+from miniorch.ending import end, ended
 from miniorch.errors import MiniorchError, Temporary
-from miniorch.model import Endpoints, Event
-from miniorch.server import Server
+from miniorch.model import AppSpec, Endpoints
+from miniorch.server import DEFAULT_POOL, Server
 from miniorch.simulation.engine import FakeEngine
-from miniorch.simulation.invariants import ALWAYS, AT_REST, History, Picture, broken
-from miniorch.simulation.loop import VirtualClock, VirtualLoop, run
+from miniorch.simulation.invariants import AT_REST
+from miniorch.simulation.loop import VirtualClock, VirtualLoop, on_behalf_of, run
 from miniorch.simulation.machine import Machine
-from miniorch.simulation.network import SimTransport, Wire
-from miniorch.state.memory import MemoryStore
-from miniorch.state.records import from_entry
+from miniorch.simulation.network import GOOD, SimTransport, Wire
+from miniorch.simulation.store import FINE, PARTY, SharedStore, SimStore
+from miniorch.simulation.witness import PromiseBroken, Witness
+
+__all__ = ["PromiseBroken", "World", "simulate"]
+
+RETRY_SECONDS = 1.0
+MANY_NODES = 200  # more do not start all at once, and need more subnets
+BOOT_SECONDS = 0.005
+WIDE_POOL = "10.128.0.0/9"
+START_AGAIN_SECONDS = 1.0  # what systemd waits before it starts a server that could not start
 
 
-class PromiseBroken(AssertionError):
-    """An invariant does not hold. The message tells when, what, and the last events before."""
+class World(Witness):
+    """A store, servers, a network, and nodes with an engine, an agent and a net process each."""
 
-
-class World:
-    """A store, a server, a network, and nodes with an engine, an agent and a net process each."""
-
-    def __init__(self, seed: int, nodes: int = 1, engine: type[FakeEngine] = FakeEngine) -> None:
+    def __init__(self, seed: int, nodes: int = 1, engine: type[FakeEngine] = FakeEngine, servers: int = 1) -> None:
         self.seed = seed
-        self.clock = VirtualClock()
-        disk = self.chance("disk")
-        self.store = MemoryStore(lambda: disk.uniform(0.0, 0.01))
         self.wire = Wire(self.chance("network"))
-        self.user = SimTransport(self.wire)
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
-        self.machines = {node: Machine(self.clock, self.chance(node), engine) for node in self.nodes}
-        self.log: list[str] = []
+        self.servers = [f"server{number}" for number in range(1, servers + 1)]
+        self.clocks = {machine: VirtualClock() for machine in (*self.nodes, *self.servers)}
+        machines = {node: Machine(self.clocks[node], self.chance(node), engine, node) for node in self.nodes}
+        super().__init__(VirtualClock(), SharedStore(self.chance("store"), self.wire), machines)
+        self.user = OneOf(self._line("user"))
         self._running: dict[str, asyncio.Task[None]] = {}  # process -> its life
-        self._lines: dict[str, SimTransport] = {}  # process -> its cable
+        self._lines: dict[str, list[SimTransport]] = {}  # process -> its cables
+        self._fallen: list[tuple[str, BaseException | None]] = []  # processes that ended by themselves
         self._starts = 0
-        self._history = History()
-        self._seen: tuple[int, ...] = ()
-        self._told: set[str] = set()  # events in the log
-        self._digest = hashlib.sha256()
+        self._paused: dict[str, None] = {}
+        self._off: dict[str, None] = {}  # nodes without power
 
     def chance(self, name: str) -> random.Random:
         """A generator of its own for each part, so that one part's rolls do not shift another's."""
@@ -63,136 +89,251 @@ class World:
 
     @property
     def processes(self) -> list[str]:
-        return ["server", *(f"{kind} {node}" for node in self.nodes for kind in ("agent", "net"))]
+        return [*self.servers, *(f"{kind} {node}" for node in self.nodes for kind in ("agent", "net"))]
 
     async def begin(self) -> None:
         """Start every process and watch over the promises from now on."""
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        loop.clockwork.before_time_passes = self._look
+        self._loop.before_time_passes = self._look
         for process in self.processes:
             self.restart(process)
+            if len(self.nodes) > MANY_NODES:
+                await asyncio.sleep(BOOT_SECONDS)
 
     async def end(self) -> str:
         """Stop looking and stop everything. Returns the digest of the whole history."""
+        self._look()
         self.check(AT_REST)
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        loop.clockwork.before_time_passes = lambda: None
+        self._loop.before_time_passes = lambda: None
         for process in reversed(self.processes):
             await self.crash(process)
         await self.store.close()
-        return self._digest.hexdigest()
+        return self.digest
+
+    async def ask(self, method: str, path: str, body: object = None) -> Any:
+        """A user's request, repeated until a server answers."""
+        incarnation, since = self.store.incarnation, self.store.head
+        while True:
+            try:
+                answer = await self.user.request(method, path, body)
+            except Temporary:
+                await asyncio.sleep(0.5)
+                continue
+            if method == "PUT" and path.startswith("/v1/apps/") and incarnation == self.store.incarnation:
+                app, asked = path.rpartition("/")[2], from_plain(AppSpec, body)
+                wrong = self.history.wishes.acknowledged(app, asked, since, answer["revision"])
+                self.fail({"WhatWasAcknowledgedIsWritten": wrong})
+            return answer
+
+    # Faults
 
     async def crash(self, process: str) -> None:
         """kill -9. A process that is down already stays down."""
-        life, line = self._running.pop(process, None), self._lines.pop(process, None)
+        life = self._running.pop(process, None)
         if life is None:
             return
         self.note(f"{process} is killed")
-        if line is not None:
+        for line in self._lines.pop(process, ()):
             line.cut = True
-        if process == "server":
-            await self.wire.down()
+        if process in self.servers:
+            await self.wire.down(process)
         life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
+        if machine_of(process) not in self._paused:
+            await ended(life)
 
     def restart(self, process: str) -> None:
-        """Start a process that is down; nothing if it runs."""
-        if process in self._running:
+        """Start a process that is down; nothing if it runs, or its machine has no power."""
+        machine = machine_of(process)
+        if process in self._running or machine in self._off:
             return
         self.note(f"{process} starts")
         self._starts += 1
         chance = self.chance(f"{process}, start {self._starts}")
-        life = self._serve(chance) if process == "server" else self._live(process, chance)
-        self._running[process] = asyncio.get_running_loop().create_task(life, name=process)
+        life = self._serve(process, chance) if process in self.servers else self._live(process, chance)
+        context = on_behalf_of(machine, "loops")
+        task = asyncio.get_running_loop().create_task(life, name=process, context=context)
+        task.add_done_callback(self._ended)
+        self._running[process] = task
+        if process.startswith("agent"):
+            self.history.agent_started(machine)
+
+    async def power_off(self, node: str) -> None:
+        """Nothing runs on a node any more. What was on its disk is still there."""
+        self.note(f"{node} loses its power")
+        self.go_on(node)
+        self._off[node] = None
+        self.machines[node].power_off()
+        for process in (f"agent {node}", f"net {node}"):
+            await self.crash(process)
+
+    def power_on(self, node: str) -> None:
+        if node in self._off:
+            self.note(f"{node} has power again")
+            del self._off[node]
+            self.machines[node].engine.power_on()
+            for process in (f"agent {node}", f"net {node}"):
+                self.restart(process)
+
+    def pause(self, machine: str) -> None:
+        """SIGSTOP for all of a machine's processes."""
+        if machine not in self._off and machine not in self._paused:
+            self.note(f"{machine} stands still")
+            self._paused[machine] = None
+            self._loop.freeze(machine)
+
+    def go_on(self, machine: str) -> None:
+        """SIGCONT: with all that it believed when it was stopped."""
+        if machine in self._paused:
+            self.note(f"{machine} goes on")
+            del self._paused[machine]
+            self._loop.thaw(machine)
+
+    def block(self, source: str, target: str) -> None:
+        self.note(f"nothing of {source} reaches {target}")
+        self.wire.block(source, target)
+
+    def unblock(self, source: str, target: str) -> None:
+        self.note(f"{source} reaches {target} again")
+        self.wire.unblock(source, target)
+
+    def part(self, one: str, other: str) -> None:
+        self.block(one, other)
+        self.block(other, one)
+
+    def join(self, one: str, other: str) -> None:
+        self.unblock(one, other)
+        self.unblock(other, one)
 
     def cut(self, node: str, away: bool) -> None:
-        """Pull a node's cable to the server, or plug it in again."""
-        self.note(f"{node} is {'cut off' if away else 'connected again'}")
-        for process, line in self._lines.items():
-            if process.endswith(f" {node}"):
-                line.cut = away
+        """Pull a node's cable to all servers, or plug it in again."""
+        for server in self.servers:
+            (self.part if away else self.join)(node, server)
 
-    async def _serve(self, chance: random.Random) -> None:
-        server = Server(self.store, self.clock, chance)
-        await server.prepare()
-        self.wire.up(server.handlers)
-        await server.run()
+    def reset(self, one: str, other: str) -> None:
+        self.note(f"all connections between {one} and {other} break off")
+        self.wire.reset(one, other)
+
+    def jump_clock(self, machine: str, seconds: float) -> None:
+        self.note(f"the clock of {machine} jumps by {seconds:g} s")
+        self.clocks[machine].jump(seconds)
+
+    def drift_clock(self, machine: str, share: float) -> None:
+        self.note(f"the clock of {machine} runs {share:+.1%} faster")
+        self.clocks[machine].drift(share)
+
+    def mend(self) -> None:
+        """Everything works from now on, and every process runs. Clocks stay as they are."""
+        self.note("everything is mended")
+        self.wire.weather, self.store.weather, self.store.full = GOOD, FINE, False
+        self.wire.slow_readers.clear()
+        self.store.thaw()
+        parties = ["user", PARTY, *self.servers, *self.nodes]
+        for source in parties:
+            for target in parties:
+                self.wire.unblock(source, target)
+        for machine in self.machines.values():
+            machine.engine.mend()
+        for name in (*self.nodes, *self.servers):
+            self.go_on(name)
+        for node in self.nodes:
+            self.power_on(node)
+        for process in self.processes:
+            self.restart(process)
+
+    # How
+
+    @property
+    def _loop(self) -> VirtualLoop:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop
+
+    def _ended(self, life: asyncio.Task[None]) -> None:
+        if not life.cancelled() and life in self._running.values():
+            self._fallen.append((life.get_name(), life.exception()))
+
+    def _look(self) -> None:
+        if self.clock.monotonic() < self._checked_at + self.check_every:
+            return
+        for process, error in self._fallen:
+            if isinstance(error, PromiseBroken):
+                raise error
+            self.fail({"process": [f"{process} ended by itself: {error!r}"]})
+        self.look()
+
+    def _line(self, party: str) -> list[SimTransport]:
+        """One cable to each server."""
+        return [SimTransport(self.wire, party, server) for server in self.servers]
+
+    async def _serve(self, name: str, chance: random.Random) -> None:
+        while True:
+            pool = WIDE_POOL if len(self.nodes) > MANY_NODES else DEFAULT_POOL
+            server = Server(SimStore(self.store, name), self.clocks[name], chance, pool, name=name)
+            try:
+                await server.prepare()
+            except Temporary:
+                await asyncio.sleep(START_AGAIN_SECONDS)
+                continue
+            self.wire.up(server.handlers, name)
+            return await server.run()
 
     async def _live(self, process: str, chance: random.Random) -> None:
         kind, node = process.split()
-        line = self._lines[process] = SimTransport(self.wire)
-        if kind == "agent":
-            machine = self.machines[node]
-            await Agent(line, machine.engine, machine.ingress, node, self.clock, chance, machine.files).run()
+        lines = self._lines[process] = self._line(node)
+        machine = self.machines[node]
+        transport = OneOf(lines)
+        if kind == "net":
+            await net_main(node, transport, self._heard)
         else:
-            await net_main(node, line)
+            clock = self.clocks[node]
+            await Agent(transport, machine.engine, machine.ingress, node, clock, chance, machine.files).run()
 
-    async def ask(self, method: str, path: str, body: object = None) -> Any:
-        """A user's request, repeated until the server answers."""
+    def _heard(self, process: str, revision: int) -> None:
+        if self.trusted:
+            self.fail({"NoRevisionGoesBack": self.history.revisions.heard(process, revision)})
+
+
+def machine_of(process: str) -> str:
+    """`agent node1` runs on node1, server1 on server1."""
+    return process.rpartition(" ")[2]
+
+
+async def net_main(node: str, transport: Transport, heard: Callable[[str, int], None]) -> None:
+    """A net process without a kernel: it follows the endpoints and says so, as `netplugin/main.py` does."""
+    newest, changed = 0, asyncio.Event()
+
+    async def report() -> None:
         while True:
+            await changed.wait()
+            changed.clear()
+            await asyncio.sleep(0.05)  # the kernel takes it over
             try:
-                return await self.user.request(method, path, body)
-            except Temporary:
-                await asyncio.sleep(0.5)
+                body = {"component": "net", "revision": newest}
+                await transport.request("POST", f"/v1/nodes/{node}/applied", body)
+            except MiniorchError:
+                await asyncio.sleep(RETRY_SECONDS)
+                changed.set()
 
-    # Watching
-
-    def picture(self) -> Picture:
-        return Picture.take(self.store.snapshot("/"), self.machines)
-
-    def check(self, promises: tuple[Callable[[Picture], list[str]], ...] = ALWAYS) -> None:
-        """Raises `PromiseBroken`."""
-        world = self.picture()
-        self._fail(broken(world, promises) + self._history.look(world))
-
-    def _look(self) -> None:
-        """Time is about to pass: has anything changed, and is everything as it must be?"""
-        for process, life in self._running.items():
-            if life.done() and not life.cancelled():
-                self._fail([f"{process} ended by itself: {life.exception()!r}"])
-        seen = (self.store.snapshot("/cluster").revision, *(one.engine.steps for one in self.machines.values()))
-        if seen == self._seen:
-            return
-        self._seen = seen
-        self._digest.update(f"{self.clock.monotonic():.6f} {seen}\n".encode())
-        for entry in self.store.snapshot("/events/").entries:
-            if entry.key not in self._told:
-                self._told.add(entry.key)
-                event: Event = from_entry(entry)
-                self.note(f"{event.subject}: {event.message}")
-        self.check()
-
-    def note(self, line: str) -> None:
-        self.log.append(f"{self.clock.monotonic():8.3f}  {line}")
-        self._digest.update(self.log[-1].encode())
-
-    def _fail(self, sentences: list[str]) -> None:
-        if sentences:
-            told = "\n".join(self.log[-40:])
-            when = f"at {self.clock.monotonic():.3f} s of seed {self.seed}"
-            raise PromiseBroken(f"{when}: {'; '.join(sentences)}\nwhat happened before:\n{told}")
-
-
-async def net_main(node: str, transport: Transport) -> None:
-    """A net process without a kernel: it follows the endpoints and says so, as `netplugin` does."""
-    async for snapshot in mirror(transport, Endpoints):
-        await asyncio.sleep(0.05)
-        try:
-            body = {"component": "net", "revision": snapshot.revision}
-            await transport.request("POST", f"/v1/nodes/{node}/applied", body)
-        except MiniorchError:
-            continue  # the next snapshot says it again
+    reporting = asyncio.ensure_future(report())
+    try:
+        async for snapshot in mirror(transport, Endpoints):
+            newest = snapshot.revision
+            heard(f"net {node}", newest)
+            changed.set()
+    finally:
+        await end(reporting)
 
 
 def simulate(
-    seed: int, story: Callable[[World], Awaitable[None]], nodes: int = 1, engine: type[FakeEngine] = FakeEngine
+    seed: int,
+    story: Callable[[World], Awaitable[None]],
+    nodes: int = 1,
+    engine: type[FakeEngine] = FakeEngine,
+    servers: int = 1,
 ) -> str:
     """Run a story in a world of this seed; the digest of its history. Raises `PromiseBroken`."""
 
     async def whole() -> str:
-        world = World(seed, nodes, engine)
+        world = World(seed, nodes, engine, servers)
         await world.begin()
         await story(world)
         return await world.end()

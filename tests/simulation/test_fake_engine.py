@@ -154,3 +154,94 @@ def test_change_is_told_to_who_listens() -> None:
         await changes.aclose()  # type: ignore[attr-defined]
 
     on_engine(story)
+
+
+def test_slow_engine_takes_so_many_times_as_long() -> None:
+    async def story(engine: FakeEngine) -> None:
+        await started(engine)
+        clock = VirtualClock()
+        engine.slow(100.0)
+        began = clock.monotonic()
+        await engine.containers()
+        assert clock.monotonic() - began > 1.0
+        engine.mend()
+        began = clock.monotonic()
+        await engine.containers()
+        assert clock.monotonic() - began < 0.1
+
+    on_engine(story)
+
+
+def test_refused_requests_may_be_repeated_and_have_done_nothing() -> None:
+    async def story(engine: FakeEngine) -> None:
+        image = await engine.pull("web", lambda line: None)
+        engine.refuse(1.0)
+        with pytest.raises(EngineError, match=r"500|404|409") as caught:
+            await engine.create(spec(image))
+        assert caught.value.temporary
+        engine.refuse(0.0)
+        assert await engine.containers() == []
+
+    on_engine(story)
+
+
+def test_full_disk_refuses_new_images_and_containers_and_keeps_what_runs() -> None:
+    async def story(engine: FakeEngine) -> None:
+        await started(engine)
+        image = await engine.pull("web", lambda line: None)
+        engine.fill_disk(True)
+        with pytest.raises(EngineError, match="no space left"):
+            await engine.pull("other", lambda line: None)
+        with pytest.raises(EngineError, match="no space left"):
+            await engine.create(spec(image, "t2"))
+        assert [one.running for one in await engine.containers()] == [True]
+        engine.fill_disk(False)
+        await engine.create(spec(image, "t2"))
+
+    on_engine(story)
+
+
+def test_engine_that_goes_down_at_the_end_of_a_create_leaves_an_orphan() -> None:
+    async def story(engine: FakeEngine) -> None:
+        image = await engine.pull("web", lambda line: None)
+        creating = asyncio.ensure_future(engine.create(spec(image)))
+        while not engine.boxes:
+            await asyncio.sleep(0.001)
+        engine.restart(1.0)
+        with pytest.raises(EngineError, match="in the middle"):
+            await creating
+        await asyncio.sleep(2)
+        assert [(one.task, one.started) for one in await engine.containers()] == [("t1", False)]
+
+    on_engine(story)
+
+
+def test_events_of_a_deaf_engine_are_lost_for_ever() -> None:
+    async def story(engine: FakeEngine) -> None:
+        changes = engine.changes()
+        soon = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(1)
+        engine.deafen(True)
+        await started(engine)
+        await asyncio.sleep(1)
+        engine.deafen(False)
+        await asyncio.sleep(10)
+        assert not soon.done()
+        engine.kill("t1")
+        await soon
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    on_engine(story)
+
+
+def test_machine_without_power_answers_nothing_and_has_ended_containers_afterwards() -> None:
+    async def story(engine: FakeEngine) -> None:
+        await started(engine)
+        engine.power_off()
+        await asyncio.sleep(1000)
+        with pytest.raises(EngineError, match="does not answer"):
+            await engine.containers()
+        engine.power_on()
+        assert [(one.running, one.exit_code) for one in await engine.containers()] == [(False, 137)]
+
+    on_engine(story)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from miniorch.api.routes import Route
 from miniorch.client import list_kind, mirror
 from miniorch.errors import NotFound, Unreachable
 from miniorch.model import Node
@@ -26,8 +27,13 @@ def with_server(story: Callable[[Wire, Server], Awaitable[None]], seed: int = 1)
         await server.prepare()
         wire = Wire(chance)
         wire.up(server.handlers)
+        running = asyncio.create_task(server.run())
+        while not server.leadership.epoch:
+            await asyncio.sleep(0.01)
         await story(wire, server)
         await wire.down()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         await server.store.close()
 
     run(main(), seed=seed)
@@ -124,3 +130,97 @@ def test_mirror_loses_nothing_in_bad_weather() -> None:
 
     for seed in range(5):
         with_server(story, seed)
+
+
+async def register(wire: Wire, name: str) -> None:
+    """From node1."""
+    await SimTransport(wire, "node1").request("POST", f"/v1/nodes/{name}/register", CAPACITY)
+
+
+async def outcomes(wire: Wire) -> set[str]:
+    """What many requests over a bad line end with, each for a node of its own."""
+    seen = set()
+    for number in range(10):
+        try:
+            await register(wire, f"node{number}")
+        except Unreachable as error:
+            seen.add(error.message.partition("(")[2])
+    return seen
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_silent_direction_decides_whether_it_was_done(answers: bool) -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        ends = ("server1", "node1") if answers else ("node1", "server1")
+        wire.block(*ends)
+        assert await outcomes(wire) == {"no way there)", "no answer came)"}  # some fail at once, others wait
+        done = len((await server.store.list("/nodes/")).entries)
+        assert (done > 0) is answers
+        await SimTransport(wire, "node2").request("GET", "/v1/nodes")
+        wire.unblock(*ends)
+        assert await outcomes(wire) == set()
+
+    with_server(story)
+
+
+def test_what_is_on_its_way_arrives_when_the_silence_ends_soon() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        asked = asyncio.ensure_future(register(wire, "node1"))
+        await asyncio.sleep(0)
+        wire.block("node1", "server1")
+        await asyncio.sleep(10)
+        assert not asked.done()
+        wire.unblock("node1", "server1")
+        await asked
+
+    with_server(story)
+
+
+def test_repeated_request_is_done_twice() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        calls: list[str] = []
+        wire.up(Counting(calls))  # type: ignore[arg-type]
+        wire.weather = Weather(repeated_requests=1.0)
+        await SimTransport(wire).request("GET", "/v1/version")
+        await asyncio.sleep(10)
+        assert calls == ["version", "version"]
+
+    with_server(story)
+
+
+class Counting:
+    """Handlers that only count."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    async def answer(self, route: Route, call: object) -> object:
+        self.calls.append(route.handler)
+        return {}
+
+
+def test_reset_breaks_streams_off_in_the_middle_and_a_slow_reader_loses_nothing() -> None:
+    async def story(wire: Wire, server: Server) -> None:
+        wire.slow_readers["node1"] = 0.5
+        seen: dict[str, list[int]] = {"node1": [], "node2": []}
+
+        async def follow(party: str) -> None:
+            async for line in SimTransport(wire, party).stream("/v1/watch/nodes?revision=0"):
+                seen[party] += [line["revision"]] if "put" in line else []
+
+        slow, other = asyncio.ensure_future(follow("node1")), asyncio.ensure_future(follow("node2"))
+        for number in range(30):
+            await register(wire, f"node{number}")
+        await asyncio.sleep(1)
+        all_of_them = list(seen["node2"])
+        assert len(all_of_them) == 30
+        assert len(seen["node1"]) < 10
+        await asyncio.sleep(30)
+        assert seen["node1"][:30] == all_of_them
+        wire.reset("node1", "server1")
+        with pytest.raises(Unreachable, match="broke off"):
+            await slow
+        assert not other.done()
+        other.cancel()
+
+    with_server(story)

@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 
 from agent.engine import ContainerSpec
+from miniorch.codec import encode
 from miniorch.model import (
+    AppSpec,
     Backend,
+    DesiredState,
     Endpoints,
+    Leader,
     Mount,
     Node,
     Port,
@@ -26,7 +30,11 @@ from miniorch.model import (
 )
 from miniorch.simulation import invariants
 from miniorch.simulation.engine import Behaviour, Box
-from miniorch.simulation.invariants import ALWAYS, AT_REST, History, Picture, broken
+from miniorch.simulation.history import History
+from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, broken
+from miniorch.simulation.store import LEADER, Record
+from miniorch.state.records import put
+from miniorch.state.store import Delete, Entry, Operation
 
 SPEC = TaskSpec("db", mounts=(Mount("data", "/data"),), reserved=Resources(1.0, 0))
 
@@ -67,12 +75,19 @@ BROKEN = {
     "a_subnet_or_service_address_has_one_owner": replace(
         GOOD, nodes={name: replace(GOOD.nodes["node1"], name=name) for name in ("node1", "node2")}
     ),
+    "no_service_address_is_a_containers": replace(
+        GOOD, services={"chat/db": replace(Service("chat", "db", ServiceSpec(SPEC), "10.200.0.2"))}
+    ),
     "a_node_is_never_above_its_capacity": replace(GOOD, tasks={f"t{n}": task(f"t{n}", slot=n) for n in (1, 2, 3)}),
     "a_task_lies_on_its_volumes_node": replace(GOOD, tasks={"t1": task(node="node2")}),
     "a_container_runs_where_its_task_was_put": replace(GOOD, boxes={"node2": (box(address="10.200.1.2"),)}),
     "every_slot_runs_or_is_over": replace(GOOD, tasks={"t1": replace(task(), round=1)}),
     "what_the_store_says_runs_runs": replace(GOOD, boxes={"node1": (box(state="exited"),)}),
     "no_container_is_an_orphan": replace(GOOD, boxes={"node1": (box(), box("gone", "10.200.0.3", "exited"))}),
+    "nothing_waits_that_would_fit": replace(
+        GOOD, tasks={"t1": replace(task(state=TaskState.PENDING, node=""), spec=TaskSpec("db"))}, services={}
+    ),
+    "nothing_is_left_of_what_is_gone": replace(GOOD, folders={"node1": FOLDERS | {"/tasks/gone/resolv.conf"}}),
     "endpoints_name_exactly_the_tasks_that_run": replace(GOOD, endpoints={}, traffic={}),
     "what_a_container_mounts_is_on_the_disk": replace(GOOD, folders={"node1": frozenset()}),
     "published_ports_follow_the_endpoints": replace(GOOD, traffic={"node1": (BACKENDS,), "node2": ()}),
@@ -107,16 +122,17 @@ def test_broken_promise_is_noticed(name: str) -> None:
 )
 def test_task_that_does_not_move_forward_is_noticed(after: dict[str, Task], words: str) -> None:
     history = History()
-    assert history.look(GOOD) == []
-    assert history.look(replace(GOOD, tasks=after)) == [words]
+    assert history.look(GOOD) == {}
+    assert history.look(replace(GOOD, tasks=after)) == {"TasksOnlyMoveForward": [words]}
 
 
 def test_end_is_final_and_what_is_gone_stays_gone() -> None:
     history = History()
     history.look(replace(GOOD, tasks={"t1": task(state=TaskState.FAILED)}))
-    assert history.look(replace(GOOD, tasks={"t1": task(state=TaskState.LOST)})) == ["t1 went from failed back to lost"]
-    assert history.look(replace(GOOD, tasks={})) == []
-    assert history.look(GOOD) == ["t1 has come back from the dead"]
+    lost = history.look(replace(GOOD, tasks={"t1": task(state=TaskState.LOST)}))
+    assert lost == {"TasksOnlyMoveForward": ["t1 went from failed back to lost"]}
+    assert history.look(replace(GOOD, tasks={})) == {}
+    assert history.look(GOOD) == {"TasksOnlyMoveForward": ["t1 has come back from the dead"]}
 
 
 def job(condition: Restart, state: TaskState, *more: Task, max_attempts: int = 0) -> Picture:
@@ -143,23 +159,131 @@ def test_job_that_is_over_and_runs_again_is_noticed(over: tuple[Restart, TaskSta
     condition, state, limit = over
     assert invariants.every_slot_runs_or_is_over(job(condition, state, max_attempts=limit)) == []
     history = History()
-    assert history.look(job(condition, state, max_attempts=limit)) == []
+    assert history.look(job(condition, state, max_attempts=limit)) == {}
     again = history.look(job(condition, state, NEXT, max_attempts=limit))
-    assert again == ["t2 runs again what was over with t1"]
+    assert again == {"JobsThatAreOverStayOver": ["t2 runs again what was over with t1"]}
 
 
 def test_job_may_run_again_after_a_failure_that_counts_a_restart_or_a_change() -> None:
-    def after(first: Picture, second: Picture) -> list[str]:
+    def after(first: Picture, second: Picture) -> dict[str, list[str]]:
         history = History()
-        return [*history.look(first), *history.look(second)]
+        return history.look(first) | history.look(second)
 
     failed = job(Restart.ON_FAILURE, TaskState.FAILED)
-    assert after(failed, job(Restart.ON_FAILURE, TaskState.FAILED, NEXT)) == []
+    assert after(failed, job(Restart.ON_FAILURE, TaskState.FAILED, NEXT)) == {}
     assert invariants.every_slot_runs_or_is_over(failed) != []
     done, again = job(Restart.NEVER, TaskState.COMPLETE), job(Restart.NEVER, TaskState.COMPLETE, NEXT)
     service = again.services["chat/db"]
-    assert after(done, replace(again, services={"chat/db": replace(service, round=1)})) == []
+    assert after(done, replace(again, services={"chat/db": replace(service, round=1)})) == {}
     scaled = replace(service, spec=replace(service.spec, replicas=0))
     history = History()
     history.look(done)
-    assert history.look(replace(done, services={"chat/db": scaled})) == history.look(again) == []
+    assert history.look(replace(done, services={"chat/db": scaled})) == history.look(again) == {}
+
+
+def wrote(*operations: Operation, part: str = "loops", led: str = "server1", epoch: int = 5, sent: int = 5) -> Record:
+    """What server1 wrote while `led` led, when it had decided in the term that began at revision `sent`."""
+    now = Entry(LEADER, encode(Leader(led, 0.0)), epoch, epoch)
+    return Record(9, "server1", part, operations, replace(now, modified=sent), now)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (wrote(put(task()), led="server2"), "server1 wrote /tasks/t1 at revision 9 while server2 led"),
+        (replace(wrote(put(task())), leader=None), "server1 wrote /tasks/t1 at revision 9 while nobody led"),
+        (
+            wrote(put(task()), sent=3),
+            "server1 wrote /tasks/t1 at revision 9 as it had decided in the term before (epoch 3, now 5)",
+        ),
+    ],
+)
+def test_deposed_leader_that_writes_is_noticed(record: Record, words: str) -> None:
+    assert History().wrote([record]) == {"OnlyTheLeaderWrites": [words]}
+
+
+def test_leader_and_whoever_serves_a_user_may_write() -> None:
+    assert History().wrote([wrote(put(task())), wrote(put(task()), part="api", led="server2")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "before", "after", "words"),
+    [
+        ("loops", (), GOOD.services["chat/db"], "a loop of server1 wrote the wish /services/chat/db"),
+        (
+            "api",
+            (task(),),
+            replace(task(), desired_state=DesiredState.SHUTDOWN),
+            "a report to server1 changed more than the status of t1",
+        ),
+        (
+            "loops",
+            (task(),),
+            task(state=TaskState.FAILED),
+            "a loop of server1 changed the status of t1, which has a node",
+        ),
+    ],
+)
+def test_writer_who_writes_another_ones_field_is_noticed(
+    part: str, before: tuple[Task, ...], after: object, words: str
+) -> None:
+    records = [wrote(*map(put, before)), wrote(put(after), part=part)]
+    assert History().wrote(records)["EachWritesItsOwnFields"] == [words]
+
+
+def test_answer_that_tells_of_what_was_not_written_is_noticed() -> None:
+    history, app = History(), AppSpec({"db": ServiceSpec(SPEC)})
+    assert len(history.wishes.acknowledged("chat", app, since=0, revision=9)) == 1
+    history.wrote([wrote(put(GOOD.services["chat/db"]), part="api")])
+    assert history.wishes.acknowledged("chat", app, since=0, revision=9) == []
+    assert len(history.wishes.acknowledged("chat", app, since=0, revision=8)) == 1
+    history.wrote([replace(wrote(Delete("/services/chat/db"), part="api"), revision=12)])
+    assert history.wishes.acknowledged("chat", app, since=3, revision=12) == []
+    assert len(history.wishes.acknowledged("chat", app, since=12, revision=14)) == 1
+
+
+def test_revision_that_goes_back_is_noticed() -> None:
+    revisions = History().revisions
+    assert revisions.heard("net node1", 7) == revisions.heard("net node2", 3) == revisions.heard("net node1", 7) == []
+    assert revisions.heard("net node1", 6) == ["net node1 heard of revision 6 after 7"]
+
+
+def test_task_that_is_put_on_a_node_that_has_been_silent_is_noticed() -> None:
+    silent = replace(GOOD, nodes={"node1": replace(GOOD.nodes["node1"], ready=False)}, tasks={})
+    placed = replace(silent, tasks=GOOD.tasks)
+    for seconds, wrong in ((5.0, {}), (15.0, {"OnlyReadyNodesGetTasks"})):
+        history = History()
+        history.look(silent, 100.0)
+        assert set(history.look(placed, 100.0 + seconds)) == set(wrong)
+
+
+def test_address_that_is_given_again_too_soon_is_noticed_unless_the_agent_began_anew() -> None:
+    without, again = replace(GOOD, boxes={"node1": ()}), replace(GOOD, boxes={"node1": (box("t2"),)})
+    for seconds, anew, wrong in ((3.0, False, {"AddressesRest"}), (3.0, True, set()), (12.0, False, set())):
+        history = History()
+        history.look(GOOD, 0.0)
+        history.look(without, 1.0)
+        if anew:
+            history.agent_started("node1")
+        assert set(history.look(again, 1.0 + seconds)) == wrong
+
+
+def test_slot_that_is_filled_again_and_again_is_noticed() -> None:
+    for seconds, wrong in ((2.0, set()), (0.5, {"FailingSlotsAreNotHammered"})):
+        history, tasks, seen = History(), {}, set()
+        for number in range(10):
+            tasks[f"t{number}"] = replace(task(f"t{number}", TaskState.FAILED), attempt=number)
+            seen |= set(history.look(replace(GOOD, tasks=dict(tasks), boxes={}), number * seconds))
+        assert seen == wrong
+
+
+def test_container_that_is_stopped_for_no_reason_is_noticed_at_rest() -> None:
+    stopped = replace(GOOD, boxes={"node1": (replace(box(state="exited"), told=True),)})
+    assert History().look(stopped) == {}
+    history = History()
+    assert history.look(stopped, at_rest=True) == {
+        "WhatShouldRunIsLeftAlone": ["t1 on node1 was stopped for no reason"]
+    }
+    unhealthy = replace(task(), status=replace(task().status, health="unhealthy"))
+    assert history.look(replace(stopped, tasks={"t1": unhealthy}), at_rest=True) == {}
+    assert history.look(stopped, at_rest=True) == {}

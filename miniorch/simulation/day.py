@@ -1,0 +1,246 @@
+"""A day in the life of a cluster: an app is deployed, things break, everything is mended, a quiet time follows.
+
+After the quiet time the cluster must be exactly as wanted (`AT_REST` in `invariants.py`). `chaos.py` says what there
+is to break, `world.py` obeys; between the two stands `_orders`: how each kind of fault begins and how it ends.
+
+Who does this for real: the workloads of FoundationDB's simulator. Next file: `command.py`.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from miniorch.codec import to_plain
+from miniorch.ending import ended
+from miniorch.errors import Conflict, NotFound
+from miniorch.model import (
+    AppSpec,
+    Build,
+    Condition,
+    HealthCheck,
+    Mount,
+    Port,
+    Resources,
+    Restart,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+)
+from miniorch.simulation.chaos import JOBS, USERS, Fault
+from miniorch.simulation.engine import Behaviour, FakeEngine
+from miniorch.simulation.network import BAD, GOOD, POOR, Weather
+from miniorch.simulation.store import FINE, ROUGH
+from miniorch.simulation.world import World
+
+APP, FLEET = "dockchat", "fleet"
+Order = Callable[[], Any]  # what it returns is awaited, if anything
+FLEET_REPLICAS = 500  # of each service of the fleet
+
+
+def dockchat(replicas: int = 2, port: int = 5000) -> AppSpec:
+    """The example app: a database with a volume and a health check, and a web service that waits for it."""
+    check = HealthCheck(("true",), interval_seconds=2.0, timeout_seconds=2.0, retries=3, start_period_seconds=10.0)
+    small = Resources(0.25, 64 << 20)
+    data = Mount("data", "/data/db")
+    db = TaskSpec("mongo:7", mounts=(data,), healthcheck=check, reserved=small, stop_grace_seconds=5.0)
+    web = TaskSpec(
+        "dockchat-web",
+        Build("/dockchat", "sha256:0"),
+        environment={"VERSION": "1"},
+        healthcheck=check,
+        reserved=small,
+        stop_grace_seconds=5.0,
+    )
+    return AppSpec(
+        {"db": ServiceSpec(db), "web": ServiceSpec(web, replicas, (Port(port, 5000),), {"db": Condition.HEALTHY})},
+        ("data",),
+    )
+
+
+def with_jobs(app: AppSpec, chance: random.Random) -> AppSpec:
+    """The same with a job that web waits for, tried until it succeeds, and one of two slots that may be given up."""
+    setup = ServiceSpec(TaskSpec("setup"), restart=RestartPolicy(Restart.ON_FAILURE, delay_seconds=1.0))
+    policy = RestartPolicy(chance.choice(list(Restart)), max_attempts=chance.randint(1, 3))
+    report = ServiceSpec(TaskSpec("report"), 2, restart=policy)
+    web = app.services["web"]
+    web = replace(web, depends_on={**web.depends_on, "setup": Condition.COMPLETED})
+    return replace(app, services={**app.services, "web": web, "setup": setup, "report": report})
+
+
+def fleet(tasks: int) -> AppSpec:
+    """Many plain tasks, in services of `FLEET_REPLICAS`."""
+    full, rest = divmod(tasks, FLEET_REPLICAS)
+    sizes = [FLEET_REPLICAS] * full + [rest] * (rest > 0)
+    return AppSpec({f"s{number}": ServiceSpec(TaskSpec("fleet"), size) for number, size in enumerate(sizes, 1)})
+
+
+def nothing() -> None:
+    """The end of a fault that is over at once."""
+
+
+class Day:
+    """Deploy, break, mend, rest."""
+
+    def __init__(
+        self, world: World, faults: Sequence[Fault], trouble_seconds: float, quiet_seconds: float, tasks: int = 0
+    ) -> None:
+        self.world = world
+        self.faults = faults
+        self.trouble_seconds = trouble_seconds
+        self.quiet_seconds = quiet_seconds
+        self.tasks = tasks
+        self.wanted = with_jobs(dockchat(), world.chance("jobs"))
+
+    async def live(self) -> None:
+        world = self.world
+        for machine in world.machines.values():
+            machine.engine.behave("mongo:7", Behaviour(pull_seconds=4.0, healthy_after_seconds=3.0))
+            machine.engine.behave("dockchat-web", Behaviour(pull_seconds=6.0, healthy_after_seconds=0.5))
+        for job in JOBS:
+            self._let_end(job, exit_code=0)
+        async with asyncio.timeout(self.trouble_seconds + 600):
+            world.wire.weather = self.climate
+            happening = [asyncio.ensure_future(self._apply())]
+            if self.tasks:
+                plain = to_plain(fleet(self.tasks))
+                happening.append(asyncio.ensure_future(world.ask("PUT", f"/v1/apps/{FLEET}", plain)))
+            happening += [asyncio.ensure_future(self._happen(fault)) for fault in self.faults]
+            await asyncio.sleep(self.trouble_seconds)
+            world.mend()
+            await ended(*happening)
+            for one in happening:
+                one.result()  # raises what it raised
+            world.mend()
+            await self._apply()  # a removal may have been the last word, or been forgotten by a store that was restored
+        await asyncio.sleep(self.quiet_seconds)
+
+    @property
+    def climate(self) -> Weather:
+        """The network between two storms."""
+        return POOR if any(fault.kind == "weather" for fault in self.faults) else GOOD
+
+    async def _happen(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at)
+        if fault.kind in USERS:
+            await self._use(fault)
+            return
+        begin, end = self._orders(fault)
+        for order in (begin, end):
+            done = order()
+            if done is not None:
+                await done
+            if order is begin:
+                await asyncio.sleep(fault.seconds)
+
+    async def _use(self, fault: Fault) -> None:
+        """What a user does."""
+        web = self.wanted.services["web"]
+        match fault.kind:
+            case "scale":
+                await self._change(web=replace(web, replicas=int(fault.target)))
+            case "change":
+                await self._change(web=replace(web, task=replace(web.task, environment={"VERSION": fault.target})))
+            case "restart":
+                with contextlib.suppress(NotFound, Conflict):  # it is not there yet, or is being removed
+                    await self.world.ask("POST", f"/v1/services/{APP}/{fault.target}/restart")
+            case "remove":
+                with contextlib.suppress(NotFound):
+                    await self.world.ask("DELETE", f"/v1/apps/{APP}?volumes=1")
+                await asyncio.sleep(fault.seconds)
+                await self._apply()
+
+    def _orders(self, fault: Fault) -> tuple[Order, Order]:
+        """How a fault begins and how it ends."""
+        world, wire, store, target = self.world, self.world.wire, self.world.store, fault.target
+        machine, _, amount = target.partition(" ")
+        match fault.kind:
+            case "crash":
+                return lambda: world.crash(target), lambda: world.restart(target)
+            case "power":
+                return lambda: world.power_off(target), lambda: world.power_on(target)
+            case "pause":
+                return lambda: world.pause(target), lambda: world.go_on(target)
+            case "partition" if target in world.machines:
+                return lambda: world.cut(target, True), lambda: world.cut(target, False)
+            case "partition":
+                return lambda: world.part(*target.split()), lambda: world.join(*target.split())
+            case "oneway":
+                return lambda: world.block(*target.split()), lambda: world.unblock(*target.split())
+            case "reset":
+                return lambda: world.reset(*target.split()), nothing
+            case "clock":
+                return lambda: world.jump_clock(machine, float(amount)), nothing
+            case "drift":
+                return lambda: world.drift_clock(machine, float(amount)), nothing
+            case "weather":
+                return lambda: setattr(wire, "weather", BAD), lambda: setattr(wire, "weather", self.climate)
+            case "rough":
+                return lambda: setattr(store, "weather", ROUGH), lambda: setattr(store, "weather", FINE)
+            case "full":
+                return lambda: setattr(store, "full", True), lambda: setattr(store, "full", False)
+            case "freeze":
+                return store.freeze, store.thaw
+            case "elect":
+                return store.change_leader, nothing
+            case "compact":
+                return store.compact_now, nothing
+            case "restore":
+                return store.keep, store.restore
+            case "fail":
+                return lambda: self._let_end(target, exit_code=1), lambda: self._let_end(target, exit_code=0)
+            case "pull":
+                return lambda: self._registry(target, False), lambda: self._registry(target, True)
+            case _:
+                return self._engine_orders(world.machines[target].engine, fault)
+
+    def _engine_orders(self, engine: FakeEngine, fault: Fault) -> tuple[Order, Order]:
+        match fault.kind:
+            case "engine":
+                return lambda: engine.restart(fault.seconds, live_restore=fault.seconds > 2.0), nothing
+            case "slow":
+                return lambda: engine.slow(10.0), lambda: engine.slow(1.0)
+            case "refuse":
+                return lambda: engine.refuse(0.5), lambda: engine.refuse(0.0)
+            case "deaf":
+                return lambda: engine.deafen(True), lambda: engine.deafen(False)
+            case "disk":
+                return lambda: engine.fill_disk(True), lambda: engine.fill_disk(False)
+            case "kill":
+                return lambda: self._pick(engine, fault, engine.kill), nothing
+            case "sick":
+                return lambda: self._pick(engine, fault, engine.sicken), nothing
+            case _:
+                raise ValueError(f"nobody knows how to make {fault.kind} happen")
+
+    def _let_end(self, job: str, exit_code: int) -> None:
+        for machine in self.world.machines.values():
+            machine.engine.behave(job, Behaviour(exits_after_seconds=3.0, exit_code=exit_code))
+
+    def _registry(self, image: str, has_it: bool) -> None:
+        for machine in self.world.machines.values():
+            if has_it:
+                machine.engine.mend_pull(image)
+            else:
+                machine.engine.fail_pull(image)
+
+    def _pick(self, engine: FakeEngine, fault: Fault, order: Callable[[str], object]) -> None:
+        """Give an order about one of the containers that run, chosen by the fault's moment."""
+        running = [box for box in engine.boxes.values() if box.state == "running"]
+        if running:
+            order(running[int(fault.at * 100) % len(running)].spec.task)
+
+    async def _change(self, **services: ServiceSpec) -> None:
+        self.wanted = replace(self.wanted, services={**self.wanted.services, **services})
+        await self._apply()
+
+    async def _apply(self) -> None:
+        """What is wanted now. While the app is being removed, again and again."""
+        while True:
+            try:
+                await self.world.ask("PUT", f"/v1/apps/{APP}", to_plain(self.wanted))
+                return
+            except Conflict:
+                await asyncio.sleep(1.0)

@@ -1,0 +1,316 @@
+"""Promises about two moments: what may follow what.
+
+The problem: much of what can go wrong cannot be seen in a picture: that a task went back from running to starting, that
+a deposed server wrote, that a slot was filled for the tenth time in a second. The idea: each promise is a class that
+remembers what it needs and nothing else. It sees every transaction (`wrote`), with its writer as only the simulation
+knows him, and every picture (`look`), and answers with the sentences that say how it is broken; none is good.
+
+Next file: `witness.py`.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from miniorch.codec import decode
+from miniorch.model import AppSpec, DesiredState, Leader, Service, ServiceSpec, Task, TaskState
+from miniorch.simulation.invariants import Picture, decoded, is_over
+from miniorch.simulation.sequence import (
+    ANewLeaderGrantsGrace,
+    NothingStartsBeforeWhatItNeeds,
+    Promise,
+    TasksDrainBeforeTheyStop,
+)
+from miniorch.simulation.store import LEADER, Record
+from miniorch.state.store import Put
+
+KNOWN_SECONDS = 10.0  # after so long who leads knows that a node is not ready
+REST_SECONDS = 9.5  # an address is not given again for two lifetimes of a DNS answer (10 s, by a clock that may drift)
+AT_MOST, WITHIN_SECONDS = 6, 5.0  # new tasks of a slot that fails
+
+
+class OnlyTheLeaderWrites(Promise):
+    """Whatever a loop writes, its server led when it decided and still leads, without a break, when it is written.
+
+    Servers may believe what they like: two may think that they lead, but only one has an effect.
+    """
+
+    def wrote(self, record: Record) -> list[str]:
+        keys = [one.key for one in record.operations if one.key not in (LEADER, "/cluster/cluster")]
+        if record.part != "loops" or not keys:
+            return []
+        what = f"{record.writer} wrote {keys[0]} at revision {record.revision}"
+        if record.leader is None:
+            return [f"{what} while nobody led"]
+        leader = decode(Leader, record.leader.value)
+        if leader.name != record.writer:
+            return [f"{what} while {leader.name} led"]
+        before = record.leader_when_sent.modified if record.leader_when_sent else 0
+        if before != record.leader.modified:
+            return [f"{what} as it had decided in the term before (epoch {before}, now {record.leader.modified})"]
+        return []
+
+
+class EachWritesItsOwnFields(Promise):
+    """Users write wishes, loops write `desired_state` and the node, and from then on the agent writes `status`."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task] = {}
+
+    def wrote(self, record: Record) -> list[str]:
+        wrong = []
+        for one in record.operations:
+            if record.part == "loops" and isinstance(one, Put) and one.key.startswith(("/services/", "/apps/")):
+                wrong.append(f"a loop of {record.writer} wrote the wish {one.key}")
+            if one.key.startswith("/tasks/"):
+                before = self._tasks.pop(one.key, None)
+                if isinstance(one, Put):
+                    after: Task = decoded(one.key, one.value)
+                    self._tasks[one.key] = after
+                    if before is not None and record.part == "api" and _not_status(before) != _not_status(after):
+                        wrong.append(f"a report to {record.writer} changed more than the status of {after.id}")
+                    if before is not None and record.part == "loops" and before.node and after.status != before.status:
+                        wrong.append(f"a loop of {record.writer} changed the status of {after.id}, which has a node")
+        return wrong
+
+
+class WhatWasAcknowledgedIsWritten(Promise):
+    """A user who hears "done" at a revision finds in the store what was asked for."""
+
+    def __init__(self) -> None:
+        self._wishes: dict[str, list[tuple[int, ServiceSpec | None]]] = {}
+
+    def wrote(self, record: Record) -> list[str]:
+        for one in record.operations:
+            if one.key.startswith("/services/"):
+                spec = decoded(one.key, one.value).spec if isinstance(one, Put) else None
+                self._wishes.setdefault(one.key, []).append((record.revision, spec))
+        return []
+
+    def stands(self, service: Service) -> None:
+        """What a store begins with that has been restored."""
+        self._wishes[f"/services/{service.key}"] = [(0, service.spec)]
+
+    def acknowledged(self, app: str, asked: AppSpec, since: int, revision: int) -> list[str]:
+        """The user asked when the store was at revision `since`; others may have changed it before the answer."""
+        wrong = []
+        for name, spec in asked.services.items():
+            versions = self._wishes.get(f"/services/{app}/{name}", [])
+            before = [written for at, written in versions if at <= since][-1:]
+            if spec not in before + [written for at, written in versions if since < at <= revision]:
+                wrong.append(f"the user was told that {app}/{name} is changed at revision {revision}, and it is not")
+        return wrong
+
+
+class NoRevisionGoesBack(Promise):
+    """Whoever follows the store never hears of an older revision, unless an older store has come back."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, int] = {}
+
+    def heard(self, process: str, revision: int) -> list[str]:
+        before = self._heard.get(process, 0)
+        self._heard[process] = revision
+        return [f"{process} heard of revision {revision} after {before}"] if revision < before else []
+
+
+class TasksOnlyMoveForward(Promise):
+    """An end is final, what is gone stays gone; what a task was made from and where it was put never change."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Task] = {}
+        self._gone: set[str] = set()
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        wrong = [f"{task} has come back from the dead" for task in sorted(self._gone & world.tasks.keys())]
+        for key, task in world.tasks.items():
+            before = self._last.get(key)
+            if before is not None and before is not task:
+                wrong += _changed_wrongly(before, task)
+        self._gone |= self._last.keys() - world.tasks.keys()
+        self._last = dict(world.tasks)
+        return wrong
+
+
+class JobsThatAreOverStayOver(Promise):
+    """A job that is over never runs again, unless the service has changed, was restarted or scaled meanwhile."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._over: dict[tuple[str, int], Task] = {}
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        for slot, ended in list(self._over.items()):
+            if not _stays_over(world.tasks.get(ended.id, ended), world):
+                del self._over[slot]
+        wrong = []
+        for task in world.tasks.values():
+            ended = self._over.get((task.service_key, task.slot), task)
+            if task.id != ended.id and task.id not in self._known:
+                wrong.append(f"{task.id} runs again what was over with {ended.id}")
+        ended_now = [task for task in world.tasks.values() if task.status.state.ended and _stays_over(task, world)]
+        self._over |= {(task.service_key, task.slot): task for task in ended_now}
+        self._known = set(world.tasks)
+        return wrong
+
+
+class OnlyReadyNodesGetTasks(Promise):
+    """No task is put on a node that the store has called not ready for a while."""
+
+    def __init__(self) -> None:
+        self._silent: dict[str, float] = {}  # node -> since when
+        self._placed: set[str] = set()
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        placed = {task.id for task in world.tasks.values() if task.node}
+        wrong = [
+            f"{task} was put on {world.tasks[task].node}, which has not been ready since {self._silent[node]:.1f} s"
+            for task in sorted(placed - self._placed)
+            if at - self._silent.get(node := world.tasks[task].node, at) > KNOWN_SECONDS
+        ]
+        silent = [node.name for node in world.nodes.values() if not node.ready]
+        self._silent = {node: self._silent.get(node, at) for node in silent}
+        self._placed = placed
+        return wrong
+
+
+class AddressesRest(Promise):
+    """An address that was given up is not given again while somebody may still know it by its old name.
+
+    An agent that has just started does not know what was given up before (`agent/addresses.py`).
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], str] = {}  # (node, address) -> container
+        self._freed: dict[tuple[str, str], float] = {}
+
+    def agent_started(self, node: str) -> None:
+        for place in [place for place in self._freed if place[0] == node]:
+            del self._freed[place]
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        held = {(node, box.spec.address): box.id for node, boxes in world.boxes.items() for box in boxes}
+        for place in [place for place in self._held if place not in held]:
+            self._freed[place] = at
+        wrong = []
+        for node, address in [place for place in held if place not in self._held]:
+            rested = at - self._freed.pop((node, address), at - REST_SECONDS)
+            if rested < REST_SECONDS:
+                wrong.append(f"{address} of {node} is given again after {rested:.1f} s")
+        self._held = held
+        return wrong
+
+
+class FailingSlotsAreNotHammered(Promise):
+    """However often it fails, a slot gets at most so many tasks in so many seconds."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._times: dict[tuple[str, int], deque[float]] = {}
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        wrong = []
+        for task in world.tasks.values():
+            if task.id not in self._known and task.attempt:
+                times = self._times.setdefault((task.service_key, task.slot), deque(maxlen=AT_MOST))
+                if len(times) == AT_MOST and at - times[0] < WITHIN_SECONDS:
+                    wrong.append(f"slot {task.service_key}.{task.slot} fails, {AT_MOST} times in {at - times[0]:.1f} s")
+                times.append(at)
+        self._known = set(world.tasks)
+        return wrong
+
+
+class WhatShouldRunIsLeftAlone(Promise):
+    """An agent stops a container only because its task is not wanted or not healthy: not because it started anew, lost
+    its server or saw the engine restart. It may learn the reason before the store does, so this is asked at rest."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._stopped: dict[str, tuple[str, str]] = {}  # container -> node, task
+
+    def agent_started(self, node: str) -> None:
+        """The agent before may have died with the reason."""
+        self._stopped = {box: (on, task) for box, (on, task) in self._stopped.items() if on != node}
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        for node, boxes in world.boxes.items():
+            for box in boxes:
+                if box.told and box.id not in self._known:
+                    self._known.add(box.id)
+                    self._stopped[box.id] = (node, box.spec.task)
+        for box_id, (_, task_id) in list(self._stopped.items()):
+            task = world.tasks.get(task_id)
+            wanted = task is not None and task.desired_state is DesiredState.RUNNING
+            if task is None or not wanted or task.status.health == "unhealthy" or task.status.state is TaskState.LOST:
+                del self._stopped[box_id]
+        return [f"{task} on {node} was stopped for no reason" for node, task in self._stopped.values() if at_rest]
+
+
+class History:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self.addresses = AddressesRest()
+        self.left_alone = WhatShouldRunIsLeftAlone()
+        self.wishes = WhatWasAcknowledgedIsWritten()
+        self.revisions = NoRevisionGoesBack()
+        self.promises: tuple[Promise, ...] = (
+            OnlyTheLeaderWrites(),
+            EachWritesItsOwnFields(),
+            self.wishes,
+            self.revisions,
+            TasksOnlyMoveForward(),
+            JobsThatAreOverStayOver(),
+            OnlyReadyNodesGetTasks(),
+            self.addresses,
+            FailingSlotsAreNotHammered(),
+            self.left_alone,
+            TasksDrainBeforeTheyStop(),
+            NothingStartsBeforeWhatItNeeds(),
+            ANewLeaderGrantsGrace(),
+        )
+
+    def wrote(self, records: Sequence[Record]) -> dict[str, list[str]]:
+        """Broken promises by name."""
+        return _by_name((promise, promise.wrote(record)) for record in records for promise in self.promises)
+
+    def look(self, world: Picture, at: float = 0.0, at_rest: bool = False) -> dict[str, list[str]]:
+        """Broken promises by name."""
+        return _by_name((promise, promise.look(world, at, at_rest)) for promise in self.promises)
+
+    def agent_started(self, node: str) -> None:
+        self.addresses.agent_started(node)
+        self.left_alone.agent_started(node)
+
+
+def _by_name(answers: Iterator[tuple[Promise, list[str]]]) -> dict[str, list[str]]:
+    wrong: dict[str, list[str]] = {}
+    for promise, sentences in answers:
+        if sentences:
+            wrong.setdefault(type(promise).__name__, []).extend(sentences)
+    return wrong
+
+
+def _not_status(task: Task) -> tuple[object, ...]:
+    return task.spec, task.desired_state, task.desired_since, task.node, task.slot, task.round, task.attempt
+
+
+def _stays_over(task: Task, world: Picture) -> bool:
+    service = world.services.get(task.service_key)
+    if service is None or service.removing or task.slot > service.spec.replicas:
+        return False
+    return is_over(task, service)
+
+
+def _changed_wrongly(before: Task, after: Task) -> list[str]:
+    """A task's state only moves forward; an end is final; what it was made from and where it was put never change."""
+    old, new = before.status.state, after.status.state
+    wrong = []
+    if new.order < old.order or (old.ended and new is not old):
+        wrong.append(f"{after.id} went from {old.value} back to {new.value}")
+    if (before.spec, before.slot, before.round) != (after.spec, after.slot, after.round):
+        wrong.append(f"the spec of {after.id} has changed")
+    if before.node and after.node != before.node:
+        wrong.append(f"{after.id} moved from {before.node} to {after.node}")
+    if before.status.address and after.status.address not in ("", before.status.address):
+        wrong.append(f"{after.id} changed its address from {before.status.address} to {after.status.address}")
+    return wrong

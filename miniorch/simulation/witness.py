@@ -1,0 +1,128 @@
+"""Who watches a simulated cluster, and ends the run at the first broken promise.
+
+Whenever time is about to pass, everything that could happen at this moment has happened. If anything has changed by
+then, a picture is taken and held against what must be (`invariants.py`). What is seen goes into a log for people and
+into a digest, by which two runs can be compared. Next file: `chaos.py`.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from miniorch.model import KINDS, Event
+from miniorch.simulation.history import History
+from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, decoded
+from miniorch.simulation.loop import VirtualClock
+from miniorch.simulation.machine import Machine
+from miniorch.simulation.store import SharedStore
+from miniorch.state.records import from_entry
+from miniorch.state.store import Delete, Operation
+
+LAST_EVENTS = 50  # that a failure shows
+RESTORED_SECONDS = 60.0  # after so long a restored cluster is as it was told to be
+
+
+class PromiseBroken(AssertionError):
+    """An invariant does not hold. The message tells when, what, and the last events before.
+
+    `promises` are the names of what was broken ("process": one ended by itself), `sentences` say how.
+    """
+
+    def __init__(self, at: float, promises: Sequence[str], sentences: Sequence[str], log: Sequence[str]) -> None:
+        told = "\n".join(log)
+        super().__init__(f"at {at:.3f} s: {'; '.join(sentences)}\nwhat happened before:\n{told}")
+        self.at = at
+        self.promises = tuple(promises)
+        self.sentences = tuple(sentences)
+        self.log = tuple(log)
+
+
+class Witness:
+    """Sees the store and all machines, as nobody inside can."""
+
+    def __init__(self, clock: VirtualClock, store: SharedStore, machines: Mapping[str, Machine]) -> None:
+        self.clock = clock
+        self.store = store
+        self.machines = machines
+        self.check_every = 0.0  # so many virtual seconds pass at least between two looks at a large world
+        self.looking_on: Callable[[float, Picture], None] = lambda at, picture: None  # told of every picture
+        self.log: list[str] = []
+        self.history = History()
+        self._seen: tuple[int, ...] = ()
+        self._checked_at = 0.0
+        self._objects: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        self._trusted_at = 0.0
+        self._incarnation = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Of the whole history so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether promises can be asked for. Not while what an older store has made true again is on its way."""
+        return self.clock.monotonic() >= self._trusted_at
+
+    def note(self, line: str) -> None:
+        self.log.append(f"{self.clock.monotonic():8.3f}  {line}")
+        self._digest.update(self.log[-1].encode())
+
+    def picture(self) -> Picture:
+        return Picture.take(self._objects, self.machines)
+
+    def check(self, promises: Sequence[Callable[[Picture], list[str]]] = ALWAYS) -> None:
+        """Raises `PromiseBroken`."""
+        world, at = self.picture(), self.clock.monotonic()
+        self._checked_at = at
+        self.looking_on(at, world)
+        if not self.trusted:
+            return
+        told = {promise.__name__: promise(world) for promise in promises}
+        self.fail(told | self.history.look(world, at, promises is AT_REST))
+
+    def look(self) -> None:
+        """Time is about to pass: has anything changed, and is everything as it must be?"""
+        records = self.store.take_records()
+        seen = (self.store.head, self.store.incarnation, *(one.engine.steps for one in self.machines.values()))
+        if seen == self._seen:
+            return
+        self._seen = seen
+        self._digest.update(f"{self.clock.monotonic():.6f} {seen}\n".encode())
+        if self.store.incarnation != self._incarnation:
+            self._begin_anew()
+        else:
+            self._follow(operation for record in records for operation in record.operations)
+        self.fail(self.history.wrote(records))
+        self.check()
+
+    def _follow(self, operations: Iterable[Operation]) -> None:
+        """Keep the objects as they are in the store."""
+        for one in operations:
+            _, kind, key = one.key.split("/", 2)
+            if isinstance(one, Delete):
+                self._objects[kind].pop(key, None)
+                continue
+            item = self._objects[kind][key] = decoded(one.key, one.value)
+            if isinstance(item, Event):
+                self.note(f"{item.subject}: {item.message}")
+
+    def _begin_anew(self) -> None:
+        """An older store has come back. What is known is worth nothing, and what runs may run twice for a while."""
+        self._incarnation = self.store.incarnation
+        self._objects = {kind: {} for kind in KINDS}
+        for entry in self.store.snapshot().entries:
+            _, kind, key = entry.key.split("/", 2)
+            self._objects[kind][key] = from_entry(entry)
+        self._trusted_at = self.clock.monotonic() + RESTORED_SECONDS
+        self.history = History()
+        for service in self._objects["services"].values():
+            self.history.wishes.stands(service)
+
+    def fail(self, sentences: Mapping[str, list[str]]) -> None:
+        """Sentences by promise. Raises `PromiseBroken` if there is any."""
+        promises = [promise for promise, told in sentences.items() if told]
+        if promises:
+            told = [sentence for promise in promises for sentence in sentences[promise]]
+            raise PromiseBroken(self.clock.monotonic(), promises, told, self.log[-LAST_EVENTS:])

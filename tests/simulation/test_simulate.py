@@ -1,0 +1,157 @@
+"""`miniorch simulate`: what it prints, what it refuses, and that one case is one history on every Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mutants import MUTANTS
+
+from miniorch.codec import from_plain, to_plain
+from miniorch.errors import UsageError
+from miniorch.simulation.chaos import KINDS, USERS, Case, draw, kinds_named
+from miniorch.simulation.command import command, failure, live, many
+
+ROOT = Path(__file__).parents[2]
+CASE = Case(5, nodes=2, seconds=90.0).with_faults(KINDS)
+HISTORY = """
+import sys, types
+# Keys and certificates are no part of a simulation, and their library is built for one version of Python.
+for name, words in (("miniorch.authority", ["Authority"]), ("miniorch.state.backup", ["Content", "take"])):
+    sys.modules[name] = types.ModuleType(name)
+    for word in words:
+        setattr(sys.modules[name], word, type(word, (), {}))
+from miniorch.simulation.chaos import KINDS, Case
+from miniorch.simulation.command import live
+print(live(Case(5, nodes=2, seconds=90.0).with_faults(KINDS)).hash)
+"""
+
+
+def simulate(*words: str, code: int = 0, stdin: str = "") -> str:
+    """What it prints; for a refusal, what it says of it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "miniorch.cli.main", "simulate", *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code in (0, 1) else done.stderr
+
+
+def pythons() -> list[str]:
+    """Every Python from 3.11 to 3.13 that can be found here, this one first."""
+    folder = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    named = [shutil.which(f"python3.{minor}") for minor in (11, 12, 13)]
+    found = [sys.executable, *filter(None, named), *map(str, sorted(folder.glob("3.1[1-3].*/bin/python")))]
+    return [one for one in dict.fromkeys(found) if subprocess.run([one, "-V"], capture_output=True).returncode == 0]
+
+
+def test_one_case_is_one_history_in_every_process_and_on_every_python() -> None:
+    """Sets of text are ordered differently in every process, and asyncio differs between versions."""
+    found = {}
+    for number, python in enumerate(pythons()):
+        packages = next(path for path in sys.path if path.endswith("site-packages"))
+        environment = {**os.environ, "PYTHONHASHSEED": str(number), "PYTHONPATH": f"{ROOT}:{packages}"}
+        done = subprocess.run(
+            [python, "-c", HISTORY], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        found[python] = done.stdout.strip() or done.stderr
+    assert set(found.values()) == {live(CASE).hash}, found
+    assert len(live(CASE).hash) == 64
+    assert live(replace(CASE, seed=6)).hash != live(CASE).hash
+
+
+def test_faults_are_drawn_by_kind_so_that_fewer_kinds_and_fewer_seconds_shift_nothing() -> None:
+    scene = Case(0).scene()
+    everything = draw(17, KINDS, scene, 300.0)
+    assert {fault.kind for fault in everything} <= {*KINDS, *USERS}
+    assert [fault for fault in everything if fault.kind in ("crash", *USERS)] == list(draw(17, ["crash"], scene, 300.0))
+    early = [fault for fault in everything if fault.at < 90.0]
+    assert [(fault.at, fault.kind, fault.target) for fault in draw(17, KINDS, scene, 90.0)] == [
+        (fault.at, fault.kind, fault.target) for fault in early
+    ]
+    assert all(fault.at + fault.seconds <= 300.01 for fault in everything)
+    assert from_plain(Case, json.loads(json.dumps(to_plain(CASE)))) == CASE
+
+
+def test_every_kind_of_fault_is_drawn_within_a_hundred_seeds() -> None:
+    drawn = {fault.kind for seed in range(100) for fault in draw(seed, KINDS, Case(0).scene(), 180.0)}
+    assert drawn == {*KINDS, *USERS}
+
+
+def test_good_run_tells_a_story_and_ends_with_0() -> None:
+    words = ("--seed", "5", "--nodes", "2", "--seconds", "60", "--faults", "crash,partition")
+    told = simulate(*words).splitlines()
+    assert any("tasks run" in line for line in told)
+    assert told[-1].startswith("every promise was kept: 60 virtual seconds, ")
+    found = json.loads(simulate(*words, "--json"))
+    assert (found["violations"], found["promises"], found["runs"]) == ([], [], 1)
+    assert found["virtual_seconds"] == pytest.approx(60.0, abs=1.0)
+    assert found["events"] > 50
+    assert told[-1].endswith(f"history {found['hash'][:16]}")
+    assert simulate(*words, "-q").splitlines() == told[-1:]
+
+
+def test_many_seeds_are_one_sentence_and_one_hash() -> None:
+    told = simulate("--nodes", "1", "--servers", "1", "--seconds", "60", "--count", "3", "--faults", "kill")
+    assert told.splitlines()[-1] == "every promise was kept in 3 runs of 60 virtual seconds on 1 nodes"
+    assert json.loads(simulate("--nodes", "1", "--seconds", "60", "--count", "2", "--json"))["runs"] == 2
+
+
+def test_broken_promise_is_told_with_seed_events_the_command_and_the_faults_that_matter() -> None:
+    case = Case(1, nodes=2, servers=1, seconds=60.0).with_faults(["kill"])
+    with MUTANTS["start_before_what_is_needed"].make():
+        (outcome,) = many([case], 1, lambda at, story: None)
+        told = failure(outcome, replace(case, faults=()), command(case, "kill"))
+    assert outcome.promises == ("NothingStartsBeforeWhatItNeeds",)
+    lines = told.splitlines()
+    assert lines[0] == "the last events before:"
+    assert 10 < len(outcome.log) <= 50
+    assert any(line.startswith("broken at ") and "of seed 1: " in line for line in lines)
+    assert "again: miniorch simulate --seed 1 --nodes 2 --servers 1 --seconds 60 --faults kill" in lines
+    assert any(", 0 on 2 are enough:" in line for line in lines)
+    assert from_plain(Case, json.loads(lines[-1].removeprefix("as a case: "))) == replace(case, faults=())
+
+
+def test_case_that_was_kept_is_run_as_it_is() -> None:
+    case = Case(3, nodes=1, servers=1, seconds=60.0)
+    found = json.loads(simulate("--case", "-", "--json", stdin=json.dumps(to_plain(case))))
+    assert found["hash"] == live(case).hash
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--faults", "crsh"), 'there is no kind of fault "crsh"; did you mean crash?'),
+        (("--faults", "crsh"), "help: --faults crash"),
+        (("--faults", "zzz"), f"There are {', '.join(KINDS)}, all and none"),
+        (("--nodes", "0"), "--nodes"),
+        (("--nodes", "9999"), "--nodes wants 1 to 4000, got 9999"),
+        (("--tasks", "5000"), "5000 tasks are too many for 5 nodes: each takes at most 200"),
+        (("--seconds", "1"), "--seconds"),
+        (("--case", "/nowhere.json"), "--case /nowhere.json: no such file or directory"),
+        (("--case", "pyproject.toml"), "--case pyproject.toml: not JSON"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_remedy(words: tuple[str, ...], said: str) -> None:
+    told = simulate(*words, code=2)
+    assert said in told
+    assert "help: " in told
+
+
+def test_kinds_are_named_once_and_in_any_order() -> None:
+    assert kinds_named("all") == tuple(KINDS)
+    assert kinds_named("none") == ()
+    assert kinds_named("kill, crash,kill") == ("kill", "crash")
+    with pytest.raises(UsageError, match="did you mean partition"):
+        kinds_named("crash,partitions")
