@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from miniorch.cli.output import did_you_mean
 from miniorch.client import UnixTransport
 from miniorch.codec import from_plain
 from miniorch.errors import NotFound, UsageError
@@ -34,6 +35,12 @@ class Server:
 
     def apps(self) -> list[App]:
         return self._list(App, "apps")
+
+    def must_have(self, app: str) -> None:
+        """Raises `NotFound` with the nearest name when there is no such app."""
+        known = [one.name for one in self.apps()]
+        if app not in known:
+            raise NotFound(f"there is no app {app}{did_you_mean(app, known)}", remedy="miniorch ps")
 
     def nodes(self) -> list[Node]:
         return self._list(Node, "nodes")
@@ -83,7 +90,8 @@ def resolve(name: str, services: Sequence[Service], tasks: Sequence[Task]) -> Na
         service, _, slot = service.partition(".")
         own = tuple(task for task in tasks if task.service_key == f"{app}/{service}")
         if not own and not any(one.key == f"{app}/{service}" for one in services):
-            raise NotFound(f"there is no service {app}/{service}", remedy="miniorch services")
+            hint = did_you_mean(f"{app}/{service}", [one.key for one in services])
+            raise NotFound(f"there is no service {app}/{service}{hint}", remedy="miniorch services")
         if slot:
             own = tuple(task for task in own if str(task.slot) == slot)
             if not own:

@@ -104,7 +104,8 @@ class Names:
 
     def __init__(self, path: str = "", limit_seconds: float | None = None) -> None:
         self._path = path or f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"  # as in client.py
-        self._deadline = time.monotonic() + (_limit() if limit_seconds is None else limit_seconds)
+        self._limit = _limit() if limit_seconds is None else limit_seconds
+        self._deadline = 0.0  # from the first question on
 
     def of(self, word: str) -> Iterator[tuple[str, str]]:
         """What may stand where a metavar says APP, APP/SERVICE, TASK, ...; each with a word about it."""
@@ -141,6 +142,7 @@ class Names:
         return items
 
     def _left(self) -> float:
+        self._deadline = self._deadline or time.monotonic() + self._limit
         return max(0.001, self._deadline - time.monotonic())
 
 

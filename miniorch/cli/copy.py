@@ -10,6 +10,7 @@ Where it goes: onto a file that exists, into a folder that exists, else it gets 
 it. `-` is a tar archive, which also makes copies from task to task.
 """
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 from miniorch.cli.ask import Server, resolve
-from miniorch.cli.output import BROKEN_PIPE
+from miniorch.cli.output import BROKEN_PIPE, detaching
 from miniorch.client import UnixTransport
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, UsageError
 from miniorch.model import Task
@@ -36,23 +37,30 @@ def cp(source: str, target: str) -> None:
     there, here = _inside(source), _inside(target)
     if there and here:
         raise UsageError(
-            "from task to task goes by way of a pipe", remedy=f"miniorch cp {source} - | miniorch cp - {target}"
+            "both are NAME:PATH; from task to task goes by way of a pipe, and a file here with a colon is ./NAME:PATH",
+            remedy=f"miniorch cp ./{source} {target}"
+            if os.path.lexists(source)
+            else f"miniorch cp {source} - | miniorch cp - {target}",
         )
-    if not there and not here:
+    if not (there or here) or not (source and target):
         raise UsageError(
-            "one of the two must be in a task: NAME:PATH", remedy="miniorch cp dockchat/web.1:/etc/hosts ."
+            "one of the two must be in a task (NAME:PATH), the other here; this folder is .",
+            remedy="miniorch cp dockchat/web.1:/etc/hosts .",
         )
+    part = "the archive" if target == "-" else target
     try:
-        if there:
-            _fetch(Place(*there), target)
-        elif here:
-            _bring(source, Place(*here))
+        with detaching(f"interrupted; {part} may lack a part: the same again copies all of it"):
+            if there:
+                _fetch(Place(*there), target)
+            elif here:
+                _bring(source, Place(*here))
     except PermissionError as error:
         raise NotAllowed(f"may not touch {error.filename}", remedy="use sudo, or another folder") from None
     except (tarfile.TarError, http.client.HTTPException, ConnectionError) as error:
         raise Unreachable(f"the copy broke off ({error})", remedy="miniorch up, then the same again") from None
     except OSError as error:
-        raise MiniorchError(f"the copy broke off: {error}", remedy="mend that, then the same again") from None
+        reason = f"{(error.strerror or str(error)).lower()}{f': {error.filename}' if error.filename else ''}"
+        raise MiniorchError(f"the copy broke off: {reason}", remedy="mend that, then the same again") from None
 
 
 def _inside(text: str) -> tuple[str, str] | None:
@@ -83,16 +91,32 @@ class Place:
         return f"/v1/tasks/{self.task.id}/{what}?path={quote(path, safe='')}"
 
     def stat(self, path: str) -> Any:
-        """Name and whether it is a folder; a link is followed. None if there is nothing."""
+        """Name and whether it is a folder; a link is followed. Raises `NotFound`."""
+        found, seen = self._seen(path), path
+        if found and found["link"]:
+            found, seen = self._seen(found["link"]), found["link"]
+        if found is None:
+            leads = "" if seen == path else f" is a link to {seen}, which"
+            if self.in_memory(seen):
+                message = f"{path}{leads} is not on {self.name}'s disk, and cp sees nothing else"
+                raise NotFound(message, remedy=f"miniorch exec {self.name} -- cat {path}")
+            remedy = f"miniorch exec {self.name} -- ls -la {os.path.dirname(path.rstrip('/')) or '/'}"
+            message = f"{path}{leads} is not there" if leads else f"there is no {path} in {self.name}"
+            raise NotFound(message, remedy=remedy)
+        return {"path": seen, **found}
+
+    def _seen(self, path: str) -> Any:
         try:
-            found = self._transport.request_now("GET", self.url("stat", path))
-            if found["link"]:
-                found = {**self._transport.request_now("GET", self.url("stat", found["link"])), "path": found["link"]}
+            return self._transport.request_now("GET", self.url("stat", path))
         except NotFound as error:
-            if path in error.message or "in the container" in error.message:
+            if "in the container" in error.message:
                 return None
             raise
-        return {"path": path, **found}
+
+    def in_memory(self, path: str) -> bool:
+        """Whether a path belongs to the kernel, or to a tmpfs: Docker copies past them, to and from what lies below."""
+        places = ("/proc", "/sys", "/dev", *self.task.spec.options.tmpfs)
+        return any(os.path.normpath(f"{path}/").startswith(f"{place.rstrip('/')}/") for place in places)
 
     def read(self, path: str) -> BinaryIO:
         return cast(BinaryIO, self._transport.open("GET", self.url("archive", path))[1])
@@ -109,8 +133,6 @@ class Place:
 def _fetch(place: Place, target: str) -> None:
     contents = place.path.endswith("/.")
     found = place.stat(place.path.removesuffix("."))
-    if found is None:
-        raise NotFound(f"there is no {place.path} in {place.name}", remedy=f"miniorch exec {place.name} -- ls -la /")
     archive = place.read(found["path"])
     if target == "-":
         if sys.stdout.isatty():
@@ -139,24 +161,18 @@ def _base(target: str, name: str, *, contents: bool, folder: bool) -> Path:
     path = Path(target)
     if path.is_dir():
         base = path if contents else path / name
-        if base.is_dir() and not folder:
-            raise UsageError(f"{base} is a folder here, and a file there", remedy="name another target")
-        return _ordinary(base)
-    path = _ordinary(path.resolve() if path.is_symlink() else path)  # a link that was named is followed, as cp does
-    if path.exists() and folder:
-        raise UsageError(f"{target} is a file here, and a folder there", remedy="name another target")
-    if target.endswith("/") and not folder:
-        raise NotFound(f"there is no folder {target} here", remedy=f"mkdir -p {target}")
-    if not path.absolute().parent.is_dir():
-        raise NotFound(f"there is no folder {path.parent} here", remedy=f"mkdir -p {path.parent}")
-    return path
-
-
-def _ordinary(path: Path) -> Path:
-    """The path, unless something stands there that is neither file nor folder. Raises `UsageError`."""
-    if _special(path):
-        raise UsageError(f"{path} is no file and no folder: it is left alone", remedy="name another target")
-    return path
+    else:
+        base = path.resolve() if path.is_symlink() else path  # a link that was named is followed, as cp does
+        if target.endswith("/") and not folder:
+            raise NotFound(f"there is no folder {target} here", remedy=f"mkdir -p {target}")
+        if not base.absolute().parent.is_dir():
+            raise NotFound(f"there is no folder {base.parent} here", remedy=f"mkdir -p {base.parent}")
+    if _special(base):
+        raise UsageError(f"{base} is no file and no folder: it is left alone", remedy="name another target")
+    if os.path.lexists(base) and base.is_dir() != folder:
+        here, there = ("folder", "file") if base.is_dir() else ("file", "folder")
+        raise UsageError(f"{base} is a {here} here, and a {there} there", remedy="name another target")
+    return base
 
 
 def _special(path: Path) -> bool:
@@ -169,11 +185,16 @@ def extract(archive: BinaryIO, base: Path) -> list[str]:
     left_out = []
     with tarfile.open(fileobj=archive, mode="r|") as reading:
         for member in reading:
-            relative = member.name.lstrip("/").partition("/")[2].rstrip("/")
+            relative = _below(member.name)
             place = base / relative if relative else base
             if not (_stays_inside(place, base) and _unpack(reading, member, place, base)):
                 left_out.append(member.name)
     return left_out
+
+
+def _below(name: str) -> str:
+    """An archived name without that of the first entry, which is / when all of a container is copied."""
+    return (name.lstrip("/") if name.startswith("/") else name.partition("/")[2]).rstrip("/")
 
 
 def _stays_inside(place: Path, base: Path) -> bool:
@@ -198,7 +219,7 @@ def _unpack(reading: tarfile.TarFile, member: tarfile.TarInfo, place: Path, base
         place.chmod(member.mode & 0o755 | 0o700)
         return True
     place.parent.mkdir(parents=True, exist_ok=True)
-    linked = base / member.linkname.lstrip("/").partition("/")[2]
+    linked = base / _below(member.linkname)
     if member.issym() and not (os.path.isabs(member.linkname) or not _within(place.parent / member.linkname, base)):
         place.unlink(missing_ok=True)
         place.symlink_to(member.linkname)
@@ -224,12 +245,19 @@ def _unpack(reading: tarfile.TarFile, member: tarfile.TarInfo, place: Path, base
 
 
 def _bring(source: str, place: Place) -> None:
+    if place.in_memory(place.path):
+        message = f"{place.path} is not on {place.name}'s disk, and cp writes nowhere else"
+        raise UsageError(message, remedy=f"miniorch exec -i {place.name} -- sh -c 'cat > {place.path}' < FILE")
     if source == "-":
         if sys.stdin.isatty():
             raise UsageError(
                 "a tar archive does not come from a terminal", remedy=f"tar -c FOLDER | miniorch cp - {place.name}:/tmp"
             )
-        place.write(place.path, iter(lambda: os.read(0, PIECE), b""))
+        try:
+            place.write(_folder(place, place.path), iter(lambda: os.read(0, PIECE), b""))
+        except MiniorchError as error:
+            error.remedy = error.remedy or "tar -t < ARCHIVE, which says what is wrong with it"
+            raise
         return
     if not os.path.lexists(source):
         raise NotFound(f"there is no {source} here", remedy=f"ls {os.path.dirname(source) or '.'}")
@@ -240,7 +268,10 @@ def _bring(source: str, place: Place) -> None:
 
 def _destination(place: Place, source: Path, *, contents: bool) -> tuple[str, str]:
     """The folder inside that is unpacked in, and what the copy is called there."""
-    found = place.stat(place.path)
+    try:
+        found = place.stat(place.path)
+    except NotFound:
+        found = None
     if found is not None and found["folder"]:
         return found["path"], "." if contents else source.name
     if found is not None and source.is_dir():
@@ -251,11 +282,18 @@ def _destination(place: Place, source: Path, *, contents: bool) -> tuple[str, st
     parent, _, name = path.rpartition("/")
     wanted = path if place.path.endswith("/") and not source.is_dir() else parent or "/"
     if found is None:
-        above = place.stat(wanted)
-        if above is None or not above["folder"]:
-            remedy = f"miniorch exec {place.name} -- mkdir -p {wanted}"
-            raise NotFound(f"there is no folder {wanted} in {place.name}", remedy=remedy)
+        _folder(place, wanted)
     return parent or "/", name
+
+
+def _folder(place: Place, path: str) -> str:
+    """Where a folder inside really is. Raises `NotFound`."""
+    with contextlib.suppress(NotFound):
+        found = place.stat(path)
+        if found["folder"]:
+            return str(found["path"])
+    remedy = f"miniorch exec {place.name} -- mkdir -p {path}"
+    raise NotFound(f"there is no folder {path} in {place.name}", remedy=remedy)
 
 
 def archived(source: Path, name: str, *, contents: bool) -> Iterator[bytes]:

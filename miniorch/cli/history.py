@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json as jsonlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from miniorch.cli.ask import Server
 from miniorch.cli.output import as_json, detaching, table
 from miniorch.client import RECONNECT_SECONDS
 from miniorch.codec import from_plain
-from miniorch.errors import Compacted, NotFound, Temporary
+from miniorch.errors import Compacted, Temporary
 from miniorch.model import Event
 
 
@@ -23,6 +20,8 @@ def events(app: str, *, follow: bool, count: int, json: bool) -> None:
     # The revision first: what happens between the two questions is told twice rather than never, and then once.
     revision = server.version()["revision"] if follow else 0
     found = [one for one in server.events() if _about(one, app)]
+    if app and not found:
+        server.must_have(app)
     shown = found[-count:] if count else []
     if json and not follow:
         as_json(shown)
@@ -61,14 +60,13 @@ def _coming(server: Server, revision: int) -> Iterator[Event]:
                 yield from server.events()
             connection, response = server.transport.open("GET", f"/v1/watch/events?revision={revision}")
             with contextlib.closing(connection):
-                for line in response:
-                    change: dict[str, Any] = jsonlib.loads(line)
+                for change in server.transport.lines(response):
                     revision = change.get("revision", revision)
                     if "put" in change:
                         yield from_plain(Event, change["put"])
         except Compacted:
             revision = -1
-        except (Temporary, OSError, ValueError, http.client.HTTPException):
+        except Temporary:
             pass  # the server is away; it is asked again
         time.sleep(RECONNECT_SECONDS)
 
@@ -77,8 +75,8 @@ def history(app: str, *, json: bool) -> None:
     """The releases of an app. Raises `NotFound`."""
     server = Server()
     found = server.releases(app)
-    if not found and app not in {one.name for one in server.apps()}:
-        raise NotFound(f"there is no app {app}", remedy="miniorch services")
+    if not found:
+        server.must_have(app)
     if json:
         as_json(found)
         return

@@ -20,18 +20,19 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from miniorch.cli.ask import Named, Server, resolve
-from miniorch.cli.output import BROKEN_PIPE, as_json, show_error, table
+from miniorch.cli.output import BROKEN_PIPE, INTERRUPTED, as_json, show_error, table
 from miniorch.codec import encode
-from miniorch.errors import Conflict, EngineError, Unreachable
+from miniorch.errors import Conflict, EngineError, Unreachable, UsageError
 from miniorch.frames import CHUNK_BYTES, SIZE, WINDOW_BYTES, Command, Kind, Unpacker, pack
 from miniorch.model import Task, TaskState
 
 RUNS = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
-INTERRUPTED = 130  # exit code: 128 + SIGINT
 
 
 def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: bool, user: str, workdir: str) -> int:
     """Run a command inside a task, and return its exit code. `tty` None: if this is a terminal."""
+    if workdir and not workdir.startswith("/"):
+        raise UsageError(f"--workdir wants a path from /, got {workdir}", remedy=f"--workdir /{workdir}")
     server = Server()
     task = running(name, resolve(name, server.services(), server.tasks()))[0]
     keyboard = os.isatty(0)
@@ -51,7 +52,8 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
     finally:
         session.close()
     if session.error:
-        show_error(EngineError(session.error, remedy=f"miniorch exec {name} -- sh" if code == 127 else ""))
+        look = "cat /etc/passwd" if "user" in session.error else f"ls -ld {workdir or command[0]}"
+        show_error(EngineError(session.error, remedy=f"miniorch exec {name} -- {'sh' if code == 127 else look}"))
     return code
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniorch.errors import MiniorchError
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
-BROKEN_PIPE = 141  # as in output.py, which is not imported for every command
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as in output.py, which is not imported for every command
 
 
 def main() -> None:
@@ -35,17 +35,20 @@ def main() -> None:
     if "--debug" in own:
         arguments.remove("--debug")
         os.environ["MINIORCH_DEBUG"] = "1"
+    if own[:1] == ["--version"]:
+        arguments[0] = "version"
     if sys.stdout is None:  # closed by the caller (`>&-`): then nothing is printed, and all else is as always
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until this process ends)
     try:
-        from miniorch.cli.tree import app
-
         try:
-            app(arguments, prog_name="miniorch")
+            _run(arguments)
         finally:
             sys.stdout.flush()  # what cannot be written is said here, and not by Python at its very end
     except MiniorchError as error:
         sys.exit(_report(error, json="--json" in own))
+    except (KeyboardInterrupt, EOFError):  # EOFError: Ctrl-D at a question
+        print("\ninterrupted; miniorch ps says how things stand", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # nobody reads on
         os._exit(BROKEN_PIPE)
     except OSError as error:
@@ -55,6 +58,26 @@ def main() -> None:
         os._exit(1)  # Python would try to write the rest once more
     except Exception as error:
         sys.exit(_report_bug(error))
+
+
+def _run(arguments: list[str]) -> None:
+    """One command. Not by typer's own `main`, which tells of some errors in words of its own, and of Ctrl-C nothing."""
+    import typer
+
+    from miniorch.cli.tree import app
+
+    group: Any = typer.main.get_command(app)
+    try:
+        with group.make_context("miniorch", list(arguments) or ["--help"]) as context:
+            group.invoke(context)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's mark; its classes are typer's secret
+            raise
+        from miniorch.cli.misuse import refusal
+
+        raise refusal(error, group, arguments) from None
 
 
 def _report(error: MiniorchError, *, json: bool) -> int:

@@ -2,7 +2,7 @@
 
 from miniorch.cli.ask import Server
 from miniorch.cli.change import wait_until_gone
-from miniorch.cli.output import confirm, outcome, sentence, suggest
+from miniorch.cli.output import confirm, detaching, outcome, sentence, suggest
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, UsageError
 from miniorch.up import Machine
@@ -10,16 +10,17 @@ from miniorch.up import Machine
 GRACE_SECONDS = 30.0
 
 
-def up(pool: str, node: str, *, systemd: bool, quiet: bool, json: bool) -> None:
-    machine = Machine((lambda _: None) if quiet or json else print, node, pool)
-    if systemd:
-        machine.install_units()
-        units = [process.unit_name for process in machine.processes]
-        outcome(f"units {sentence(units)} are enabled and run", json=json, outcome="up", units=units)
-    else:
-        started = machine.ensure_up()
-        words = f"{sentence(started)} started; all answer" if started else "server, net and agent run already"
-        outcome(words, json=json, outcome="up", started=started)
+def up(pool: str, node: str, store: str, *, systemd: bool, quiet: bool, json: bool) -> None:
+    machine = Machine((lambda _: None) if quiet or json else print, node, pool, store)
+    with detaching("interrupted; what was started goes on: miniorch up starts the rest"):
+        if systemd:
+            machine.install_units()
+            units = [process.unit_name for process in machine.processes]
+            outcome(f"units {sentence(units)} are enabled and run", json=json, outcome="up", units=units)
+        else:
+            started = machine.ensure_up()
+            words = f"{sentence(started)} started; all answer" if started else "server, net and agent run already"
+            outcome(words, json=json, outcome="up", started=started)
     suggest("miniorch run FILE", quiet=quiet or json)
 
 
@@ -29,9 +30,11 @@ def down(*, everything: bool, volumes: bool, yes: bool, no_input: bool, quiet: b
     if volumes:
         confirm("The data in all volumes on this machine will be deleted for good. Go on?", yes=yes, no_input=no_input)
     machine = Machine((lambda _: None) if quiet or json else print)
-    if everything:
-        _remove_apps_politely()
-    stopped = machine.undo(volumes=volumes) if everything else machine.down()
+    again = f"miniorch down{' --all' * everything}{' --volumes' * volumes}"
+    with detaching(f"interrupted; some of it is ended or removed already: {again} does the rest"):
+        if everything:
+            _remove_apps_politely()
+        stopped = machine.undo(volumes=volumes) if everything else machine.down()
     words = [f"{sentence(stopped)} stopped" if stopped else "no process of miniorch ran"]
     if everything:
         words += ["removed: containers, network, HAProxy, state" + (", volumes" if volumes else "; volumes are kept")]

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from miniorch.codec import to_plain
@@ -25,6 +25,7 @@ COLOURS = {
 }  # fmt: skip
 GAP, INDENT = "  ", "    "
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT
 BROKEN_PIPE = 141  # exit code: 128 + SIGPIPE, when nobody reads on
 
 
@@ -117,22 +118,39 @@ def confirm(question: str, *, yes: bool, no_input: bool) -> None:
         return
     if no_input or not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody can be asked here.", remedy="add --yes if that is meant")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    with detaching("nothing was done; the same again asks again, --yes does not ask"):
+        answer = input(f"{question} [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was done", remedy="answer y, or add --yes")
 
 
 @contextlib.contextmanager
 def detaching(words: str) -> Iterator[None]:
-    """Ctrl-C ends the looking, not what is looked at: exit code 130 and how to come back. A second one ends at once."""
+    """Ctrl-C ends the looking, not what is looked at: exit code 130 and how to come back. A second one ends at once.
+
+    Ctrl-D at a question says the same.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print(f"\n{words}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
-def sentence(items: Sequence[Any]) -> str:
+def sentence(items: Sequence[Any], last: str = "and") -> str:
     """`a, b and c`."""
     words = [str(item) for item in items]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that somebody may have meant; "" if there is none."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word[:100], list(known), 1)), "")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from miniorch.model import DesiredState, Service, Task, TaskState
-from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted
+from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted, told
 
 STEADY_SECONDS = 2.0  # a task without a health check must stay for so long
 UNPLACED_SECONDS = 10.0
@@ -76,7 +76,7 @@ def judge(
             if task is not None and _is_up(task, service, now):
                 up += 1
                 continue
-            words.append(_words(task, service, slot))
+            words.append(_words(task, service, slot, now))
             if task is not None and verdict is None:
                 if is_given_up(task, service):
                     verdict = ("given up", task, failures_in_a_row(task))
@@ -136,8 +136,8 @@ def _hopeless(task: Task, now: float, began: float, before: int, node_ready: boo
     return (kind, task, times) if fresh >= max(1, limit - before) else None
 
 
-def _words(task: Task | None, service: Service, slot: int) -> str:
+def _words(task: Task | None, service: Service, slot: int, now: float) -> str:
     if task is None:
         return f"{service.name}.{slot} waits for the old one to end"
-    message = task.status.message
+    message = told(task, service, now)
     return f"{task.name} {task.status.state.value}" + (f": {message}" if message else "")

@@ -14,7 +14,7 @@ from typing import Any
 from miniorch.appfile.read import AppFile, read_app_files
 from miniorch.changes import ServiceChange, changes
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json, detaching, outcome, suggest
+from miniorch.cli.output import as_json, detaching, nearest, outcome, suggest
 from miniorch.cli.screen import open_screen
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
@@ -32,7 +32,13 @@ def read(files: Sequence[str], name: str, images: Sequence[str], profiles: Seque
             raise UsageError(f'--image wants SERVICE=IMAGE, got "{pair}"', remedy="--image db=mongo:7")
         replaced[service] = image
     paths = [file for file in files if file]
-    return read_app_files(paths, os.environ, name=name, images=replaced, profiles=profiles, strict=strict)
+    app = read_app_files(paths, os.environ, name=name, images=replaced, profiles=profiles, strict=strict)
+    for stranger in [one for one in profiles if one not in (*app.profiles, "*")]:
+        near = nearest(stranger, app.profiles) or next(iter(app.profiles), "")
+        has = f"the profiles {', '.join(app.profiles)}" if near else "no profiles"
+        remedy = f"--profile {near}" if near else "leave --profile out"
+        raise UsageError(f"--profile {stranger}: {app.name} has {has}", remedy=remedy)
+    return app
 
 
 def plan(app: AppFile, *, report: bool, quiet: bool, json: bool) -> None:
@@ -72,7 +78,8 @@ def run(app: AppFile, *, detach: bool, timeout: float, quiet: bool, json: bool) 
     if summary := app.report.summary():
         screen.say(summary)
     machine = Machine(screen.say)
-    machine.ensure_up()
+    with detaching(f"interrupted; nothing of {app.name} was changed yet: the same again starts what is missing"):
+        machine.ensure_up()
     waiting = Waiting(app.name, Server(), screen, SystemClock(), timeout, machine)
     words = f"interrupted; {app.name} goes on: miniorch wait {app.name}, miniorch ps {app.name}"
     with detaching(words), contextlib.closing(screen):

@@ -46,6 +46,7 @@ class Plain(Screen):
 
     def __init__(self) -> None:
         self._told: set[tuple[str, TaskState]] | None = None
+        self._said: set[str] = set()
 
     def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
         seen = {(task.id, task.status.state) for task in tasks if task.status.state in TOLD}
@@ -55,7 +56,9 @@ class Plain(Screen):
             state = task.status.state
             if (task.id, state) in seen - self._told:
                 why = " ".join(task.status.message.split()) if state.ended else ""
-                print(f"{task.name} {TOLD[state]}{': ' if why else ''}{why[:WHY_LETTERS]}", flush=True)
+                words, reason = f"{task.name} {TOLD[state]}", f": {why[:WHY_LETTERS]}" if why else ""
+                print(f"{words}{' again' if words in self._said else ''}{reason}", flush=True)
+                self._said.add(words)
         self._told |= seen
 
     def say(self, message: str) -> None:

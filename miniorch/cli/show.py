@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from miniorch import __version__
@@ -11,22 +10,21 @@ from miniorch.cli.ask import Server, resolve
 from miniorch.cli.output import ago, as_json, table
 from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
-from miniorch.errors import NotFound, Temporary
+from miniorch.errors import MiniorchError
 from miniorch.model import Service, Task, TaskState
-from miniorch.slots import is_done, is_given_up
+from miniorch.slots import current, is_done, next_at, told
 
 
 def ps(app: str, *, ended: bool, json: bool) -> None:
     server = Server()
-    tasks = server.tasks(app)
+    tasks, services, now = server.tasks(app), {one.key: one for one in server.services(app)}, SystemClock().now()
     if not ended:
-        tasks = current(tasks, server.services(app))
-    if app and not tasks and not any(one.name == app for one in server.apps()):
-        raise NotFound(f"there is no app {app}", remedy="miniorch services")
+        tasks = current(tasks, services, now)
+    if app and not tasks:
+        server.must_have(app)
     if json:
-        as_json([_plain(task) for task in tasks])
+        as_json([_plain(task, services.get(task.service_key)) for task in tasks])
         return
-    now = SystemClock().now()
     rows = [
         (
             f"{task.app}/{task.name}",
@@ -35,24 +33,11 @@ def ps(app: str, *, ended: bool, json: bool) -> None:
             task.node or "-",
             task.status.address or "-",
             task.spec.image,
-            " ".join(task.status.message.split()),
+            " ".join(told(task, services.get(task.service_key), now).split()),
         )
         for task in tasks
     ]
     table(("NAME", "STATE", "SINCE", "NODE", "ADDRESS", "IMAGE", "MESSAGE"), rows, _nothing(app, ended))
-
-
-def current(tasks: Sequence[Task], services: Sequence[Service]) -> list[Task]:
-    """The live tasks, and of a slot without one its last, if none will follow: a job that is done or was given up."""
-    by_key = {one.key: one for one in services}
-    newest = {(task.service_key, task.slot): task for task in sorted(tasks, key=lambda one: (one.live, one.created_at))}
-
-    def final(task: Task) -> bool:
-        service = by_key.get(task.service_key)
-        last = newest[task.service_key, task.slot] is task
-        return service is not None and last and (is_done(task, service) or is_given_up(task, service))
-
-    return [task for task in tasks if task.live or final(task)]
 
 
 def _nothing(app: str, ended: bool) -> str:
@@ -61,7 +46,7 @@ def _nothing(app: str, ended: bool) -> str:
     return f"no task of {app} is live; miniorch ps {app} -a shows ended ones" if app else "nothing runs"
 
 
-def _plain(task: Task) -> dict[str, Any]:
+def _plain(task: Task, service: Service | None) -> dict[str, Any]:
     status = task.status
     return {
         "id": task.id,
@@ -75,12 +60,15 @@ def _plain(task: Task) -> dict[str, Any]:
         "image": task.spec.image,
         "health": status.health,
         "exit_code": status.exit_code,
+        "next_at": next_at(task, service) if service and not task.live else None,
     }
 
 
 def services(app: str, *, json: bool) -> None:
     server = Server()
     found, tasks = server.services(app), server.tasks(app)
+    if app and not found:
+        server.must_have(app)
     rows = []
     for one in found:
         own = [task for task in tasks if task.service_key == one.key]
@@ -163,14 +151,14 @@ def inspect(name: str) -> None:
 
 def version(*, json: bool) -> None:
     try:
-        server = Server().version()
-    except Temporary:
-        server = {"version": None, "cluster": None, "revision": None}
+        server, why = Server().version(), ""
+    except MiniorchError as error:  # without the right to ask, too
+        server, why = dict.fromkeys(("version", "cluster", "revision")), f"{error.message} ({error.remedy})"
     if json:
         as_json({"miniorch": __version__, **server})
         return
     print(f"miniorch {__version__}")
-    if server["version"] is None:
-        print("server: does not run here (miniorch up)")
+    if why:
+        print(f"server: {why}")
     else:
         print(f"server {server['version']}, cluster {server['cluster']}, revision {server['revision']}")

@@ -5,7 +5,7 @@ and nothing else; each command imports what it needs when it is called. The same
 man pages (`reference.py`) and what a shell completes (`complete.py`): a metavar such as APP/SERVICE|TASK says what
 kind of name stands there.
 
-Next file: `run.py`.
+The commands about this machine and the whole cluster: `tree_machine.py`. Next file: `run.py`.
 """
 
 import os
@@ -38,14 +38,6 @@ class Goal(StrEnum):
     UP = "up"
     ENDED = "ended"
     GONE = "gone"
-
-
-class Shell(StrEnum):
-    """Whose completion can be printed."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
 
 
 File = Annotated[
@@ -334,59 +326,4 @@ def rm(
     change.remove(app, volumes=volumes, yes=yes, no_input=no_input, quiet=quiet, json=json)
 
 
-# --- this machine ----------------------------------------------------------------------------------------------------
-
-
-@app.command(epilog="Example: miniorch up")
-def up(
-    pool: Annotated[
-        str, typer.Option("--pool", metavar="NETWORK", help="For containers and services; first start.")
-    ] = "",
-    node: Annotated[str, typer.Option("--node", metavar="NAME", help="This machine's name in the cluster.")] = "",
-    systemd: Annotated[bool, typer.Option("--systemd", help="Hand the processes over to systemd.")] = False,
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
-    """Start miniorch's processes here. These are server, net and agent; only what is missing is started."""
-    from miniorch.cli import node as command
-
-    command.up(pool, node, systemd=systemd, quiet=quiet, json=json)
-
-
-@app.command(epilog="Example: miniorch down --all")
-def down(
-    everything: Annotated[bool, typer.Option("--all", help="Remove all apps, the network and the state, too.")] = False,
-    volumes: Annotated[bool, typer.Option("--volumes", help="With --all: delete all volumes' data, too.")] = False,
-    yes: Yes = False,
-    no_input: NoInput = False,
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
-    """Stop miniorch's processes. Containers and published ports go on unless --all is given."""
-    from miniorch.cli import node as command
-
-    command.down(everything=everything, volumes=volumes, yes=yes, no_input=no_input, quiet=quiet, json=json)
-
-
-@app.command(epilog="Example: miniorch doctor")
-def doctor(json: Json = False) -> None:
-    """Check whether this machine is fit. Says what was seen, what is wanted, and the command that mends it."""
-    from miniorch.cli import doctor as command
-
-    raise typer.Exit(command.doctor(json=json))
-
-
-@app.command(epilog="Example: miniorch version")
-def version(json: Json = False) -> None:
-    """Print the version and the cluster's id."""
-    from miniorch.cli import show
-
-    show.version(json=json)
-
-
-@app.command(epilog="Example: miniorch completion bash")
-def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
-    """Print what makes a shell complete commands and names. For bash and zsh: eval "$(miniorch completion bash)"."""
-    from miniorch.cli.complete import script
-
-    print(script(shell.value))
+import miniorch.cli.tree_machine  # noqa: E402, F401 (the rest of the tree, below the names that it uses)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 
 from miniorch.cli.ask import Named, Server, resolve, split_service
-from miniorch.cli.output import detaching, outcome, suggest
+from miniorch.cli.output import detaching, did_you_mean, outcome, suggest
 from miniorch.cli.screen import open_screen
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
@@ -57,7 +57,8 @@ def _named(server: Server, name: str, goal: str) -> Named | None:
         if goal == "gone":
             return None
         if "/" not in name:
-            raise NotFound(f"there is no app or task {name}", remedy="miniorch services") from None
+            hint = did_you_mean(name, [app.name for app in server.apps()])
+            raise NotFound(f"there is no app or task {name}{hint}", remedy="miniorch ps") from None
         raise error
 
 

@@ -7,6 +7,7 @@ waiting goes on: all that matters is in the store.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from time import sleep
@@ -20,6 +21,7 @@ from miniorch.cli.screen import Screen
 from miniorch.clock import Clock
 from miniorch.errors import AppFailed, MiniorchError, NotFound, NotPlaced, Temporary, Unreachable
 from miniorch.model import Service, Task, TaskState
+from miniorch.slots import next_at, told
 from miniorch.up import Machine
 
 LOOK_SECONDS = 0.1
@@ -153,6 +155,7 @@ class Waiting:
 
     def _failed(self, verdict: Verdict, task: Task) -> MiniorchError:
         name = f"{task.app}/{task.name}"
+        service = next(one for one in self.services if one.name == task.service)
         first, *more = task.status.message.splitlines() or [task.status.state.value]
         if verdict.kind == "unplaced":
             if trouble := self._no_node():
@@ -161,8 +164,12 @@ class Waiting:
             return NotPlaced(text, remedy=f"miniorch explain {name}")
         verbs = {"rejected": "could not be made", "given up": "failed and is not tried again"}
         verb = verbs.get(verdict.kind, f"failed {verdict.times} times in a row")
-        lines = [f"{name} {verb}: {first}", *more, *self._evidence(task)]
+        rest = (next_at(task, service) or 0.0) - self.clock.now()
+        again = f"; next try in {math.ceil(rest)} s" if rest > 0 else ""
+        lines = [f"{name} {verb}: {first}{again}", *more, *self._evidence(task)]
         remedy = f"miniorch events {task.app}" if verdict.kind == "rejected" else f"miniorch logs {name}"
+        if verdict.kind == "given up":
+            remedy += f"; miniorch restart {service.key}"
         return AppFailed("\n".join(lines), remedy=remedy)
 
     def _no_node(self) -> Unreachable | None:
@@ -182,7 +189,8 @@ class Waiting:
             why = "".join([f": {line.words}" for line in verdict.lines if line.words][:1])
             return AppFailed(f"{self.name} is not up after {limit}{why}", remedy=f"miniorch ps {self.app}")
         name = f"{task.app}/{task.name}"
-        first = (task.status.message.splitlines() or ["no reason given"])[0]
+        service = next(one for one in self.services if one.name == task.service)
+        first = (told(task, service, now).splitlines() or ["no reason given"])[0]
         text = f"{name} is not up after {limit}: {task.status.state.value}, {first}"
         if task.status.state is TaskState.PENDING:
             return NotPlaced(text, remedy=f"miniorch explain {name}")

@@ -13,7 +13,8 @@ from node import TestNode
 from pages import Step, steps
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]
+OTHERS = [ROOT / "README.md", ROOT / "docs/simulation.md", ROOT / "docs/state.md"]
+PAGES = [*OTHERS, *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]
 
 
 @pytest.mark.root

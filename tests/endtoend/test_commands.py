@@ -25,6 +25,15 @@ services:
 """
 
 
+STUBBORN = """\
+services:
+  web:
+    image: busybox:1
+    command: ["sh", "-c", "trap '' TERM; sleep 1000000"]
+    stop_grace_period: 6s
+"""
+
+
 @pytest.fixture(scope="module")
 def machine(node: TestNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine on which the small app runs."""
@@ -117,7 +126,8 @@ def test_ctrl_c_leaves_the_app_to_itself(machine: Machine) -> None:
 
 
 def test_the_names_that_a_shell_offers_are_those_that_are_there(machine: Machine) -> None:
-    offered = machine.miniorch("__complete", "exec", "small/").stdout
+    patient = {"MINIORCH_COMPLETION_SECONDS": "20"}  # how soon they come is measured elsewhere
+    offered = machine.miniorch("__complete", "exec", "small/", env=patient).stdout
     assert sorted(line.split("\t")[0] for line in offered.splitlines()) == [
         "small/side", "small/side.1", "small/web", "small/web.1", "small/web.2",
     ]  # fmt: skip
@@ -154,3 +164,24 @@ def test_a_user_without_rights_is_told_so_and_what_helps(machine: Machine) -> No
         assert done.returncode == 6, done.stderr
         assert "may not talk to miniorch's server" in done.stderr
         assert "sudo usermod -aG docker" in done.stderr
+
+
+def test_ctrl_c_while_processes_start_or_all_is_removed_says_what_does_the_rest(machine: Machine) -> None:
+    machine.miniorch("run", machine.file(STUBBORN, "stubborn.yml"))
+    machine.miniorch("down")
+    log = machine.folder / "run.log"
+    for argv, begun, said in (
+        (["up"], lambda: "starting server" in log.read_text(), "what was started goes on: miniorch up starts the rest"),
+        (["down", "--all"], lambda: any(one["removing"] for one in machine.json("services")),
+         "some of it is ended or removed already: miniorch down --all does the rest"),
+    ):  # fmt: skip
+        running = machine.start(*argv)
+        try:
+            until(begun, 10, f"{argv[0]} is under way")
+            running.send_signal(signal.SIGINT)
+            assert running.wait(timeout=10) == 130
+        finally:
+            running.kill()
+            running.wait()
+        assert f"interrupted; {said}" in log.read_text()
+        machine.miniorch("up")

@@ -153,9 +153,15 @@ def test_what_cannot_be_run_is_one_line_and_a_code(machine: Machine) -> None:
     assert re.fullmatch(rb"error\[E0501\]: .*not found.*: nope\nhelp: .*\n", done.stderr), done.stderr
     done = piped(machine, "exec", "shop/web.1", "--", "/etc")
     assert done.returncode == 126
-    done = piped(machine, "exec", "--workdir", "/nowhere", "shop/web.1", "--", "true")
-    assert done.returncode not in (0, 1)
-    assert b"/nowhere" in done.stderr
+    for argv, why in (
+        (["--workdir", "/nowhere"], b"there is no folder /nowhere in the container to run it in"),
+        (["--user", "nobodyx"], b"the container knows no user nobodyx"),
+    ):
+        done = piped(machine, "exec", *argv, "shop/web.1", "--", "true")
+        assert done.returncode not in (0, 1)
+        assert re.fullmatch(rb"error\[E0501\]: %s\nhelp: miniorch exec .*\n" % why, done.stderr), done.stderr
+    done = piped(machine, "exec", "shop/web.1", "--", "sh", "-c", "echo unable to find user x; exit 126")
+    assert (done.returncode, done.stdout) == (126, b"unable to find user x\n")
     done = piped(machine, "exec", "shop/job", "--", "true")
     assert done.returncode == 7
     assert b"shop/job.1 does not run" in done.stderr
@@ -212,6 +218,15 @@ def test_cp_puts_files_where_cp_would(machine: Machine) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert machine.miniorch("exec", "shop/web.2", "cat", "/tmp/site/deep/link").stdout == "hello"
 
+    (here / "a:b").write_text("colon")
+    (machine.folder / "c:d").touch()
+    cp(f"{here}/a:b", "shop/web.1:/tmp")
+    assert "miniorch cp ./c:d shop/web.1:/tmp" in cp("c:d", "shop/web.1:/tmp", 2)
+    assert "miniorch cp a:b - | miniorch cp - shop/web.1:/tmp" in cp("a:b", "shop/web.1:/tmp", 2)
+    inside("ln -s ../.. /tmp/up; ln -s /nowhere /tmp/dead; ln -s dead2 /tmp/dead1; ln -s dead1 /tmp/dead2")
+    cp("shop/web.1:/tmp/up", f"{here}/all", 1)  # the whole container, without the links that lead out of it
+    assert (here / "all/page").read_text() == "hello"
+
     big = random.Random(2).randbytes(20 << 20)
     (here / "big").write_bytes(big)
     cp(f"{here}/big", "shop/web.1:/tmp/big")
@@ -221,11 +236,27 @@ def test_cp_puts_files_where_cp_would(machine: Machine) -> None:
     assert "there is no /nope in shop/web.1" in cp("shop/web.1:/nope", str(here), 2)
     assert "there is no folder /no/where in shop/web.1" in cp(f"{here}/page", "shop/web.1:/no/where/page", 2)
     assert "mkdir -p /no/where" in cp(f"{here}/page", "shop/web.1:/no/where/", 2)
+    assert "mkdir -p /no/where" in piped(machine, "cp", "-", "shop/web.1:/no/where", data=tar.stdout).stderr.decode()
+    assert "help: tar -t" in piped(machine, "cp", "-", "shop/web.1:/tmp", data=b"no archive").stderr.decode()
+    assert "/tmp/dead is a link to /nowhere, which is not there" in cp("shop/web.1:/tmp/dead", str(here), 2)
+    assert "in a circle" in cp("shop/web.1:/tmp/dead1", str(here), 1)
+    assert "exec shop/web.1 -- cat /proc/self/status" in cp("shop/web.1:/proc/self/status", str(here), 2)
+    assert "cp writes nowhere else" in cp(f"{here}/page", "shop/web.1:/dev/shm/page", 2)
+    assert "this folder is ." in cp("shop/web.1:/page", "", 2)
     assert "there is no folder" in cp("shop/web.1:/page", f"{here}/missing/page", 2)
     assert f"there is no {here}/missing here" in cp(f"{here}/missing", "shop/web.1:/tmp", 2)
     assert "is a file here" in cp("shop/web.1:/tmp/site", f"{here}/page", 2)
     assert "by way of a pipe" in cp("shop/web.1:/page", "shop/web.2:/page", 2)
     assert "NAME:PATH" in cp(str(here), str(here), 2)
+
+
+def test_ctrl_c_says_what_a_copy_leaves_behind(machine: Machine) -> None:
+    machine.miniorch("exec", "shop/web.1", "--", "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=300")
+    with on_a_terminal(machine, "cp", "shop/web.1:/big", "part") as terminal:
+        until((machine.folder / "part").exists, 10, "it has begun")
+        terminal.type("\x03")
+        terminal.shows("interrupted; part may lack a part: the same again copies all of it")
+        assert terminal.process.wait(10) == 130
 
 
 def test_cp_never_writes_outside_its_target(machine: Machine) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,14 +65,18 @@ def test_ps_json_has_the_promised_keys(there: FakeApi, cli: Cli) -> None:
     assert json.loads(cli("ps", "shop", "--json").stdout)[0] == {
         "id": "k3m9x2a1", "app": "shop", "service": "web", "slot": 1, "state": "running", "desired_state": "running",
         "node": "node1", "address": "10.200.0.2", "image": "web:1", "health": "healthy", "exit_code": None,
+        "next_at": None,
     }  # fmt: skip
 
 
 def test_an_unknown_app_is_an_error_and_an_idle_cluster_is_not(api: FakeApi, cli: Cli) -> None:
     assert cli("ps").stdout == "nothing runs\n"
-    done = cli("ps", "shp")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error[E0201]: there is no app shp\nhelp: miniorch services\n"
+    api.lists["apps"] = [App("shop", 0.0)]
+    for command in ("ps", "services", "events", "history"):
+        done = cli(command, "shp")
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert done.stderr == "error[E0201]: there is no app shp; did you mean shop?\nhelp: miniorch ps\n"
+    assert cli("events", "shop").stdout == "no events\n"
 
 
 def test_services_events_and_version(there: FakeApi, cli: Cli) -> None:
@@ -79,6 +88,7 @@ def test_services_events_and_version(there: FakeApi, cli: Cli) -> None:
     assert [line.split()[-1] for line in cli("events").stdout.splitlines()] == ["first", "second", "third"]
     assert [one["message"] for one in json.loads(cli("events", "shop", "-n", "1", "--json").stdout)] == ["second"]
     assert "cluster k3m9x2ab, revision 412" in cli("version").stdout
+    assert cli("--version").stdout == cli("version").stdout
 
 
 def test_logs_by_service_slot_id_and_prefix(there: FakeApi, cli: Cli) -> None:
@@ -150,6 +160,11 @@ def test_a_job_that_is_done_is_shown_and_one_that_has_a_successor_is_not(there: 
     assert states(Restart.NEVER, a_task(1, TaskState.SHUTDOWN)) == []
     assert states(Restart.ANY, done) == []
     assert states(Restart.NEVER, done, a_task(1, TaskState.RUNNING, id="next")) == ["running"]
+    now = time.time()
+    states(
+        Restart.ANY, replace(a_task(1, TaskState.FAILED, message="exit code 3", attempt=9, since=now), created_at=now)
+    )
+    assert re.search(r"  web:1  exit code 3; 10 times in a row, next try in [4-6]?\d s\n", cli("ps").stdout)
 
 
 def test_nodes_show_what_they_have_and_what_runs_there(there: FakeApi, cli: Cli) -> None:
@@ -241,10 +256,12 @@ def test_explain_teaches_what_a_code_means_and_knows_the_nearest(cli: Cli) -> No
 def test_with_json_an_error_is_an_object_with_all_its_fields(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
     done = cli("history", "shp", "--json")
     assert json.loads(done.stdout) == {
-        "error": "NotFound", "code": "E0201", "message": "there is no app shp", "remedy": "miniorch services",
-        "exit_code": 2,
+        "error": "NotFound", "code": "E0201", "message": "there is no app shp; did you mean shop?",
+        "remedy": "miniorch ps", "exit_code": 2,
     }  # fmt: skip
     assert "there is no app shp" in done.stderr
+    refused = json.loads(cli("ps", "--jsn", "--json").stdout)
+    assert (refused["message"], refused["exit_code"]) == ("there is no option --jsn; did you mean --json?", 2)
     (tmp_path / "bad.yml").write_text("services: {web: {image: x, prots: []}}\n")
     detail = json.loads(cli("run", str(tmp_path / "bad.yml"), "--json").stdout)["details"][0]
     assert (detail["code"], detail["line"], detail["column"]) == ("E0102", 1, 28)
@@ -257,6 +274,7 @@ def test_app_files_come_from_arguments_options_and_stdin(there: FakeApi, cli: Cl
     for given in ([str(base), "-f", str(above)], ["-f", str(base), "-f", str(above)]):
         found = json.loads(cli("plan", *given, "--json").stdout)
         assert found["changes"] == [{"service": "web", "action": "replace", "detail": "image web:1 -> web:9"}]
+    assert "help: --profile more\n" in cli("plan", str(base), "-f", str(above), "--profile", "moer").stderr
     found = json.loads(cli("plan", str(base), "-f", str(above), "--profile", "more", "--json").stdout)
     assert [one["action"] for one in found["changes"]] == ["create", "replace"]
     assert "keep web" in cli("plan", "-", stdin=FILE).stdout
@@ -287,6 +305,33 @@ def test_data_dies_only_when_that_was_confirmed(there: FakeApi, cli: Cli) -> Non
     assert ("DELETE", "/v1/apps/shop?volumes=1", None) in there.asked
 
 
+@pytest.mark.parametrize(("key", "code"), [(b"\x03", 130), (b"\x04", 130), (b"n\n", 2)])
+def test_a_question_that_is_not_answered_with_yes_changes_nothing_and_says_so(
+    there: FakeApi, tmp_path: Path, key: bytes, code: int
+) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", sys.executable, "-m", "miniorch.cli.main", "rm", "shop", "--volumes"],
+        env=surroundings(tmp_path), stdin=theirs, stdout=subprocess.PIPE, stderr=theirs,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert b"for good" in os.read(process.stdout.fileno(), 1000)
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:  # a key that comes before it reads is lost
+            os.write(ours, key)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
+        assert process.returncode == code
+        assert b"nothing was done" in os.read(ours, 1000)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+        os.close(theirs)
+    assert not [one for one in there.asked if one[0] == "DELETE"]
+
+
 def test_plan_compares_with_what_runs_or_says_that_nothing_does(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "app.yml"
     file.write_text(FILE.replace("web:1", "web:2"))
@@ -306,7 +351,6 @@ def test_exit_codes(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.yml").write_text("services: {web: {}}\n")
     assert cli("plan", str(tmp_path / "bad.yml")).returncode == 3
     assert cli("plan", str(tmp_path / "bad.yml"), "--image", "web").returncode == 2
-    assert cli("ps", "--nonsense").returncode == 2
     there.answers["PUT", "/v1/services/shop/web/replicas"] = Conflict("somebody else was faster")
     assert cli("scale", "shop/web=3").returncode == 7
     there.stop()
@@ -333,7 +377,7 @@ def test_every_command_has_help_that_ends_with_an_example(cli: Cli) -> None:
     commands = [
         line.split()[0] for line in cli("--help").stdout.split("Commands:")[1].split("\n\n")[0].splitlines()[1:]
     ]
-    assert len(commands) == 23
+    assert len(commands) >= 23
     for command in commands:
         assert cli(command, "--help").stdout.splitlines()[-1].strip().startswith(f"Example: miniorch {command}")
 
@@ -352,6 +396,28 @@ def test_an_output_that_cannot_be_written_is_no_bug(api: FakeApi, tmp_path: Path
     assert (full.returncode, full.stderr) == (1, "error[E0000]: the output cannot be written: file too large\n")
     odd = shell(tmp_path, '"$@" completion bash >&-', MINIORCH_COMPLETION_SECONDS="x")
     assert (odd.returncode, odd.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "remedy"),
+    [
+        ("pss", "there is no command pss; did you mean ps?", "miniorch ps --help"),
+        ("ps --al", "there is no option --al; did you mean --all?", "miniorch ps --help"),
+        ("ps -Z", "there is no option -Z", "miniorch ps --help"),
+        ("ps --json=1", "--json wants no value", "--json"),
+        ("ps a b", "miniorch ps takes 1 argument, so b is too much", "miniorch ps --help"),
+        ("scale", "miniorch scale wants APP/SERVICE=N: how many tasks are wanted", "miniorch scale dockchat/web=3"),
+        ("wait a --timeout x", '--timeout wants SECONDS, a number of at least 0.1; got "x"', "--timeout 300"),
+        ("logs a -n -1", '--tail wants LINES, a whole number of at least 0; got "-1"', "--tail 100"),
+        ("wait a --for", "--for wants a value: up, ended or gone", "--for up"),
+        ("wait a --for gon", '--for wants up, ended or gone; got "gon"', "--for gone"),
+        ("completion csh", 'SHELL wants bash, zsh or fish; got "csh"', "miniorch completion bash"),
+    ],
+)
+def test_wrong_usage_is_refused_in_plain_words(cli: Cli, words: str, message: str, remedy: str) -> None:
+    done = cli(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error[E0001]: {message}\nhelp: {remedy}\n"
 
 
 def test_rm_wants_an_app_and_no_service(cli: Cli) -> None:

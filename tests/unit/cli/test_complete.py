@@ -40,7 +40,7 @@ def offered(cli: Cli, *words: str) -> list[str]:
 
 
 def test_commands_options_and_choices_come_from_the_tree(cli: Cli) -> None:
-    assert offered(cli, "re") == ["restart"]
+    assert offered(cli, "sca") == ["scale"]
     assert {"run", "wait", "completion"} <= set(offered(cli, ""))
     assert offered(cli, "wait", "--t") == ["--timeout"]
     assert offered(cli, "wait", "--for", "") == ["up", "ended", "gone"]
@@ -143,7 +143,7 @@ def path(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("line", "replies"),
     [
-        ("miniorch rest", ["restart"]),
+        ("miniorch sca", ["scale"]),
         ("miniorch logs shop/web.", ["shop/web.1", "shop/web.2"]),
         ("miniorch ps ", ["shop", "blog"]),
         ("miniorch run app", ["app one.yml", "apps.yml"]),

@@ -43,6 +43,20 @@ def test_the_first_entry_gets_the_targets_name(tmp_path: Path) -> None:
     assert files(tmp_path) == {"x/b/c": "one", "x/l": "one", "x/h": "one"}
     assert extract(tar(("a", b"two")), tmp_path / "file") == []
     assert (tmp_path / "file").read_text() == "two"
+    assert (
+        extract(tar(("/", None), ("/bin", None), ("/bin/sh", b"3"), ("/bin/ash", "= /bin/sh")), tmp_path / "all") == []
+    )
+    assert files(tmp_path / "all") == {"bin/sh": "3", "bin/ash": "3"}
+
+
+def test_a_file_does_not_take_the_place_of_a_folder_nor_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dead").symlink_to("nowhere")
+    for name, folder in (("file", True), ("dead", True), ("folder", False)):
+        with pytest.raises(UsageError, match=r"is a (file|folder) here, and a (file|folder) there"):
+            _base(str(tmp_path), name, contents=False, folder=folder)
+    assert _base(str(tmp_path / "dead"), "x", contents=False, folder=True) == tmp_path / "nowhere"
 
 
 @pytest.mark.parametrize(

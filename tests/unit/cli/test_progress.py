@@ -97,7 +97,9 @@ def test_no_node_for_ten_seconds_is_final_and_thirty_while_no_node_is_ready() ->
     assert look(waiting, now=130.0, node_ready=False).kind == "unplaced"
 
 
-def test_each_service_has_a_line_that_names_the_slowest() -> None:
+def test_each_service_has_a_line_that_names_the_slowest_and_when_it_is_tried_again() -> None:
+    lines = look(task(1, S.RUNNING), task(2, S.FAILED, at=99.0, since=99.5, attempt=5, message="exit code 3")).lines
+    assert lines[0].words == "web.2 failed: exit code 3; 6 times in a row, next try in 16 s"
     lines = look(task(1, S.RUNNING), task(2, S.STARTING, message="waits for its health check")).lines
     assert [(line.up, line.wanted, line.words) for line in lines] == [
         (1, 2, "web.2 starting: waits for its health check")

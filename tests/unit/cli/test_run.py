@@ -26,7 +26,19 @@ from miniorch.cli.waiting import Waiting
 from miniorch.client import UnixTransport
 from miniorch.clock import SystemClock
 from miniorch.errors import AppFailed, NotPlaced
-from miniorch.model import HealthCheck, Node, Port, Resources, Service, ServiceSpec, Task, TaskSpec, TaskState
+from miniorch.model import (
+    HealthCheck,
+    Node,
+    Port,
+    Resources,
+    Restart,
+    RestartPolicy,
+    Service,
+    ServiceSpec,
+    Task,
+    TaskSpec,
+    TaskState,
+)
 from miniorch.up import Machine
 
 CHECKED = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
@@ -59,6 +71,11 @@ def waiting(tmp_path: Path, api: FakeApi, timeout: float = 5.0, ports: Sequence[
     api.answers["PUT", "/v1/apps/shop"] = {
         "revision": 1, "changes": [{"service": "web", "action": "create", "detail": "1 x web:1"}],
     }  # fmt: skip
+    return waiting_again(tmp_path, api, timeout)
+
+
+def waiting_again(tmp_path: Path, api: FakeApi, timeout: float = 5.0) -> Waiting:
+    """Another wait, for what is there already."""
     server = Server(UnixTransport(str(api.path), 5.0))
     return Waiting("shop", server, Plain(), SystemClock(), timeout, StillMachine(tmp_path, api))
 
@@ -100,6 +117,11 @@ def test_failing_three_times_ends_at_once_with_cause_code_and_last_lines(tmp_pat
     assert (len(lines), lines[-1]) == (23, "  | line 29")
     assert caught.value.remedy == "miniorch logs shop/web.1"
     assert one.waited() < 2
+    once = replace(api.lists["services"][0].spec, restart=RestartPolicy(Restart.NEVER))
+    api.lists["services"] = [replace(api.lists["services"][0], spec=once)]
+    with pytest.raises(AppFailed) as caught:
+        waiting_again(tmp_path, api).until_up()
+    assert caught.value.remedy == "miniorch logs shop/web.1; miniorch restart shop/web"
 
 
 def test_an_image_that_cannot_be_made_ends_with_the_builds_last_lines(tmp_path: Path, api: FakeApi) -> None:
@@ -150,6 +172,11 @@ def test_lines_in_a_pipe_stay_few_whatever_happens(capsys: pytest.CaptureFixture
             tasks = [*tasks[:number], a_task(number, state, message="a\nb")]
             screen.show(Verdict(False, (Line("web", 0, 1),)), tasks)
     assert len(capsys.readouterr().out.splitlines()) <= 3 * 4 * 2 + 5
+    for id in ("first", "second"):
+        screen.show(Verdict(False, ()), [a_task(9, TaskState.REJECTED, id=id, message="no such image")])
+    assert capsys.readouterr().out.splitlines() == [
+        "web.9 was rejected: no such image", "web.9 was rejected again: no such image",
+    ]  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""`simulate`: a cluster on virtual time, with everything that can break, and what became of it.
+
+On a terminal one line that is redrawn, in a pipe one line per tenth of the way. Nothing of this machine is touched: no
+server, no Docker, no root.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from miniorch.cli.output import as_json, terminal
+from miniorch.codec import decode
+from miniorch.errors import MiniorchError, UsageError
+from miniorch.simulation import command
+from miniorch.simulation.chaos import Case, kinds_named
+from miniorch.simulation.command import Outcome
+from miniorch.simulation.story import Story
+
+MOST_NODES, MOST_TASKS_PER_NODE = 4000, 200  # as many subnets and addresses as there are
+SHRINK_SECONDS = 60.0  # real ones
+REDRAW_SECONDS = 0.2
+BAR = 30
+
+
+def simulate(drawn: Case, faults: str, count: int, file: str, *, quiet: bool, json: bool) -> int:
+    """Run cases until one breaks a promise. The exit code: 1 if one did. `drawn` has no faults yet."""
+    cases = [_case_in(file)] if file else _cases(drawn, kinds_named(faults), count)
+    logging.disable(logging.CRITICAL)  # what agents log of bad days is no news here
+    progress = Progress(cases, shown=not (quiet or json))
+    outcomes = []
+    for outcome in command.many(cases, os.cpu_count() or 1, progress.look):
+        outcomes.append(outcome)
+        progress.ran(len(outcomes))
+        if outcome.promises:
+            break
+    progress.clear()
+    last = outcomes[-1]
+    if json:
+        as_json(command.result(outcomes))
+    elif last.promises:
+        again = f"miniorch simulate --case {file}" if file else command.command(last.case, faults)
+        print(_failure(last, again))
+    else:
+        print("\n".join(_success(outcomes, quiet=quiet)))
+    return 1 if last.promises else 0
+
+
+def _cases(drawn: Case, kinds: Sequence[str], count: int) -> list[Case]:
+    if drawn.nodes > MOST_NODES:
+        raise UsageError(f"--nodes wants 1 to {MOST_NODES}, got {drawn.nodes}", remedy=f"--nodes {MOST_NODES}")
+    if drawn.tasks > drawn.nodes * MOST_TASKS_PER_NODE:
+        raise UsageError(
+            f"{drawn.tasks} tasks are too many for {drawn.nodes} nodes: each takes at most {MOST_TASKS_PER_NODE}",
+            remedy=f"--nodes {-(-drawn.tasks // MOST_TASKS_PER_NODE)}",
+        )
+    return [replace(drawn, seed=number).with_faults(kinds) for number in range(drawn.seed, drawn.seed + count)]
+
+
+def _case_in(file: str) -> Case:
+    """A case that was kept; - is standard input. Raises `UsageError`."""
+    try:
+        return decode(Case, sys.stdin.read() if file == "-" else Path(file).read_bytes())
+    except OSError as error:
+        raise UsageError(f"--case {file}: {(error.strerror or '').lower()}", remedy="--seed 17") from None
+    except MiniorchError as error:
+        raise UsageError(
+            f"--case {file}: {error.message}", remedy="--seed 17, which prints a case if it fails"
+        ) from None
+
+
+def _failure(outcome: Outcome, again: str) -> str:
+    print(
+        f"seed {outcome.case.seed} broke a promise; looking for the faults that matter, a minute at most",
+        file=sys.stderr,
+    )
+    end = time.monotonic() + SHRINK_SECONDS
+    return command.failure(outcome, command.smallest(outcome, lambda: time.monotonic() > end), again)
+
+
+def _success(outcomes: Sequence[Outcome], *, quiet: bool) -> Iterator[str]:
+    first = outcomes[0]
+    if len(outcomes) > 1:
+        runs = f"{len(outcomes)} runs of {first.case.seconds:g} virtual seconds"
+        yield f"every promise was kept in {runs} on {first.case.nodes} nodes"
+        return
+    if not quiet:
+        yield from first.story
+    if first.case.nodes > command.MANY_NODES:
+        yield f"with so many nodes the promises were checked every {command.SELDOM_SECONDS:g} s, not at every step"
+    facts = f"{first.virtual_seconds:.0f} virtual seconds, {first.events} events, history {first.hash[:16]}"
+    yield f"every promise was kept: {facts}"
+
+
+class Progress:
+    """How far a run is, or how many runs are over."""
+
+    def __init__(self, cases: Sequence[Case], *, shown: bool) -> None:
+        self._cases = cases
+        self._shown = shown
+        self._live = shown and terminal()
+        self._tenths = 0
+        self._drawn_at = 0.0
+
+    def look(self, at: float, story: Story) -> None:
+        """Of a single run."""
+        words = f"{at:.0f} of {story.case.seconds:.0f} virtual seconds, {story.up} of {story.wanted} tasks run"
+        self._show(at / story.case.seconds, words)
+
+    def ran(self, count: int) -> None:
+        """Of many."""
+        if len(self._cases) > 1:
+            self._show(count / len(self._cases), f"{count} of {len(self._cases)} runs")
+
+    def clear(self) -> None:
+        if self._live:
+            print("\r\x1b[K", end="", flush=True)
+
+    def _show(self, share: float, words: str) -> None:
+        if self._live and time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
+            self._drawn_at = time.monotonic()
+            done = min(BAR, int(share * BAR))
+            print(f"\r\x1b[K[{'#' * done}{'-' * (BAR - done)}] {words}", end="", flush=True)
+        elif self._shown and not self._live and int(share * 10) > self._tenths:
+            self._tenths = int(share * 10)
+            print(words, flush=True)
