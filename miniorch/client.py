@@ -220,7 +220,7 @@ class OneOf:
             async with contextlib.aclosing(self._servers[at].stream(path)) as lines:
                 async for line in lines:
                     if line.get("store") == "silent" and len(self._servers) > 1:
-                        raise Unreachable("this server hears nothing from its store")
+                        raise Unreachable("this server hears nothing from its store", remedy="miniorch doctor")
                     yield line
         except Unreachable:
             self._leave(at)

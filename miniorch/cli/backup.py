@@ -23,11 +23,11 @@ from miniorch.up import Machine
 VARIABLE = "MINIORCH_PASSPHRASE"
 
 
-def backup(file: str, passphrase_file: str, *, quiet: bool, json: bool) -> None:
+def backup(file: str, passphrase_file: str, *, no_input: bool, quiet: bool, json: bool) -> None:
     path = Path(file)
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{file} is {'a folder' if path.is_dir() else 'in no folder that exists'}", remedy=AGAIN)
-    passphrase = _passphrase("backup", passphrase_file, twice=True)
+    passphrase = _passphrase("backup", passphrase_file, ask=not no_input, twice=True)
     content = from_plain(Content, Server().transport.request_now("GET", "/v1/backup"))
     sealed = seal(content, passphrase, SystemClock().now(), os.urandom(NOISE_BYTES))
     try:
@@ -49,7 +49,7 @@ def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bo
     head = head_of(data)
     if os.geteuid() != 0 and not os.access(folder, os.W_OK):
         raise NotAllowed(f"only root may write to {folder}", remedy=f"sudo miniorch restore {file}")
-    content = unseal(data, _passphrase("restore", passphrase_file, twice=False))
+    content = unseal(data, _passphrase("restore", passphrase_file, ask=not no_input, twice=False))
     if force:
         confirm("Everything in the store will be replaced by the backup. Go on?", yes=yes, no_input=no_input)
     elif Authority.load(folder) not in (None, content.authority):
@@ -67,7 +67,7 @@ def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bo
 AGAIN = "miniorch backup cluster.backup"
 
 
-def _passphrase(command: str, file: str, *, twice: bool) -> str:
+def _passphrase(command: str, file: str, *, ask: bool, twice: bool) -> str:
     """From the file, the environment or a person. Raises `UsageError` where there is none."""
     if file:
         try:
@@ -77,7 +77,7 @@ def _passphrase(command: str, file: str, *, twice: bool) -> str:
         given = lines[0] if lines else ""
     elif VARIABLE in os.environ:
         given = os.environ[VARIABLE]
-    elif sys.stdin.isatty():
+    elif ask and sys.stdin.isatty():
         given = getpass.getpass("passphrase of the backup: ")
         if twice and given != getpass.getpass("the same again: "):
             raise UsageError("the two were not the same; nothing was done", remedy=f"miniorch {command}, again")

@@ -62,13 +62,14 @@ PassphraseFile = Annotated[
 def backup(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; what stands there is replaced.")],
     passphrase_file: PassphraseFile = "",
+    no_input: NoInput = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Save all that is wished and known in one encrypted file. Without the data in volumes, and without events."""
     from miniorch.cli import backup as command
 
-    command.backup(file, passphrase_file, quiet=quiet, json=json)
+    command.backup(file, passphrase_file, no_input=no_input, quiet=quiet, json=json)
 
 
 @app.command(epilog="Example: miniorch restore cluster.backup")

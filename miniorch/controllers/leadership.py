@@ -76,7 +76,7 @@ class Leadership:
         if not self.epoch:
             leader = self._cache.leaders.get("leader")
             who = f"{leader.name} does" if leader and leader.name != self.name else "nobody does at this moment"
-            raise NotLeader(f"server {self.name} does not lead, {who}", remedy="miniorch status")
+            raise NotLeader(f"server {self.name} does not lead, {who}", remedy="miniorch doctor")
 
     def notice(self) -> None:
         """The cache shows another leader, or none."""
