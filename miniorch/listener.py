@@ -26,7 +26,7 @@ class QuietServer(Server):
     """A uvicorn server without a clock. It serves until `stop`, and leaves signals to its process."""
 
     def __init__(self, app: Any, **options: Any) -> None:
-        fixed = {"http": "h11", "ws": "none", "lifespan": "off", "date_header": False, "access_log": False}
+        fixed = {"http": "httptools", "ws": "none", "lifespan": "off", "date_header": False, "access_log": False}
         quiet = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": 1}
         super().__init__(Config(app, **{**quiet, **fixed, **options}))
         self._stopped = asyncio.Event()

@@ -51,6 +51,12 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 ROUTES = (
+    # Tried in this order, so what comes most often stands first.
+    Route("POST", "/v1/nodes/{node}/heartbeat", "heartbeat", by_leader=True),
+    Route("POST", "/v1/nodes/{node}/statuses", "statuses"),
+    Route("POST", "/v1/nodes/{node}/applied", "applied", by_leader=True),
+    Route("POST", "/v1/nodes/{node}/register", "register", by_leader=True),
+    Route("POST", "/v1/nodes/{node}/volumes-removed", "volumes_removed"),
     Route("GET", "/v1/version", "version"),
     Route("GET", "/v1/watch/{kind}", "watch"),
     Route("GET", "/v1/explain/{app}/{service}", "explain_service"),
@@ -67,11 +73,6 @@ ROUTES = (
     Route("DELETE", "/v1/apps/{app}", "remove"),
     Route("PUT", "/v1/services/{app}/{service}/replicas", "scale"),
     Route("POST", "/v1/services/{app}/{service}/restart", "restart"),
-    Route("POST", "/v1/nodes/{node}/register", "register", by_leader=True),
-    Route("POST", "/v1/nodes/{node}/heartbeat", "heartbeat", by_leader=True),
-    Route("POST", "/v1/nodes/{node}/statuses", "statuses"),
-    Route("POST", "/v1/nodes/{node}/applied", "applied", by_leader=True),
-    Route("POST", "/v1/nodes/{node}/volumes-removed", "volumes_removed"),
 )
 
 

@@ -101,7 +101,7 @@ class World(Witness):
 
     async def end(self) -> str:
         """Stop looking and stop everything. Returns the digest of the whole history."""
-        self._look()
+        self.look()
         self.check(AT_REST)
         self._loop.before_time_passes = lambda: None
         for process in reversed(self.processes):
@@ -120,6 +120,7 @@ class World(Witness):
                 continue
             if method == "PUT" and path.startswith("/v1/apps/") and incarnation == self.store.incarnation:
                 app, asked = path.rpartition("/")[2], from_plain(AppSpec, body)
+                self.look()  # it may have been written since the last look at a large world
                 wrong = self.history.wishes.acknowledged(app, asked, since, answer["revision"])
                 self.fail({"WhatWasAcknowledgedIsWritten": wrong})
             return answer

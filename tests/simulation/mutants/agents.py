@@ -17,6 +17,7 @@ from agent.reconcile import Known
 from agent.report import Reporter
 from miniorch.errors import EngineError
 from miniorch.model import DesiredState, Task, Volume
+from miniorch.simulation.chaos import Case
 from miniorch.simulation.engine import Box, FakeEngine
 from mutants import instead, mutant
 
@@ -110,7 +111,7 @@ def addresses_do_not_rest() -> Iterator[None]:
         yield
 
 
-@mutant("weather,partition")
+@mutant("weather,partition", Case(0, nodes=2, servers=1, seconds=120.0))
 def sent_is_taken_for_heard() -> Iterator[None]:
     """A report whose answer was lost is never said again."""
     right = Reporter.run
