@@ -18,6 +18,7 @@ from miniorch.errors import UsageError
 
 JOBS = ("setup", "report")
 QUIET_SECONDS = 120.0  # the longest rest at the end of a run
+TROUBLE_SHARE = 0.6  # of a short one is before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Case:
 
     @property
     def quiet_seconds(self) -> float:
-        return min(QUIET_SECONDS, 0.4 * self.seconds)
+        return min(QUIET_SECONDS, (1 - TROUBLE_SHARE) * self.seconds)
 
     @property
     def trouble_seconds(self) -> float:

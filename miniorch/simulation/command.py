@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from miniorch.codec import to_plain
-from miniorch.simulation.chaos import Case
+from miniorch.simulation.chaos import TROUBLE_SHARE, Case
 from miniorch.simulation.day import Day
 from miniorch.simulation.invariants import Picture
 from miniorch.simulation.loop import SimulationError, run
@@ -87,7 +87,16 @@ def live(case: Case, watch: Watch = lambda at, story: None) -> Outcome:
 
 def smallest(outcome: Outcome, out_of_time: Callable[[], bool]) -> Case:
     """The smallest case found that breaks one of the promises that `outcome` broke."""
-    return shrink(outcome.case, lambda case: bool({*live(case).promises} & {*outcome.promises}), out_of_time)
+
+    def breaks(case: Case) -> bool:
+        return bool({*live(case).promises} & {*outcome.promises})
+
+    case, at = outcome.case, outcome.virtual_seconds
+    if at < case.trouble_seconds:  # what had not happened yet is not to blame, and an attempt need not last longer
+        early = replace(case, faults=tuple(fault for fault in case.faults if fault.at <= at))
+        short = replace(early, seconds=min(case.seconds, round(at / TROUBLE_SHARE) + 10.0))
+        case = next((one for one in (short, early) if breaks(one)), case)
+    return shrink(case, breaks, out_of_time)
 
 
 def command(case: Case, faults: str = "all") -> str:

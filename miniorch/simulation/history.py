@@ -251,6 +251,7 @@ class History:
     def __init__(self) -> None:
         self.addresses = AddressesRest()
         self.left_alone = WhatShouldRunIsLeftAlone()
+        self.needs = NothingStartsBeforeWhatItNeeds()
         self.wishes = WhatWasAcknowledgedIsWritten()
         self.revisions = NoRevisionGoesBack()
         self.promises: tuple[Promise, ...] = (
@@ -265,7 +266,7 @@ class History:
             FailingSlotsAreNotHammered(),
             self.left_alone,
             TasksDrainBeforeTheyStop(),
-            NothingStartsBeforeWhatItNeeds(),
+            self.needs,
             ANewLeaderGrantsGrace(),
         )
 

@@ -56,6 +56,11 @@ class NothingStartsBeforeWhatItNeeds(Promise):
         self._waiting: set[str] = set()
         self._met: set[tuple[str, Condition]] = set()
 
+    def stands(self, service: Service) -> None:
+        """What a store begins with that has been restored: how far it once was, nobody knows any more."""
+        self._services[service.key] = service
+        self._met |= {(service.key, condition) for condition in Condition}
+
     def wrote(self, record: Record) -> list[str]:
         wrong = []
         for one in record.operations:

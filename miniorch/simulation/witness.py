@@ -119,6 +119,7 @@ class Witness:
         self.history = History()
         for service in self._objects["services"].values():
             self.history.wishes.stands(service)
+            self.history.needs.stands(service)
 
     def fail(self, sentences: Mapping[str, list[str]]) -> None:
         """Sentences by promise. Raises `PromiseBroken` if there is any."""
