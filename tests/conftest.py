@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from node import TestNode, lock_folder
+
+# Started in the background by a shell, a process ignores Ctrl-C and so does all that it starts; the tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy")
 
