@@ -354,8 +354,10 @@ class DockerEngine:
                 await self._docker.call(self._docker.making, self._network.remove)
                 break
             except EngineError as error:  # dockerd is still making what a killed agent had asked for
-                if "active endpoints" not in error.message or not left:
+                if "active endpoints" not in error.message:
                     raise
+                if not left:  # by then it is dockerd's count that is wrong, and only a new dockerd counts again
+                    raise EngineError(error.message, remedy="sudo systemctl restart docker") from None
             await asyncio.sleep(UNDO_PAUSE_SECONDS)
         return removed
 

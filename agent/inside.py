@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from agent.engine import Container, Engine
 from miniorch.codec import decode, encode
-from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError, to_wire
+from miniorch.errors import Conflict, EngineError, MiniorchError, NotFound, UsageError, to_wire
 from miniorch.frames import WINDOW_BYTES, Command, Frame, Kind, Unpacker, pack
 
 log = logging.getLogger("agent")
@@ -76,7 +76,10 @@ class Inside:
             container = self._container_of(path[1]) if path else None
             if path is None or container is None:
                 raise NotFound("this node has no container of that task: it was never made, or is removed already")
-            await self._answer(scope["method"], path[2], container, query, asker)
+            try:
+                await self._answer(scope["method"], path[2], container, query, asker)
+            except EngineError as error:
+                raise (_does_not_run(container) if "is not running" in error.message else error) from None
             await asker.say(b"", more=False)
         except HungUp:
             pass
@@ -109,7 +112,7 @@ class Inside:
 
     def _running(self, container: Container) -> Container:
         if not container.running:
-            raise Conflict("its container does not run", remedy=f"miniorch logs {container.task}")
+            raise _does_not_run(container)
         return container
 
     async def _exec(self, container: Container, asker: Asker) -> None:
@@ -124,6 +127,11 @@ class Inside:
         output = self._engine.exec(container.id, what, window.frames(asker))
         listening, running = window.fill(frames), _stream((pack(*frame) async for frame in output), asker, output)
         await _first_of(listening, running)
+
+
+def _does_not_run(container: Container) -> Conflict:
+    """As last seen, or as the engine says that knows better."""
+    return Conflict("its container does not run", remedy=f"miniorch logs {container.task}")
 
 
 class Window:

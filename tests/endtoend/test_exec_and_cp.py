@@ -33,6 +33,7 @@ services:
   job:
     image: busybox:1
     command: ["sh", "-c", "echo sorry; exit 3"]
+    restart: "no"
 """
 
 
@@ -162,6 +163,7 @@ def test_what_cannot_be_run_is_one_line_and_a_code(machine: Machine) -> None:
         assert re.fullmatch(rb"error\[E0501\]: %s\nhelp: miniorch exec .*\n" % why, done.stderr), done.stderr
     done = piped(machine, "exec", "shop/web.1", "--", "sh", "-c", "echo unable to find user x; exit 126")
     assert (done.returncode, done.stdout) == (126, b"unable to find user x\n")
+    until(lambda: any(task["state"] == "failed" for task in machine.tasks("shop")), 30, "the job has ended", pause=0.2)
     done = piped(machine, "exec", "shop/job", "--", "true")
     assert done.returncode == 7
     assert b"shop/job.1 does not run" in done.stderr
