@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,17 +20,17 @@ DEADLINE_SECONDS = 30.0
 _numbers = itertools.count(1)
 
 
-class Bench:
+class Bench(abc.ABC):
     """A store that can be opened more than once. `lease_seconds` is the shortest that this kind can measure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lease_seconds = 0.2
 
-    def open(self) -> Store:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def open(self) -> Store: ...
 
-    def restart(self) -> None:
+    def restart(self) -> None:  # noqa: B027 (a file needs none)
         """What a restart of the machine does to the store, between two runs."""
 
     def run(self, rule: Rule) -> None:
@@ -43,7 +44,7 @@ class Bench:
 
         asyncio.run(whole())
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 (only an etcd has something to give back)
         pass
 
 
