@@ -7,7 +7,7 @@ An exit code is a riddle: 137 may be a stop, an operator or the kernel's memory 
 import signal
 
 from agent.engine import Container
-from miniorch.model import TaskSpec
+from miniorch.spec import TaskSpec
 
 SIGILL_CODE = 128 + signal.SIGILL
 

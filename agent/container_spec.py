@@ -7,7 +7,8 @@ makes a second container for one task impossible: Docker refuses a name that is 
 from collections.abc import Mapping
 
 from agent.engine import TASK_LABEL, ContainerSpec
-from miniorch.model import TEMPLATE, Node, Task
+from miniorch.model import Node, Task
+from miniorch.spec import TEMPLATE
 
 DNS_ZONE = "miniorch.internal"
 

@@ -36,7 +36,7 @@ from agent.engine import TASK_LABEL, Container, ContainerSpec, EngineInfo, ExecR
 from agent.images import BuildProgress, PullProgress, pull_error, start_error
 from miniorch.errors import EngineError
 from miniorch.frames import Command, Frame, Kind
-from miniorch.model import Build, ContainerOptions, Resources
+from miniorch.spec import Build, ContainerOptions, Resources
 
 DRIVER = "miniorch"
 ADDRESS_LABEL = "miniorch.address"

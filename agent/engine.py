@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from miniorch.frames import Command, Frame
-from miniorch.model import Build, ContainerOptions, Resources
+from miniorch.spec import Build, ContainerOptions, Resources
 
 TASK_LABEL = "miniorch.task"
 

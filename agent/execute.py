@@ -18,7 +18,14 @@ from agent.reconcile import started
 from agent.report import Reporter
 from miniorch.clock import Clock
 from miniorch.errors import EngineError
-from miniorch.model import Endpoints, Node, Status, Task, TaskState, Volume
+from miniorch.model import (
+    Endpoints,
+    Node,
+    Status,
+    Task,
+    TaskState,
+    Volume,
+)
 
 log = logging.getLogger("agent")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from miniorch.model import HealthCheck
+from miniorch.spec import HealthCheck
 
 STARTUP_PAUSES_SECONDS = (0.1, 1.0)  # the shortest and the longest
 

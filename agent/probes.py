@@ -8,7 +8,8 @@ from agent.health import Health
 from miniorch.clock import Clock
 from miniorch.ending import ended
 from miniorch.errors import EngineError
-from miniorch.model import HealthCheck, Task, TaskState
+from miniorch.model import Task, TaskState
+from miniorch.spec import HealthCheck
 
 
 class Probes:

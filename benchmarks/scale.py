@@ -25,8 +25,9 @@ from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
 from miniorch.controllers.liveness import HEARTBEAT_SECONDS
 from miniorch.errors import NotLeader
-from miniorch.model import AppSpec, Cluster, Node, Resources, ServiceSpec, Task, TaskSpec
+from miniorch.model import Cluster, Node, Task
 from miniorch.server import Server
+from miniorch.spec import AppSpec, Resources, ServiceSpec, TaskSpec
 from miniorch.state.limits import TXN_OPERATIONS
 from miniorch.state.records import put
 from miniorch.state.sqlite import SqliteStore

@@ -31,7 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
 
 from etcd_process import EtcdProcess, running  # noqa: E402 (found by the line above)
 
-from miniorch.model import DesiredState, Task, TaskSpec  # noqa: E402
+from miniorch.model import DesiredState, Task  # noqa: E402
+from miniorch.spec import TaskSpec  # noqa: E402
 from miniorch.state.etcd import EtcdStore  # noqa: E402
 from miniorch.state.etcd_member import etcd3  # noqa: E402
 from miniorch.state.limits import TXN_OPERATIONS  # noqa: E402

@@ -7,7 +7,8 @@ differ.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from miniorch.model import AppSpec, Service, ServiceSpec, TaskSpec
+from miniorch.model import Service
+from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,11 @@ its address (`vip`) from the start, and DNS, service addresses and HAProxy are a
 Units stand in the names; times are seconds since 1970. Next file: `miniorch/state/store.py`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-# Names of apps and services become DNS names (RFC 1123); 40 leaves room for ".1-k3m9x2ab" in a container's name.
-LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-MAX_REPLICAS = 10_000
-# What a container's environment and hostname may hold (Swarm's notation) instead of what only its task knows.
-TEMPLATE = re.compile(r"\{\{ *\.((?:Service|Task)\.(?:Name|ID)|Task\.Slot|Node\.(?:Hostname|ID)) *\}\}")
+from miniorch.spec import Port, Resources, ServiceSpec, TaskSpec
 
 
 class TaskState(StrEnum):
@@ -53,144 +48,6 @@ class DesiredState(StrEnum):
     DRAINING = "draining"  # keep running, but leave DNS, VIP and HAProxy
     SHUTDOWN = "shutdown"  # stop; keep the ended container for its logs
     REMOVED = "removed"  # stop, and remove every trace
-
-
-class Condition(StrEnum):
-    """When a dependency counts as there (`depends_on`)."""
-
-    STARTED = "service_started"
-    HEALTHY = "service_healthy"
-    COMPLETED = "service_completed_successfully"
-
-
-class Restart(StrEnum):
-    """Which ended tasks get a successor. One that was stopped, or whose node was lost, always does."""
-
-    ANY = "any"
-    ON_FAILURE = "on-failure"
-    NEVER = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """An image that is built from a folder. `digest` is taken over the folder's files: another file, another image."""
-
-    context: str  # absolute path on the machine that builds
-    digest: str
-    dockerfile: str = "Dockerfile"
-    args: Mapping[str, str] = field(default_factory=dict)
-    target: str = ""  # the stage of the Dockerfile that is wanted; "" is the last
-
-
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
-    """A command that ends with 0 in a healthy container. `test` is its argument vector (a shell: "sh", "-c", ...)."""
-
-    test: tuple[str, ...]
-    interval_seconds: float = 30.0
-    timeout_seconds: float = 30.0
-    retries: int = 3
-    start_period_seconds: float = 0.0  # failures in this time do not count
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A named volume of the app, or (with `host_path`) a folder or file of the node, at a place in the container."""
-
-    volume: str  # "" with a host path
-    target: str
-    read_only: bool = False
-    host_path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """A port that every node listens on and HAProxy hands to the service's tasks (TCP)."""
-
-    published: int
-    target: int
-    local: bool = False  # listens on 127.0.0.1 alone
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """An amount of processor and memory. Zero means: no statement."""
-
-    cpus: float = 0.0
-    memory_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerOptions:
-    """What is handed to the container engine as it is, under the names and with the meaning of Compose's keys."""
-
-    user: str = ""
-    working_dir: str = ""
-    hostname: str = ""
-    stop_signal: str = ""
-    tty: bool = False
-    stdin_open: bool = False
-    read_only: bool = False
-    init: bool = True
-    privileged: bool = False
-    cap_add: tuple[str, ...] = ()
-    cap_drop: tuple[str, ...] = ()
-    security_opt: tuple[str, ...] = ()
-    group_add: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-    extra_hosts: tuple[str, ...] = ()  # "name:address"
-    tmpfs: Mapping[str, str] = field(default_factory=dict)  # place in the container -> mount options
-    sysctls: Mapping[str, str] = field(default_factory=dict)
-    ulimits: Mapping[str, str] = field(default_factory=dict)  # name -> "soft:hard"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    shm_size_bytes: int = 0
-    pids_limit: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """All that a container is made from. When it changes, the service's tasks are replaced."""
-
-    image: str
-    build: Build | None = None
-    entrypoint: tuple[str, ...] | None = None
-    command: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    mounts: tuple[Mount, ...] = ()
-    healthcheck: HealthCheck | None = None
-    reserved: Resources = Resources()
-    limit: Resources = Resources()
-    stop_grace_seconds: float = 10.0
-    options: ContainerOptions = ContainerOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """What follows a task that has ended by itself. A job is a service whose tasks have no successor."""
-
-    condition: Restart = Restart.ANY
-    max_attempts: int = 0  # so many successors after failures in a row, then the slot is given up; 0: no end
-    delay_seconds: float = 0.0  # the least rest before a successor; failures in a row make it longer
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceSpec:
-    """What a user asks for. Only a change of `task` replaces containers."""
-
-    task: TaskSpec
-    replicas: int = 1
-    ports: tuple[Port, ...] = ()
-    depends_on: Mapping[str, Condition] = field(default_factory=dict)
-    restart: RestartPolicy = RestartPolicy()
-    aliases: tuple[str, ...] = ()  # further names under which the app's services find this one
-
-
-@dataclass(frozen=True, slots=True)
-class AppSpec:
-    """A whole app file: service name -> spec, and the names of its volumes."""
-
-    services: Mapping[str, ServiceSpec]
-    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +138,28 @@ class Task:
         return not self.status.state.ended
 
 
+class Role(StrEnum):
+    """What a machine may do: a manager runs a server and holds the state, a worker runs tasks alone."""
+
+    MANAGER = "manager"
+    WORKER = "worker"
+
+
+class NodeState(StrEnum):
+    """Whether a node answers, as the leader sees it."""
+
+    READY = "ready"
+    UNREACHABLE = "unreachable"  # heartbeats are missing; nothing new goes there, what runs there is left alone
+    DOWN = "down"  # missing for so long that its tasks are replaced elsewhere
+
+
+class Availability(StrEnum):
+    """What the administrator wants of a node."""
+
+    ACTIVE = "active"
+    DRAIN = "drain"  # no new tasks, and those there move away
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A machine with an agent. `subnet` is its share of the container pool, `pool_address` its own address there."""
@@ -294,6 +173,14 @@ class Node:
     engine: str = ""  # "Docker 20.10.24"
     avx: bool = True  # whether the processor has AVX, which some images need
     ports_in_use: Mapping[str, str] = field(default_factory=dict)  # TCP port -> foreign holder: "nginx (pid 12)"
+    address: str = ""  # where the other machines reach it; "" on a cluster of one
+    role: Role = Role.MANAGER
+    state: NodeState = NodeState.READY
+    availability: Availability = Availability.ACTIVE
+    labels: Mapping[str, str] = field(default_factory=dict)  # the administrator's: "zone" -> "b"
+    platform: str = ""  # "linux/amd64"
+    certificate_until: float = 0.0  # when its certificate ends; 0 without one
+    state_since: float = 0.0  # when `state` was entered
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +218,7 @@ class Endpoints:
     ports: tuple[Port, ...] = ()
     backends: tuple[Backend, ...] = ()
     aliases: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ("default",)  # the app's networks that the service is on
 
     @property
     def key(self) -> str:
@@ -360,6 +248,17 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """What admits a machine to the cluster. The secret itself is not kept, only its SHA-256."""
+
+    id: str  # public: which token a joining machine means
+    role: Role
+    digest: str  # hex SHA-256 of the secret
+    expires_at: float = 0.0  # 0: lives until it is rotated
+    standing: bool = False  # one of the two that `miniorch token show` prints; the others were created on demand
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The server that runs the loops. The revision at which this was written is its epoch (`leadership.py`)."""
 
@@ -377,10 +276,11 @@ KINDS: dict[str, type] = {
     "nodes": Node,
     "volumes": Volume,
     "releases": Release,
+    "tokens": Token,
     "endpoints": Endpoints,
     "events": Event,
 }
-_KEYS = {App: "name", Node: "name", Task: "id", Event: "id"}
+_KEYS = {App: "name", Node: "name", Task: "id", Event: "id", Token: "id"}
 
 
 def key_of(item: object) -> str:

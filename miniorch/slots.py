@@ -20,7 +20,8 @@ recovered. Who does this for real: swarmkit's restart supervisor, which cannot t
 import math
 from collections.abc import Iterable, Mapping
 
-from miniorch.model import DesiredState, Restart, Service, Task, TaskState
+from miniorch.model import DesiredState, Service, Task, TaskState
+from miniorch.spec import Restart
 
 STEADY_SECONDS = 60.0
 BACKOFF_LIMIT_SECONDS = 60.0

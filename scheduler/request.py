@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from miniorch.model import DesiredState, Node, Resources, ServiceSpec, Task
+from miniorch.model import DesiredState, Node, Task
+from miniorch.spec import Resources, ServiceSpec
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from itertools import chain
 
 from miniorch.changes import ServiceChange
 from miniorch.errors import Conflict, UsageError
-from miniorch.model import LABEL, MAX_REPLICAS, App, AppSpec, Cluster, Mount, Release, Service, ServiceSpec
+from miniorch.model import App, Cluster, Release, Service
+from miniorch.spec import LABEL, MAX_REPLICAS, AppSpec, Mount, ServiceSpec
 from miniorch.state.records import Versioned, Write
 
 CHANGES_TOLD = 50  # of one release

@@ -29,20 +29,18 @@ from miniorch.controllers.loop import Loop, event_about
 from miniorch.errors import Compacted, Conflict, NotFound, UsageError
 from miniorch.model import (
     KINDS,
-    MAX_REPLICAS,
     App,
-    AppSpec,
     Cluster,
     Event,
     Node,
     Release,
-    Resources,
     Service,
     Status,
     Task,
     Volume,
 )
 from miniorch.slots import current
+from miniorch.spec import MAX_REPLICAS, AppSpec, Resources
 from miniorch.state.backup import Content, take
 from miniorch.state.limits import TXN_OPERATIONS
 from miniorch.state.records import Versioned, Write, commit, from_entry, put, read, read_all

@@ -10,7 +10,7 @@ from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import MANY, Section, Values, label_remedy, name_remedy
 from miniorch.appfile.yaml import Node, shorten
-from miniorch.model import LABEL, Condition, Mount, ServiceSpec
+from miniorch.spec import LABEL, Condition, Mount, ServiceSpec
 
 
 @dataclass(slots=True)

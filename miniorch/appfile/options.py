@@ -17,7 +17,7 @@ from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Section, name_remedy
 from miniorch.appfile.yaml import Node, shorten
-from miniorch.model import TEMPLATE, ContainerOptions
+from miniorch.spec import TEMPLATE, ContainerOptions
 
 LEAST_MEMORY = 6 << 20  # Docker starts nothing below
 CAPABILITIES = """

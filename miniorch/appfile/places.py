@@ -16,7 +16,7 @@ from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Section, Values, from_here
 from miniorch.appfile.yaml import Node, shorten
-from miniorch.model import Mount, Port
+from miniorch.spec import Mount, Port
 
 VOLUME_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,38}[a-z0-9])?")
 RANGE_LIMIT = 100

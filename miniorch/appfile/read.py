@@ -27,7 +27,7 @@ from miniorch.appfile.service import ServiceReader
 from miniorch.appfile.values import Section, Values, as_label, label_remedy, name_remedy
 from miniorch.appfile.yaml import MAX_BYTES, Entry, Node, Refused, parse, shorten
 from miniorch.errors import AppFileError, UsageError
-from miniorch.model import LABEL, AppSpec
+from miniorch.spec import LABEL, AppSpec
 
 USUAL_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 MAX_FILES = 50

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from miniorch import model
+from miniorch import spec
 from miniorch.appfile import folder as build_folder
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.options import hinted, image, memory, options
@@ -19,7 +19,7 @@ from miniorch.appfile.places import FolderOf, Places
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Section, Values, label_remedy
 from miniorch.appfile.yaml import Entry, Node, shorten
-from miniorch.model import (
+from miniorch.spec import (
     Build,
     HealthCheck,
     Resources,
@@ -54,7 +54,7 @@ class ServiceReader:
 
     def read(self, name: str, entry: Entry, keys: Section, *, job: bool) -> ServiceSpec:
         """`job`: somebody waits for it to complete, so an end with exit code 0 is one."""
-        if not model.LABEL.fullmatch(name):
+        if not spec.LABEL.fullmatch(name):
             message = f'the service name "{shorten(name)}" is no DNS label'
             self.values.refuse("E0104", message, entry.place, label_remedy(name))
         deploy = keys.part("deploy", "deploy")
@@ -215,8 +215,8 @@ class ServiceReader:
     # --- how often, and what follows when it ends --------------------------------------------------------------------
 
     def _replicas(self, keys: Section, deploy: Section) -> int:
-        replicas = keys.whole("scale", 1, 0, model.MAX_REPLICAS, 3)
-        replicas = deploy.whole("replicas", replicas, 0, model.MAX_REPLICAS, 3)
+        replicas = keys.whole("scale", 1, 0, spec.MAX_REPLICAS, 3)
+        replicas = deploy.whole("replicas", replicas, 0, spec.MAX_REPLICAS, 3)
         mode = deploy.choice("mode", ("replicated", "global", "replicated-job", "global-job"), "replicated")
         if mode.startswith("global"):
             deploy.note("mode", Verdict.APPROXIMATED, "one task in all, and not one on every node")

@@ -9,7 +9,14 @@ from dataclasses import fields
 from typing import Any
 
 from miniorch.appfile.read import AppFile
-from miniorch.model import ContainerOptions, Mount, Port, Resources, RestartPolicy, ServiceSpec
+from miniorch.spec import (
+    ContainerOptions,
+    Mount,
+    Port,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+)
 
 
 def config_text(app: AppFile) -> str:

@@ -11,7 +11,14 @@ from miniorch.cli.output import did_you_mean
 from miniorch.client import UnixTransport
 from miniorch.codec import from_plain
 from miniorch.errors import NotFound, UsageError
-from miniorch.model import App, Event, Node, Release, Service, Task
+from miniorch.model import (
+    App,
+    Event,
+    Node,
+    Release,
+    Service,
+    Task,
+)
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from miniorch.cli.ask import Server, split_service
 from miniorch.cli.output import confirm, detaching, outcome
 from miniorch.clock import Clock, SystemClock
 from miniorch.errors import Temporary, Unreachable, UsageError
-from miniorch.model import LABEL
+from miniorch.spec import LABEL
 
 REMOVE_SECONDS = 120.0
 LOOK_SECONDS = 0.2

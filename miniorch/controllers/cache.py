@@ -26,6 +26,7 @@ from miniorch.model import (
     Release,
     Service,
     Task,
+    Token,
     Volume,
 )
 from miniorch.state.records import Write, from_entry, path_of
@@ -49,6 +50,7 @@ class Cache:
         self.releases: dict[str, Release] = {}
         self.endpoints: dict[str, Endpoints] = {}
         self.events: dict[str, Event] = {}
+        self.tokens: dict[str, Token] = {}
         self.cluster: dict[str, Cluster] = {}
         self.leaders: dict[str, Leader] = {}
         self.revision = 0

@@ -12,7 +12,14 @@ from collections.abc import Iterable
 
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.loop import Plan
-from miniorch.model import Backend, DesiredState, Endpoints, Service, Task, TaskState
+from miniorch.model import (
+    Backend,
+    DesiredState,
+    Endpoints,
+    Service,
+    Task,
+    TaskState,
+)
 from miniorch.state.records import Write
 
 VISIBLE = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)

@@ -24,7 +24,16 @@ from miniorch.clock import Clock, new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.queue import Key, WorkQueue
 from miniorch.errors import Temporary, UnknownOutcome
-from miniorch.model import KINDS, App, Event, Node, Service, Task, Volume, kind_of
+from miniorch.model import (
+    KINDS,
+    App,
+    Event,
+    Node,
+    Service,
+    Task,
+    Volume,
+    kind_of,
+)
 from miniorch.state.records import Write, transactions
 from miniorch.state.store import Compare, Store
 

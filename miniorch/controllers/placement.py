@@ -15,8 +15,17 @@ from itertools import groupby
 
 from miniorch.controllers.cache import Cache, by_name
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
-from miniorch.model import Condition, DesiredState, Node, Service, Status, Task, TaskState, Volume
+from miniorch.model import (
+    DesiredState,
+    Node,
+    Service,
+    Status,
+    Task,
+    TaskState,
+    Volume,
+)
 from miniorch.slots import is_done, is_given_up, is_wanted
+from miniorch.spec import Condition
 from miniorch.state.records import Write
 from scheduler.places import Places
 from scheduler.schedule import NodeView, Placement, Request, Unschedulable, schedule

@@ -23,7 +23,15 @@ from miniorch.clock import new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
-from miniorch.model import DesiredState, Endpoints, Node, Service, Status, Task, TaskState
+from miniorch.model import (
+    DesiredState,
+    Endpoints,
+    Node,
+    Service,
+    Status,
+    Task,
+    TaskState,
+)
 from miniorch.slots import BACKOFF_LIMIT_SECONDS, failures_in_a_row, is_done, is_wanted, next_at
 from miniorch.state.records import Write
 

@@ -6,7 +6,15 @@ from dataclasses import replace
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import HEARTBEAT_SECONDS, SILENCE_SECONDS, Liveness
 from miniorch.controllers.loop import Plan
-from miniorch.model import App, Endpoints, Event, Node, Release, Service, Volume
+from miniorch.model import (
+    App,
+    Endpoints,
+    Event,
+    Node,
+    Release,
+    Service,
+    Volume,
+)
 
 EVENTS_KEPT = 1000
 EVENTS_SLACK = 200  # erase in batches rather than one by one

@@ -16,7 +16,12 @@ from typing import Any
 from miniorch.codec import to_plain
 from miniorch.ending import ended
 from miniorch.errors import Conflict, NotFound
-from miniorch.model import (
+from miniorch.simulation.chaos import JOBS, USERS, Fault
+from miniorch.simulation.engine import Behaviour, FakeEngine
+from miniorch.simulation.network import BAD, GOOD, POOR, Weather
+from miniorch.simulation.store import FINE, ROUGH
+from miniorch.simulation.world import World
+from miniorch.spec import (
     AppSpec,
     Build,
     Condition,
@@ -29,11 +34,6 @@ from miniorch.model import (
     ServiceSpec,
     TaskSpec,
 )
-from miniorch.simulation.chaos import JOBS, USERS, Fault
-from miniorch.simulation.engine import Behaviour, FakeEngine
-from miniorch.simulation.network import BAD, GOOD, POOR, Weather
-from miniorch.simulation.store import FINE, ROUGH
-from miniorch.simulation.world import World
 
 APP, FLEET = "dockchat", "fleet"
 Order = Callable[[], Any]  # what it returns is awaited, if anything

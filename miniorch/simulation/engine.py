@@ -22,9 +22,9 @@ from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Proce
 from miniorch.clock import Clock, new_id
 from miniorch.errors import EngineError
 from miniorch.frames import Command, Frame
-from miniorch.model import Build, Resources
 from miniorch.simulation import inside
 from miniorch.simulation.loop import on_behalf_of
+from miniorch.spec import Build, Resources
 
 P = ParamSpec("P")
 T = TypeVar("T")

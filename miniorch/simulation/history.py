@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from miniorch.codec import decode
-from miniorch.model import AppSpec, DesiredState, Leader, Service, ServiceSpec, Task, TaskState
+from miniorch.model import DesiredState, Leader, Service, Task, TaskState
 from miniorch.simulation.invariants import Picture, decoded, is_over
 from miniorch.simulation.sequence import (
     ANewLeaderGrantsGrace,
@@ -21,6 +21,7 @@ from miniorch.simulation.sequence import (
     TasksDrainBeforeTheyStop,
 )
 from miniorch.simulation.store import LEADER, Record
+from miniorch.spec import AppSpec, ServiceSpec
 from miniorch.state.store import Put
 
 KNOWN_SECONDS = 10.0  # after so long who leads knows that a node is not ready

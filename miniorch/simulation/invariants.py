@@ -17,9 +17,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from miniorch.model import DesiredState, Endpoints, Node, Resources, Restart, Service, Task, TaskState, Volume
+from miniorch.model import (
+    DesiredState,
+    Endpoints,
+    Node,
+    Service,
+    Task,
+    TaskState,
+    Volume,
+)
 from miniorch.simulation.engine import Box
 from miniorch.simulation.machine import Machine
+from miniorch.spec import Resources, Restart
 from miniorch.state.records import from_entry
 from miniorch.state.store import Entry
 

@@ -4,9 +4,10 @@ Each is a class that remembers what it needs and nothing else. It sees every tra
 (`look`), and answers with the sentences that say how it is broken; none is good.
 """
 
-from miniorch.model import Condition, DesiredState, Service, Task, TaskState
+from miniorch.model import DesiredState, Service, Task, TaskState
 from miniorch.simulation.invariants import Picture, decoded
 from miniorch.simulation.store import LEADER, Record
+from miniorch.spec import Condition
 from miniorch.state.store import Put
 
 GRACE_SECONDS = 14.0  # three heartbeats (15 s, by a clock that may drift)

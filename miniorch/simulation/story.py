@@ -10,9 +10,10 @@ Who does this for real: the timeline of every incident report. Next file: `comma
 from collections import Counter
 from dataclasses import dataclass, field
 
-from miniorch.model import Restart, Service, TaskState
+from miniorch.model import Service, TaskState
 from miniorch.simulation.chaos import USERS, Case
 from miniorch.simulation.invariants import Picture
+from miniorch.spec import Restart
 
 LINES = 30  # of faults told one by one; more are counted by kind
 

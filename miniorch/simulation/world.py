@@ -45,7 +45,7 @@ from miniorch.client import OneOf, Transport, mirror
 from miniorch.codec import from_plain
 from miniorch.ending import end, ended
 from miniorch.errors import MiniorchError, Temporary
-from miniorch.model import AppSpec, Endpoints
+from miniorch.model import Endpoints
 from miniorch.server import DEFAULT_POOL, Server
 from miniorch.simulation.engine import FakeEngine
 from miniorch.simulation.invariants import AT_REST
@@ -54,6 +54,7 @@ from miniorch.simulation.machine import Machine
 from miniorch.simulation.network import GOOD, SimTransport, Wire
 from miniorch.simulation.store import FINE, PARTY, SharedStore, SimStore
 from miniorch.simulation.witness import PromiseBroken, Witness
+from miniorch.spec import AppSpec
 
 __all__ = ["PromiseBroken", "World", "simulate"]
 

@@ -23,9 +23,9 @@ from agent.docker_engine import DockerEngine
 from agent.engine import TASK_LABEL, Container, ContainerSpec, Engine, Stat
 from miniorch.errors import EngineError, NotFound
 from miniorch.frames import Command, Frame, Kind
-from miniorch.model import Build, Resources
 from miniorch.simulation.engine import Behaviour, FakeEngine
 from miniorch.simulation.loop import VirtualClock, run
+from miniorch.spec import Build, Resources
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from agent.haproxy import HAProxy
 from agent.listeners import arguments
-from miniorch.model import Backend, Endpoints, Port
+from miniorch.model import Backend, Endpoints
+from miniorch.spec import Port
 
 WEB = Endpoints(
     "dockchat",

@@ -16,7 +16,17 @@ import pytest
 from node import TestNode, until
 
 from miniorch.client import UnixTransport
-from miniorch.model import AppSpec, Build, ContainerOptions, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
+from miniorch.spec import (
+    AppSpec,
+    Build,
+    ContainerOptions,
+    HealthCheck,
+    Mount,
+    Port,
+    Resources,
+    ServiceSpec,
+    TaskSpec,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 

@@ -13,7 +13,8 @@ import pytest
 from node import TestNode, until
 
 from miniorch.codec import encode
-from miniorch.model import Backend, Cluster, Endpoints, Node, Port, Resources
+from miniorch.model import Backend, Cluster, Endpoints, Node
+from miniorch.spec import Port, Resources
 from netplugin.main import Known
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
@@ -308,7 +309,8 @@ assert sorted(kernel.devices()) == wired
 def test_pool_of_another_time_is_forgotten() -> None:
     script = """
 from miniorch.clock import SystemClock
-from miniorch.model import Cluster, Node, Resources
+from miniorch.model import Cluster, Node
+from miniorch.spec import Resources
 from netplugin.kernel import Kernel
 from netplugin.topology import topology
 for net in (200, 100):

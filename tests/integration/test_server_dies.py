@@ -16,7 +16,7 @@ from typing import Any
 from miniorch.client import UnixTransport
 from miniorch.codec import to_plain
 from miniorch.errors import MiniorchError, Temporary
-from miniorch.model import AppSpec, Condition, ServiceSpec, TaskSpec
+from miniorch.spec import AppSpec, Condition, ServiceSpec, TaskSpec
 
 DEATHS = 12
 SHOP = AppSpec(

@@ -18,7 +18,7 @@ from etcd_process import EtcdProcess, running
 
 from miniorch.client import UnixTransport
 from miniorch.errors import MiniorchError, NotLeader, Temporary
-from miniorch.model import AppSpec, ServiceSpec, TaskSpec
+from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
 
 LEASE = 3.0
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), replicas=2)})

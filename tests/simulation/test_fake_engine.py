@@ -10,9 +10,9 @@ import pytest
 
 from agent.engine import ContainerSpec
 from miniorch.errors import EngineError
-from miniorch.model import Resources
 from miniorch.simulation.engine import Behaviour, FakeEngine
 from miniorch.simulation.loop import VirtualClock, run
+from miniorch.spec import Resources
 
 
 def on_engine(story: Callable[[FakeEngine], Awaitable[None]]) -> None:

@@ -9,22 +9,14 @@ import pytest
 from agent.engine import ContainerSpec
 from miniorch.codec import encode
 from miniorch.model import (
-    AppSpec,
     Backend,
     DesiredState,
     Endpoints,
     Leader,
-    Mount,
     Node,
-    Port,
-    Resources,
-    Restart,
-    RestartPolicy,
     Service,
-    ServiceSpec,
     Status,
     Task,
-    TaskSpec,
     TaskState,
     Volume,
 )
@@ -33,6 +25,16 @@ from miniorch.simulation.engine import Behaviour, Box
 from miniorch.simulation.history import History
 from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, broken
 from miniorch.simulation.store import LEADER, Record
+from miniorch.spec import (
+    AppSpec,
+    Mount,
+    Port,
+    Resources,
+    Restart,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+)
 from miniorch.state.records import put
 from miniorch.state.store import Delete, Entry, Operation
 

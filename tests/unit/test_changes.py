@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miniorch.changes import changes
-from miniorch.model import (
+from miniorch.model import Service
+from miniorch.spec import (
     AppSpec,
     Build,
     Condition,
@@ -14,7 +15,6 @@ from miniorch.model import (
     Port,
     Restart,
     RestartPolicy,
-    Service,
     ServiceSpec,
     TaskSpec,
 )

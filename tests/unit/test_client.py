@@ -18,8 +18,9 @@ from miniorch.clock import SystemClock
 from miniorch.codec import encode
 from miniorch.errors import Compacted, Conflict, MiniorchError, NotFound, NotLeader, Unreachable, UsageError
 from miniorch.listener import QuietServer, listen
-from miniorch.model import AppSpec, Port, Service, ServiceSpec, TaskSpec
+from miniorch.model import Service
 from miniorch.server import Server
+from miniorch.spec import AppSpec, Port, ServiceSpec, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.store import Put
 

@@ -10,26 +10,28 @@ from miniorch.codec import decode, encode, from_plain
 from miniorch.errors import UsageError
 from miniorch.model import (
     KINDS,
-    AppSpec,
     Backend,
-    Build,
     Cluster,
-    Condition,
     DesiredState,
     Endpoints,
-    HealthCheck,
-    Mount,
     Node,
-    Port,
-    Resources,
     Service,
-    ServiceSpec,
     Status,
     Task,
-    TaskSpec,
     TaskState,
     key_of,
     kind_of,
+)
+from miniorch.spec import (
+    AppSpec,
+    Build,
+    Condition,
+    HealthCheck,
+    Mount,
+    Port,
+    Resources,
+    ServiceSpec,
+    TaskSpec,
 )
 
 SPEC = TaskSpec(

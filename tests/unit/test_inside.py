@@ -26,9 +26,10 @@ from miniorch.codec import encode
 from miniorch.errors import Conflict, MiniorchError, NotFound, Unreachable, UsageError
 from miniorch.frames import CHUNK_BYTES, WINDOW_BYTES, Command, Frame, Kind, Unpacker, pack
 from miniorch.listener import QuietServer, listen
-from miniorch.model import Resources, Status, Task, TaskSpec, TaskState
+from miniorch.model import Status, Task, TaskState
 from miniorch.server import Server
 from miniorch.simulation.engine import Behaviour, Box, FakeEngine
+from miniorch.spec import Resources, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import Write, commit
 

@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniorch.model import (
-    DesiredState,
-    Mount,
-    Node,
-    Port,
-    Resources,
-    ServiceSpec,
-    Status,
-    Task,
-    TaskSpec,
-    TaskState,
-)
+from miniorch.model import DesiredState, Node, Status, Task, TaskState
+from miniorch.spec import Mount, Port, Resources, ServiceSpec, TaskSpec
 from scheduler.explain import rows
 from scheduler.filters import FILTERS, amount
 from scheduler.places import Places

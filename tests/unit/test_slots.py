@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from miniorch.model import DesiredState, Restart, RestartPolicy, Service, ServiceSpec, Status, Task, TaskSpec, TaskState
+from miniorch.model import DesiredState, Service, Status, Task, TaskState
 from miniorch.slots import (
     STEADY_SECONDS,
     current,
@@ -17,6 +17,7 @@ from miniorch.slots import (
     next_at,
     told,
 )
+from miniorch.spec import Restart, RestartPolicy, ServiceSpec, TaskSpec
 
 ANY, ON_FAILURE, NEVER = Restart.ANY, Restart.ON_FAILURE, Restart.NEVER
 S = TaskState

@@ -15,10 +15,11 @@ from agent.agent import Agent
 from agent.engine import ContainerSpec
 from miniorch.codec import to_plain
 from miniorch.errors import Unreachable
-from miniorch.model import DesiredState, HealthCheck, Mount, Node, Resources, Status, Task, TaskSpec, TaskState
+from miniorch.model import DesiredState, Node, Status, Task, TaskState
 from miniorch.simulation.engine import Behaviour
 from miniorch.simulation.loop import VirtualClock, run
 from miniorch.simulation.machine import Machine
+from miniorch.spec import HealthCheck, Mount, Resources, TaskSpec
 
 NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())
 SPEC = TaskSpec("web:1", stop_grace_seconds=5.0)

@@ -22,18 +22,20 @@ from miniorch.errors import EngineError
 from miniorch.frames import Kind
 from miniorch.model import (
     Backend,
-    ContainerOptions,
     Endpoints,
-    HealthCheck,
-    Mount,
     Node,
-    Port,
-    Resources,
     Status,
     Task,
-    TaskSpec,
     TaskState,
     Volume,
+)
+from miniorch.spec import (
+    ContainerOptions,
+    HealthCheck,
+    Mount,
+    Port,
+    Resources,
+    TaskSpec,
 )
 
 SUBNET = "10.200.3.0/24"

@@ -23,7 +23,8 @@ from agent.actions import (
 from agent.engine import Container
 from agent.health import Health
 from agent.reconcile import Known, plan
-from miniorch.model import DesiredState, HealthCheck, Resources, Status, Task, TaskSpec, TaskState
+from miniorch.model import DesiredState, Status, Task, TaskState
+from miniorch.spec import HealthCheck, Resources, TaskSpec
 
 CHECK = HealthCheck(("true",))
 SPEC = TaskSpec("mongo:7")

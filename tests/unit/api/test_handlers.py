@@ -16,8 +16,16 @@ from miniorch.api.routes import dispatch, stream
 from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
 from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, UsageError
-from miniorch.model import AppSpec, Condition, Mount, Port, RestartPolicy, ServiceSpec, TaskSpec
 from miniorch.server import Server
+from miniorch.spec import (
+    AppSpec,
+    Condition,
+    Mount,
+    Port,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+)
 from miniorch.state.memory import MemoryStore
 
 SHOP = AppSpec(

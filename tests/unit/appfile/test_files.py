@@ -12,7 +12,7 @@ import pytest
 
 from miniorch.appfile.read import AppFile, read_app_files
 from miniorch.errors import AppFileError, UsageError
-from miniorch.model import Condition, Mount, Port, ServiceSpec
+from miniorch.spec import Condition, Mount, Port, ServiceSpec
 
 
 def folders(folder: Path, *names: str) -> None:

@@ -12,7 +12,7 @@ from miniorch.appfile.folder import digest
 from miniorch.appfile.read import AppFile, read_app_files
 from miniorch.appfile.variables import BadVariable, read_env_file, substitute
 from miniorch.errors import AppFileError, UsageError
-from miniorch.model import (
+from miniorch.spec import (
     Condition,
     ContainerOptions,
     HealthCheck,

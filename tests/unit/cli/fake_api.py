@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from miniorch.codec import to_plain
 from miniorch.errors import MiniorchError, NotFound, to_wire
-from miniorch.model import AppSpec, ServiceSpec, Status, Task, TaskSpec, TaskState
+from miniorch.model import Status, Task, TaskState
+from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]

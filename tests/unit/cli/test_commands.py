@@ -26,14 +26,12 @@ from miniorch.model import (
     Event,
     Node,
     Release,
-    Resources,
-    Restart,
-    RestartPolicy,
     Service,
     Task,
     TaskState,
     Volume,
 )
+from miniorch.spec import Resources, Restart, RestartPolicy
 
 WEB = Service("shop", "web", shop(2).services["web"], "10.201.0.1")
 FILE = "name: shop\nservices: {web: {image: 'web:1', deploy: {replicas: 2}}}\n"

@@ -19,7 +19,8 @@ from fake_api import Cli, FakeApi, a_task, shop
 
 from miniorch.cli.complete import FILES, Names, script
 from miniorch.cli.tree import app
-from miniorch.model import App, Node, Resources, Service
+from miniorch.model import App, Node, Service
+from miniorch.spec import Resources
 
 SHELLS = ("bash", "zsh", "fish")
 

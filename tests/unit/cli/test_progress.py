@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miniorch.cli.progress import Verdict, failures, judge, slowest
-from miniorch.model import (
-    DesiredState,
-    HealthCheck,
-    Restart,
-    RestartPolicy,
-    Service,
-    ServiceSpec,
-    Status,
-    Task,
-    TaskSpec,
-    TaskState,
-)
+from miniorch.model import DesiredState, Service, Status, Task, TaskState
+from miniorch.spec import HealthCheck, Restart, RestartPolicy, ServiceSpec, TaskSpec
 
 SPEC = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
 WEB = Service("shop", "web", ServiceSpec(SPEC, replicas=2), "10.201.0.1")

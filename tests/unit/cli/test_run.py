@@ -26,18 +26,15 @@ from miniorch.cli.waiting import Waiting
 from miniorch.client import UnixTransport
 from miniorch.clock import SystemClock
 from miniorch.errors import AppFailed, NotPlaced
-from miniorch.model import (
+from miniorch.model import Node, Service, Task, TaskState
+from miniorch.spec import (
     HealthCheck,
-    Node,
     Port,
     Resources,
     Restart,
     RestartPolicy,
-    Service,
     ServiceSpec,
-    Task,
     TaskSpec,
-    TaskState,
 )
 from miniorch.up import Machine
 

@@ -9,7 +9,8 @@ import time
 import pytest
 from fake_api import Cli, FakeApi, Start, a_task, shop
 
-from miniorch.model import App, HealthCheck, Node, Resources, Service, TaskSpec, TaskState
+from miniorch.model import App, Node, Service, TaskState
+from miniorch.spec import HealthCheck, Resources, TaskSpec
 
 CHECKED = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
 NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())

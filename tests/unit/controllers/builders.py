@@ -13,14 +13,12 @@ from miniorch.controllers.services import Services
 from miniorch.model import (
     DesiredState,
     Node,
-    Resources,
     Service,
-    ServiceSpec,
     Status,
     Task,
-    TaskSpec,
     TaskState,
 )
+from miniorch.spec import Resources, ServiceSpec, TaskSpec
 from miniorch.state.records import Write
 
 T0 = 1_000_000.0

@@ -15,21 +15,23 @@ from miniorch.controllers.placement import WANTED, Placer
 from miniorch.controllers.upkeep import EVENTS_KEPT, EVENTS_SLACK, RELEASES_KEPT, History, Removal, Silence
 from miniorch.model import (
     App,
-    Condition,
     DesiredState,
     Event,
-    Mount,
     Node,
     Release,
+    Service,
+    Task,
+    TaskState,
+    Volume,
+)
+from miniorch.spec import (
+    Condition,
+    Mount,
     Resources,
     Restart,
     RestartPolicy,
-    Service,
     ServiceSpec,
-    Task,
     TaskSpec,
-    TaskState,
-    Volume,
 )
 
 

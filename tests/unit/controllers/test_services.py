@@ -10,8 +10,9 @@ from builders import NODE, T0, StoppedClock, outdated, plan_service, said, servi
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.endpoints import derive
 from miniorch.controllers.liveness import Liveness
-from miniorch.model import DesiredState, Restart, RestartPolicy, Service, TaskState
+from miniorch.model import DesiredState, Service, TaskState
 from miniorch.slots import backoff_seconds
+from miniorch.spec import Restart, RestartPolicy
 
 
 def test_every_empty_slot_gets_one_task() -> None:

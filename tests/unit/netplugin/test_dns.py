@@ -7,7 +7,8 @@ import random
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSRecord
 
-from miniorch.model import Backend, Cluster, Endpoints, Node, Port, Resources
+from miniorch.model import Backend, Cluster, Endpoints, Node
+from miniorch.spec import Port, Resources
 from netplugin.dns import FORWARD, TTL_SECONDS, Answerer, refusal
 
 NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())

@@ -16,7 +16,8 @@ from miniorch.client import Snapshot
 from miniorch.codec import to_plain
 from miniorch.errors import Conflict, Unreachable
 from miniorch.listener import listen, take_lock
-from miniorch.model import Backend, Cluster, Endpoints, Node, Resources
+from miniorch.model import Backend, Cluster, Endpoints, Node
+from miniorch.spec import Resources
 from netplugin.main import Known, Net, learn, load, save
 from netplugin.topology import Topology
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dnslib import RCODE, RR, A, DNSRecord
 
-from miniorch.model import Cluster, Endpoints, Node, Resources
+from miniorch.model import Cluster, Endpoints, Node
+from miniorch.spec import Resources
 from netplugin.dns import Answerer
 from netplugin.resolve import Service, Upstream, nameservers
 

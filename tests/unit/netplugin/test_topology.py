@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from miniorch.model import Backend, Cluster, Endpoints, Node, Resources
+from miniorch.model import Backend, Cluster, Endpoints, Node
+from miniorch.spec import Resources
 from netplugin.topology import topology
 
 CLUSTER = Cluster("c1")
