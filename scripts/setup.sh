@@ -237,6 +237,7 @@ main() {
         --tests)
             want_standins
             need etcd etcd-server
+            need vagrant vagrant
             ;;
         "") ;;
         *) die "unknown option $1: --tests, --standins, or nothing" ;;
