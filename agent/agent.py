@@ -17,10 +17,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agent.actions import Abandon, Action, Conclude, Create, FetchImage, Probe, Report, Start, Stop
+from agent.contact import Contact
 from agent.engine import Container, Engine
 from agent.execute import Executor
 from agent.files import Files
 from agent.ingress import Ingress
+from agent.peers import Peers
 from agent.probes import Probes
 from agent.reconcile import Known, plan
 from agent.report import Reporter
@@ -35,7 +37,7 @@ from miniorch.model import Endpoints, Node, Task, Volume
 log = logging.getLogger("agent")
 
 LOOK_SECONDS = 10.0  # look again, whether or not anything happened
-HEARTBEAT_SECONDS = 5.0
+TRAFFIC_SECONDS = 5.0  # published ports are looked at again
 ENGINE_RETRY_SECONDS = 1.0
 EVENT_PAUSE_SECONDS = 0.1  # a burst of engine events is one look
 MAKING_AT_ONCE = 8  # more only makes each one slower
@@ -58,8 +60,13 @@ class Agent:
         files: Files,
         *,
         avx: bool = True,
+        beats: Transport | None = None,
+        address: str = "",
+        peers: Peers | None = None,
     ) -> None:
+        """`beats` is a transport for heartbeats that gives up sooner than others."""
         self._transport = transport
+        self._contact = Contact(beats or transport, node_name, ingress, clock, chance)
         self._engine = engine
         self._ingress = ingress
         self._name = node_name
@@ -67,14 +74,17 @@ class Agent:
         self._chance = chance
         self._files = files
         self._avx = avx
+        self._address = address
         self._tasks: dict[str, Task] | None = None  # None: never heard
         self._volumes: dict[str, Volume] = {}
         self._endpoints: Snapshot[Endpoints] | None = None
         self._endpoints_changed = asyncio.Event()
-        self._said_held: dict[int, str] = {}  # ports in use, as the last heartbeat named them
         self._reporter = Reporter(transport, node_name, clock)
         self._probes = Probes(engine, clock, self._look)
-        self._executor = Executor(engine, files, self._reporter, clock, self._current_tasks, self._current_endpoints)
+        self._peers = peers
+        self._executor = Executor(
+            engine, files, self._reporter, clock, self._current_tasks, self._current_endpoints, peers
+        )
         self._wake = asyncio.Event()
         self._stale = True  # the picture of the containers may be wrong
         self._listed = False
@@ -95,10 +105,12 @@ class Agent:
             self._watch_engine,
             lambda: self._follow(Task, f"node={self._name}", self._heard_tasks),
             lambda: self._follow(Volume, f"node={self._name}", self._heard_volumes),
-            lambda: self._follow(Endpoints, "", self._heard_endpoints),
+            lambda: self._follow(Endpoints, f"node={self._name}", self._heard_endpoints),
             self._direct_traffic,
             self._work,
         ]
+        if self._peers is not None:
+            loops.append(lambda: self._follow(Node, "", self._heard_nodes))
         running: list[asyncio.Task[None]] = []
         try:
             await self._register_until_done()
@@ -131,7 +143,8 @@ class Agent:
 
     async def _register(self) -> None:
         info = await self._engine.info()
-        body = {"capacity": info.capacity, "engine": info.name, "avx": self._avx}
+        body = {"capacity": info.capacity, "engine": info.name, "avx": self._avx, "platform": info.platform}
+        body["address"] = self._address
         node = from_plain(Node, await self._transport.request("POST", f"/v1/nodes/{self._name}/register", body))
         await self._engine.use_network(node.subnet, node.pool_address)
         self._executor.node = node
@@ -139,23 +152,17 @@ class Agent:
 
     async def _heartbeat(self) -> None:
         while True:
+            began = self._clock.monotonic()
             try:
-                await self._beat()
+                pause = await self._contact.beat(self._engine_trouble)
                 self._complain("no heartbeat", "")
-            except NotFound:
-                await self._register_until_done()
             except MiniorchError as error:
-                self._complain("no heartbeat", error.message)
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
-    async def _beat(self) -> None:
-        self._said_held = held = dict(await self._ingress.ports_in_use())
-        body = {
-            "ready": not self._engine_trouble,
-            "message": self._engine_trouble,
-            "ports_in_use": {str(port): held[port] for port in sorted(held)},
-        }
-        await self._transport.request("POST", f"/v1/nodes/{self._name}/heartbeat", body)
+                pause = self._contact.pause(self._clock.monotonic() - began)
+                if isinstance(error, NotFound):
+                    await self._register_until_done()
+                else:
+                    self._complain("no heartbeat", error.message)
+            await asyncio.sleep(pause)
 
     async def _follow(self, kind: type[T], query: str, heard: Callable[[Snapshot[T]], None]) -> None:
         while True:
@@ -181,6 +188,10 @@ class Agent:
         if first:  # later ones change no decision about tasks
             self._look()
 
+    def _heard_nodes(self, snapshot: Snapshot[Node]) -> None:
+        assert self._peers is not None
+        self._peers.nodes = list(snapshot.items.values())
+
     async def _watch_engine(self) -> None:
         """Engine events make us look at once. While they cannot be had, we look every `ENGINE_RETRY_SECONDS`."""
         while True:
@@ -203,12 +214,12 @@ class Agent:
                     await self._ingress.apply([known.items[key] for key in sorted(known.items)])
                     body = {"component": "agent", "revision": known.revision}
                     await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
-                    if dict(await self._ingress.ports_in_use()) != self._said_held:
-                        await self._beat()  # a port that cannot be published must not wait for the next heartbeat
+                    if await self._contact.has_news():
+                        await self._contact.beat(self._engine_trouble)
                 self._complain("published ports", "")
             except MiniorchError as error:
                 self._complain("published ports", error.message)
-            await _wait(self._endpoints_changed, HEARTBEAT_SECONDS)
+            await _wait(self._endpoints_changed, TRAFFIC_SECONDS)
 
     def _complain(self, about: str, message: str) -> None:
         """Log a lasting trouble once, not once a second; without a message it is over."""
@@ -286,12 +297,14 @@ class Agent:
             health=self._probes.health,
             folders=sorted(self._executor.folders),
             avx=self._avx,
+            alone_seconds=self._contact.alone_seconds(),
         )
         for action in plan(tasks, containers, known, now):
             self._begin(action)
         for volume in to_remove(sorted(self._volumes.values(), key=lambda one: one.key), tasks, containers):
             self._begin_removing(volume)
         due = [at - now for at in self._retry_at.values() if at > now]
+        due += [left for task in tasks if (left := task.spec.stop_after_seconds - known.alone_seconds) > 0]
         return min([LOOK_SECONDS, *due])
 
     def _forget_about(self, tasks: set[str]) -> None:

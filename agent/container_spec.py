@@ -70,6 +70,6 @@ def container_spec(
             "miniorch.service": task.service,
             "miniorch.slot": str(task.slot),
         },
-        networks=task.app,
+        networks=",".join(f"{task.app}/{network}" for network in task.networks),
         options=task.spec.options,
     )

@@ -18,22 +18,21 @@ import math
 import os
 import re
 import signal
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from docker.errors import APIError, NotFound
 from docker.types import LogConfig
-from docker.utils import parse_repository_tag
 
 from agent import docker_inside
 from agent.docker_connection import Connection, said_by, unless_it_breaks
+from agent.docker_images import DockerImages
 from agent.docker_network import NETWORK, DockerNetwork
 from agent.engine import TASK_LABEL, Container, ContainerSpec, EngineInfo, ExecResult, Processes, Progress, Stat
-from agent.images import BuildProgress, PullProgress, pull_error, start_error
+from agent.images import start_error
 from miniorch.errors import EngineError
 from miniorch.frames import Command, Frame, Kind
 from miniorch.spec import Build, ContainerOptions, Resources
@@ -54,7 +53,7 @@ class DockerEngine:
     def __init__(self, base_url: str | None = None, driver: str = DRIVER) -> None:
         self._docker = Connection(base_url)
         self._network = DockerNetwork(self._docker, driver)
-        self._image_locks: dict[str, asyncio.Lock] = {}
+        self.images = DockerImages(self._docker)
         self._oom: dict[str, bool] = {}  # ended container -> whether memory was the reason
 
     def close(self) -> None:
@@ -65,9 +64,12 @@ class DockerEngine:
 
     async def info(self) -> EngineInfo:
         def ask() -> EngineInfo:
-            info = self._docker.client().info()
-            memory = Resources(float(info["NCPU"]), int(info["MemTotal"]))
-            return EngineInfo(f"Docker {info['ServerVersion']}", memory)
+            info, version = self._docker.client().info(), self._docker.client().version()
+            # A node of a lab has a share of its machine, which Docker's count does not know.
+            cpus = float(os.environ.get("MINIORCH_CPUS") or info["NCPU"])
+            memory_bytes = int(os.environ.get("MINIORCH_MEMORY_BYTES") or info["MemTotal"])
+            capacity = Resources(cpus, memory_bytes)
+            return EngineInfo(f"Docker {info['ServerVersion']}", capacity, f"{version['Os']}/{version['Arch']}")
 
         return await self._docker.call(self._docker.waiting, ask)
 
@@ -102,83 +104,10 @@ class DockerEngine:
     # ---- images ----
 
     async def pull(self, image: str, progress: Progress) -> str:
-        async with self._image_lock(image):
-            return await self._with_progress(progress, lambda tell: self._pull(image, tell))
-
-    def _pull(self, image: str, tell: Callable[[str], None]) -> str:
-        found = self._image_id(image)
-        if found:
-            return found
-        reading = PullProgress(image)
-        repository, tag = parse_repository_tag(image)
-        tell(f"pulling {image}")
-        try:
-            for event in self._docker.client().pull(repository, tag or "latest", stream=True, decode=True):
-                tell(reading.feed(event))
-        except APIError as error:
-            raise pull_error(image, said_by(error)) from None
-        if reading.error:
-            raise pull_error(image, reading.error)
-        found = self._image_id(image)
-        if not found:
-            raise pull_error(image, "the pull ended without an image")
-        return found
+        return await self.images.pull(image, progress)
 
     async def build(self, image: str, build: Build, progress: Progress) -> str:
-        async with self._image_lock(image):
-            return await self._with_progress(progress, lambda tell: self._build(image, build, tell))
-
-    def _build(self, image: str, build: Build, tell: Callable[[str], None]) -> str:
-        found = self._image_id(image)
-        if found:
-            return found
-        if not os.path.isdir(build.context):
-            raise EngineError(f"the build of {image} failed: there is no folder {build.context} on this machine")
-        reading = BuildProgress(image)
-        tell(f"building {image}")
-        try:
-            for event in self._docker.client().build(
-                path=build.context, dockerfile=build.dockerfile, tag=image, buildargs=dict(build.args),
-                target=build.target or None, rm=True, forcerm=True, decode=True,
-            ):  # fmt: skip
-                tell(reading.feed(event))
-        except APIError as error:
-            reading.error = said_by(error)
-        if reading.error:
-            raise reading.failure()
-        found = self._image_id(image)
-        if not found:
-            raise reading.failure()
-        return found
-
-    def _image_id(self, image: str) -> str:
-        try:
-            return str(self._docker.client().inspect_image(image)["Id"])
-        except NotFound:
-            return ""
-
-    def _image_lock(self, image: str) -> asyncio.Lock:
-        return self._image_locks.setdefault(image, asyncio.Lock())
-
-    async def _with_progress(self, progress: Progress, work: Callable[[Callable[[str], None]], str]) -> str:
-        """Run image work in a thread; its lines come back to the loop. Giving up ends it at its next line."""
-        loop = asyncio.get_running_loop()
-        given_up = threading.Event()
-        last = ""
-
-        def tell(line: str) -> None:
-            nonlocal last
-            if given_up.is_set():
-                raise EngineError("given up")
-            if line != last:
-                last = line
-                loop.call_soon_threadsafe(progress, line)
-
-        try:
-            return await self._docker.call(self._docker.images, lambda: work(tell))
-        except asyncio.CancelledError:
-            given_up.set()
-            raise
+        return await self.images.build(image, build, progress)
 
     # ---- the life of a container ----
 

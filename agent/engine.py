@@ -28,6 +28,7 @@ class EngineInfo:
 
     name: str  # "Docker 20.10.24"
     capacity: Resources
+    platform: str = ""  # "linux/amd64"
 
 
 @dataclass(frozen=True, slots=True)

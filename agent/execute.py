@@ -14,6 +14,7 @@ from agent.container_spec import container_spec, resolv_conf
 from agent.discovery import variables
 from agent.engine import Container, Engine
 from agent.files import Files
+from agent.peers import Peers
 from agent.reconcile import started
 from agent.report import Reporter
 from miniorch.clock import Clock
@@ -45,6 +46,7 @@ class Executor:
         clock: Clock,
         tasks: Callable[[], list[Task]],
         endpoints: Callable[[], Iterable[Endpoints]],
+        peers: Peers | None = None,
     ) -> None:
         self._engine = engine
         self._files = files
@@ -52,6 +54,7 @@ class Executor:
         self._clock = clock
         self._tasks = tasks
         self._endpoints = endpoints
+        self._peers = peers
         self.node: Node | None = None
         self.containers: dict[str, Container] = {}  # by container id
         self.images: dict[str, str] = {}  # task -> image id
@@ -119,10 +122,12 @@ class Executor:
         def progress(line: str) -> None:
             self._reporter.progress(task, line)
 
-        if spec.build is not None:
-            image = await self._engine.build(spec.image, spec.build, progress)
-        else:
-            image = await self._engine.pull(spec.image, progress)
+        async def make() -> str:
+            if spec.build is not None:
+                return await self._engine.build(spec.image, spec.build, progress)
+            return await self._engine.pull(spec.image, progress)
+
+        image = await (self._peers.obtain(spec.image, make, progress) if self._peers else make())
         self.images[task.id] = image
         known = self._reporter.newest(task).status
         self._reporter.put(task, replace(known, image_id=image, message="has its image"))

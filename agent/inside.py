@@ -13,14 +13,20 @@ from contextlib import aclosing
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
+from agent.admission import only_local
 from agent.engine import Container, Engine
+from agent.peers import Peers
 from miniorch.codec import decode, encode
 from miniorch.errors import Conflict, EngineError, MiniorchError, NotFound, UsageError, to_wire
 from miniorch.frames import WINDOW_BYTES, Command, Frame, Kind, Unpacker, pack
+from miniorch.identity import Caller
+from miniorch.listener import caller_of
 
 log = logging.getLogger("agent")
 
 PATH = re.compile(r"/v1/tasks/([0-9a-z]+)/(\w+)")
+NETWORK = re.compile(r"/v1/nodes/[^/]+/network")
+IMAGES = "/v1/images"  # and "/v1/images/archive": what workers may ask of each other
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Query = Mapping[str, str]
@@ -62,16 +68,36 @@ class Asker:
 
 
 class Inside:
-    """The application. `container_of` finds a task's container."""
+    """The application. `container_of` finds a task's container; `peers` gives images to other nodes.
 
-    def __init__(self, container_of: Callable[[str], Container | None], engine: Engine) -> None:
+    `network` asks the net process's program (`agent/network.py`).
+    """
+
+    def __init__(
+        self,
+        container_of: Callable[[str], Container | None],
+        engine: Engine,
+        peers: Peers | None = None,
+        network: Callable[..., Awaitable[bytes]] | None = None,
+        admit: Callable[[Caller, str], None] = only_local,
+    ) -> None:
         self._container_of = container_of
         self._engine = engine
+        self._peers = peers
+        self._network = network
+        self._admit = admit
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         asker = Asker(receive, send)
         query = dict(parse_qsl(scope["query_string"].decode()))
         try:
+            self._admit(caller_of(scope), scope["path"])
+            if self._peers is not None and scope["path"].startswith(IMAGES):
+                await self._image(self._peers, scope["path"], query.get("name", ""), asker)
+                return await asker.say(b"", more=False)
+            if self._network is not None and NETWORK.fullmatch(scope["path"]):
+                words = ["--verify", *(["--repair"] if scope["method"] == "POST" else [])]
+                return await asker.say(await self._network(*words), more=False)
             path = PATH.fullmatch(scope["path"])
             container = self._container_of(path[1]) if path else None
             if path is None or container is None:
@@ -98,6 +124,8 @@ class Inside:
                 await _while_listening(asker, _stream(output, asker))
             case "GET", "top":
                 await asker.say(encode(await self._engine.top(self._running(container).id)))
+            case "GET", "trace":
+                await asker.say(await self._trace(self._running(container), query))
             case "GET", "stat":
                 await asker.say(encode(await self._engine.stat(container.id, query.get("path", "/"))))
             case "GET", "archive":
@@ -109,6 +137,24 @@ class Inside:
                 await self._exec(self._running(container), asker)
             case _:
                 raise NotFound(f"the agent knows no {method} {what}")
+
+    async def _image(self, peers: Peers, path: str, name: str, asker: Asker) -> None:
+        """What other nodes ask: whether an image is here, and all of it."""
+        if path == IMAGES:
+            await asker.say(encode(await peers.state(name)))
+        else:
+            await _while_listening(asker, _stream(peers.archive(name), asker))
+
+    async def _trace(self, container: Container, query: Query) -> bytes:
+        """The way of a packet from this container."""
+        if self._network is None:
+            raise NotFound("this node has no network to look at")
+        processes = await self._engine.top(container.id)
+        pid = processes.rows[0][processes.titles.index("PID")]
+        port = query.get("port", "")
+        asked = {name: query[name] for name in ("target", "vip", "chain", "name") if name in query}
+        numbers = {"pid": int(pid), "port": int(port) if port.isdigit() else 0}
+        return await self._network("--trace", encode({**asked, **numbers, "address": container.address}).decode())
 
     def _running(self, container: Container) -> Container:
         if not container.running:

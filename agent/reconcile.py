@@ -14,7 +14,12 @@ run for a year see the same and do the same, so adopting a container is not a sp
     to be removed   report "no container" remove it             stop it                   remove it
     (unknown)       -                     discard               discard                   discard
 
-The last line waits until the server has listed this node's tasks once: empty is not the same as unknown.
+The last line waits until the server has listed this node's tasks once: empty is not the same as unknown. And a task
+with a volume starts only when no container runs any more that might write into it: an unknown one, or one of its slot's
+task before, which is left of a time when the node was given up.
+
+A node that hears no server goes on as it is. Only a task that asks for it (`stop_after_seconds`) is stopped then, so
+that one elsewhere may take its place and be the only one.
 
 Who does this for real: the kubelet's `SyncPod`, swarmkit's `exec.Do`. Next file: `agent/agent.py`.
 """
@@ -40,8 +45,10 @@ from agent.causes import why_it_ended
 from agent.engine import Container
 from agent.health import Health
 from miniorch.model import DesiredState, Status, Task, TaskState
+from miniorch.slots import volumes_of
 
 TO_END = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
+UNHEALTHY, CUT_OFF = TO_STOP = ("unhealthy", "cut off")  # in `Status.health`: why we stop what should run
 HAS_RUN = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
 
 
@@ -55,6 +62,7 @@ class Known:
     health: Mapping[str, Health] = field(default_factory=dict)  # task -> what its probes say; absent: nobody probes
     folders: Collection[str] = ()  # tasks that have files
     avx: bool = True
+    alone_seconds: float = 0.0  # since when no server has answered
 
 
 def plan(tasks: Sequence[Task], containers: Sequence[Container], known: Known, now: float) -> list[Action]:
@@ -70,7 +78,8 @@ def plan(tasks: Sequence[Task], containers: Sequence[Container], known: Known, n
                 actions.append(Abandon(task.id))
         elif known.retry_at.get(task.id, now) <= now:
             action = _next_step(task, mine.get(task.id), known)
-            if action is not None:
+            begins = isinstance(action, Create | Start)
+            if action is not None and not (begins and _is_in_the_way(task, tasks, mine, strays)):
                 actions.append(action)
     wanted = {task.id: task for task in tasks}
     for key, kind in known.busy.items():
@@ -100,6 +109,16 @@ def _assign(tasks: Sequence[Task], containers: Sequence[Container]) -> tuple[dic
     return mine, strays
 
 
+def _is_in_the_way(
+    task: Task, tasks: Sequence[Task], mine: Mapping[str, Container], strays: Sequence[Container]
+) -> bool:
+    """Whether a container runs that may write into the volumes of a task that is to start."""
+    if not volumes_of(task):
+        return False
+    of_slot = [one.id for one in tasks if (one.service_key, one.slot) == (task.service_key, task.slot)]
+    return any(one.running for one in (*strays, *(mine[key] for key in of_slot if key in mine and key != task.id)))
+
+
 def _done_with(task: Task | None) -> bool:
     return task is None or (task.desired_state is DesiredState.REMOVED and not task.live)
 
@@ -109,15 +128,21 @@ def _next_step(task: Task, container: Container | None, known: Known) -> Action 
         return _after_its_end(task, container)
     if task.desired_state in TO_END:
         return _towards_shutdown(task, container)
+    cut_off = 0.0 < task.spec.stop_after_seconds <= known.alone_seconds
     if container is None:
         if task.status.state in HAS_RUN:
             return Report(task, _ended(task, TaskState.FAILED, "its container is gone"))
+        if cut_off:
+            return None
         image = known.images.get(task.id)
         return Create(task, image) if image else FetchImage(task)
     if not container.started:
-        return Start(task, container)
+        return None if cut_off else Start(task, container)
     if not container.running:
         return _conclude(task, container, known.avx)
+    if cut_off and task.status.health not in TO_STOP:
+        message = f"no server has answered for {task.spec.stop_after_seconds:g} s"
+        return Report(task, replace(task.status, health=CUT_OFF, message=message))
     return _while_it_runs(task, container, known.health.get(task.id))
 
 
@@ -125,13 +150,13 @@ def _while_it_runs(task: Task, container: Container, health: Health | None) -> A
     status, check = task.status, task.spec.healthcheck
     if status.state.order < TaskState.STARTING.order:
         return Report(task, started(task, container))
-    if status.health == "unhealthy":  # reported before it is acted upon, so a restarted agent knows why it stops
+    if status.health in TO_STOP:  # reported before it is acted upon, so a restarted agent knows why it stops
         return Stop(task, container, status.message)
     if check is not None:
         if health is None:
             return Probe(task, container)
         if health.verdict:
-            return Report(task, replace(status, health="unhealthy", message=health.verdict))
+            return Report(task, replace(status, health=UNHEALTHY, message=health.verdict))
     if status.state is TaskState.STARTING and (check is None or (health is not None and health.healthy)):
         return Report(task, replace(status, state=TaskState.RUNNING, message="", health="healthy" if check else ""))
     if task.desired_state is DesiredState.DRAINING and status.state is TaskState.RUNNING:
@@ -153,9 +178,11 @@ def started(task: Task, container: Container) -> Status:
 
 def _conclude(task: Task, container: Container, avx: bool) -> Action:
     """It has ended by itself, or we have ended it because it was unhealthy."""
-    unhealthy = task.status.health == "unhealthy"
-    message = task.status.message if unhealthy else why_it_ended(container, task.spec, avx=avx)
-    state = TaskState.COMPLETE if container.exit_code == 0 and not unhealthy else TaskState.FAILED
+    stopped = task.status.health in TO_STOP
+    message = task.status.message if stopped else why_it_ended(container, task.spec, avx=avx)
+    state = TaskState.COMPLETE if container.exit_code == 0 and not stopped else TaskState.FAILED
+    if task.status.health == CUT_OFF:
+        state = TaskState.SHUTDOWN
     status = _ended(task, state, message, container)
     return Conclude(task, container, replace(status, address=status.address or container.address))
 

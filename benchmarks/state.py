@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/state.py [--rounds 5] [--seconds 1]
 
 Values have 256 bytes; everything is on the disk when it is confirmed (SQLite: `synchronous = FULL`). "alone" is one
-writer that waits for each answer; "64 at once" are 64 writers, whose transactions share commits. The guarantees differ:
-SQLite is in this process and on one machine; etcd is a server, here with one member, and could be on three machines.
-The etcd is our own, in a temporary folder and on a free port. The kinds alternate within each round, so that load hits
-all of them; the ratio is the median over rounds of the ratio to the first column. Of the bare client's list only the
-bytes are read, so "list" is what to compare it with.
+writer that waits for each answer; "64 at once" are 64 writers, whose transactions share commits and, on their way to
+etcd, requests. The guarantees differ: SQLite is in this process and on one machine; etcd is a server, here with one
+member, and could be on three machines. The etcd is our own, in a temporary folder and on a free port. The kinds
+alternate within each round, so that load hits all of them; the ratio is the median over rounds of the ratio to the
+first column. Of the bare client's list only the bytes are read, so "list" is what to compare it with.
 """
 
 from __future__ import annotations

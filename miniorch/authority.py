@@ -6,7 +6,7 @@ can check all of them and needs no list. The key never leaves the server's state
 is encrypted: without it, a restored cluster would be one that no node trusts.
 
 Who does this for real: swarmkit's `ca/`, kubeadm's /etc/kubernetes/pki. Where we differ: the authority is not renewed.
-It lasts ten years, and nothing is signed with it yet.
+It lasts ten years. Next file: `miniorch/tokens.py`.
 """
 
 import datetime
@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from miniorch.certificates import SKEW_SECONDS, Subject, certificate_for
 from miniorch.errors import Conflict, UsageError
 
 LIFE = datetime.timedelta(days=3653)  # ten years
-SKEW = datetime.timedelta(hours=1)  # valid from an hour ago: a machine whose clock is late must accept it, too
+SKEW = datetime.timedelta(seconds=SKEW_SECONDS)
 KEY_FILE, CERTIFICATE_FILE = "authority.key", "authority.crt"
 
 
@@ -81,6 +82,14 @@ class Authority:
             same = False
         if not same:
             raise UsageError("the authority's key is damaged, or is not that of its certificate")
+
+    def sign(self, subject: Subject, key: ec.EllipticCurvePublicKey) -> str:
+        """A certificate (PEM) that says that `key` is `subject`'s."""
+        own = serialization.load_pem_private_key(self.key.encode(), None)
+        assert isinstance(own, ec.EllipticCurvePrivateKey)
+        authority = x509.load_pem_x509_certificate(self.certificate.encode())
+        signed = certificate_for(subject, key, authority).sign(own, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM).decode()
 
     def save(self, folder: Path) -> None:
         """Write both files, readable by their owner alone, the key first: a certificate says that its key is there."""

@@ -9,21 +9,32 @@ snapshots and never an event, so a lost event costs nothing (level-triggered).
 Who does this for real: client-go's reflector and informer. Where we differ: the whole snapshot is handed over again
 for each batch of changes, which is simple and fast enough for one node's share.
 
-The command line uses `UnixTransport`'s blocking methods directly; importing asyncio would cost it 30 ms per command.
+On the server's machine the way is a Unix socket, from others TLS with the machine's certificate. A handshake costs more
+than a request, so TLS connections are used again; Unix ones are not, they cost nothing.
+
+The command line uses the blocking methods directly; importing asyncio would cost it 30 ms per command.
 """
 
 import contextlib
 import http.client
 import json
 import os
+import re
+import select
 import socket
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLError, SSLSocket
 from typing import Any, Generic, Protocol, TypeVar
 
 from miniorch.codec import from_plain, to_plain
 from miniorch.errors import Compacted, MiniorchError, NotAllowed, NotLeader, Temporary, Unreachable, from_wire
-from miniorch.model import key_of, kind_of
+from miniorch.identity import client_context, peer, servers_of
+from miniorch.model import Role, key_of, kind_of
+from miniorch.relay import relayed
 
 T = TypeVar("T")
 
@@ -33,6 +44,9 @@ API_SOCKET = f"{RUN_DIRECTORY}/api.sock"
 PING_SECONDS = 10.0  # the server sends an empty change this often, so silence means that it is gone
 READ_TIMEOUT_SECONDS = 30.0
 RECONNECT_SECONDS = 0.5
+CONNECT_SECONDS = 5.0
+DISTRUST = re.compile("CERT|UNKNOWN_CA")  # in OpenSSL's words for why a handshake failed
+IDLE_SECONDS = 30.0  # how long a connection is worth keeping; servers wait for twice as long
 
 
 class Transport(Protocol):
@@ -45,30 +59,62 @@ class Transport(Protocol):
         """One decoded JSON value per line, until the server ends the stream. Closing the generator hangs up."""
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float | None) -> None:
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, connect: Callable[[], socket.socket], timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
-        self._path = path
+        self._connect = connect
+        self.idle_since = 0.0
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self._connect()
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+
+    def fresh(self) -> bool:
+        """Whether it can be used again: not for long idle, and the other side has not hung up."""
+        young = time.monotonic() < self.idle_since + IDLE_SECONDS
+        ready = select.poll()  # not `select`, which knows descriptors below 1024 alone
+        ready.register(self.sock, select.POLLIN)
+        return young and not ready.poll(0)
 
 
-class UnixTransport:
-    """HTTP over a Unix socket with the standard library, blocking."""
+class HttpTransport:
+    """HTTP with the standard library, blocking. `connect` makes a connection, `place` says where to for a person."""
 
-    def __init__(self, path: str = API_SOCKET, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
-        self.path = path
+    reuses = False
+    remedy = "miniorch up"  # when nobody answers
+
+    def __init__(self, place: str, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
+        self.place = place
         self.timeout_seconds = timeout_seconds
+        self._idle: deque[_Connection] = deque()
 
-    def open(self, method: str, path: str, body: object = None) -> tuple[_UnixConnection, http.client.HTTPResponse]:
+    def __del__(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        raise NotImplementedError
+
+    def _connection(self) -> _Connection:
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                connection = self._idle.pop()
+                if connection.fresh():
+                    connection.sock.settimeout(self.timeout_seconds)
+                    return connection
+                connection.close()
+        return _Connection(self.connect, self.timeout_seconds)
+
+    def _for_two(self) -> _Connection:
+        """One that a thread writes to while another reads."""
+        return _Connection(self.connect, self.timeout_seconds)
+
+    def open(self, method: str, path: str, body: object = None) -> tuple[_Connection, http.client.HTTPResponse]:
         """Send a request; the connection and the answer with its headers read. Raises what the server answered.
 
         A `body` that is an iterator of bytes is sent piece by piece, anything else as JSON.
         """
-        connection = _UnixConnection(self.path, self.timeout_seconds)
+        connection = self._connection()
         with self._explained(connection):
             if isinstance(body, Iterator):
                 connection.request(method, path, body, {"transfer-encoding": "chunked"}, encode_chunked=True)
@@ -81,7 +127,7 @@ class UnixTransport:
 
     def begin(self, path: str) -> tuple[socket.socket, Callable[[], http.client.HTTPResponse]]:
         """A POST whose body and answer go on at once: where to write chunks, and a function that waits for the head."""
-        connection = _UnixConnection(self.path, self.timeout_seconds)
+        connection = self._for_two()
         with self._explained(connection):
             connection.putrequest("POST", path)
             connection.putheader("transfer-encoding", "chunked")
@@ -93,27 +139,32 @@ class UnixTransport:
 
         return connection.sock, answer
 
-    def _answer(self, connection: _UnixConnection) -> http.client.HTTPResponse:
+    def _answer(self, connection: _Connection) -> http.client.HTTPResponse:
         response = connection.getresponse()
         if response.status >= 400:
             raise self._error(response)
         return response
 
     @contextlib.contextmanager
-    def _explained(self, connection: _UnixConnection) -> Iterator[None]:
+    def _explained(self, connection: _Connection) -> Iterator[None]:
         """Errors of the connection as ours. After any error it is closed."""
         try:
             yield
         except PermissionError:
             connection.close()
             raise NotAllowed(
-                f"may not talk to miniorch's server: {self.path} does not admit this user",
+                f"may not talk to miniorch's server: {self.place} does not admit this user",
                 remedy="put sudo before it; or sudo usermod -aG docker USER and log in again (gives root's power)",
             ) from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if isinstance(error, SSLError) and DISTRUST.search(error.reason or ""):
+                raise NotAllowed(
+                    f"{self.place} and this machine do not accept each other's certificates ({error.reason})",
+                    remedy="date; then miniorch join with a new token",
+                ) from None
             raise Unreachable(
-                f"miniorch's server does not answer on {self.path} ({error})", remedy="miniorch up"
+                f"miniorch's server does not answer on {self.place} ({error})", remedy=self.remedy
             ) from None
         except BaseException:
             connection.close()
@@ -122,13 +173,19 @@ class UnixTransport:
     def request_now(self, method: str, path: str, body: object = None) -> Any:
         """The decoded JSON answer (blocking)."""
         connection, response = self.open(method, path, body)
+        complete = False
         try:
             data = response.read()
+            complete = True
             return json.loads(data) if data else None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unreachable(f"the server's answer broke off ({error})", remedy="miniorch up") from None
+            raise Unreachable(f"the server's answer broke off ({error})", remedy=self.remedy) from None
         finally:
-            connection.close()
+            if complete and self.reuses and connection.sock is not None:
+                connection.idle_since = time.monotonic()
+                self._idle.append(connection)
+            else:
+                connection.close()
 
     @staticmethod
     def lines(response: http.client.HTTPResponse) -> Iterator[Any]:
@@ -193,7 +250,53 @@ class UnixTransport:
                 yield item
         finally:
             with contextlib.suppress(OSError):  # it may be closed already
-                wire.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(wire, socket.SHUT_RDWR)  # below TLS, which belongs to the reading thread
+
+
+class UnixTransport(HttpTransport):
+    """To the server on this machine."""
+
+    def __init__(self, path: str = API_SOCKET, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
+        super().__init__(path, timeout_seconds)
+
+    def connect(self) -> socket.socket:
+        wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            wire.settimeout(self.timeout_seconds)
+            wire.connect(self.place)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+
+class TlsTransport(HttpTransport):
+    """To `https://HOST:PORT`, as the machine (or user) whose files are in `folder`."""
+
+    reuses = True
+    remedy = "miniorch doctor"
+
+    def __init__(self, url: str, folder: Path, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
+        super().__init__(url, timeout_seconds)
+        self._folder = folder
+
+    def _for_two(self) -> _Connection:
+        return _Connection(lambda: relayed(self.connect()), self.timeout_seconds)
+
+    def connect(self) -> SSLSocket:
+        host, _, port = self.place.removeprefix("https://").rpartition(":")
+        wire = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
+        try:
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secure = client_context(self._folder).wrap_socket(wire)
+        except BaseException:
+            wire.close()
+            raise
+        name, role = peer(secure.getpeercert())
+        if role != Role.MANAGER:
+            secure.close()
+            raise NotAllowed(f"{self.place} is {name}, which is no manager of this cluster", remedy="miniorch doctor")
+        return secure
 
 
 class OneOf:
@@ -231,9 +334,21 @@ class OneOf:
             self._at = (at + 1) % len(self._servers)
 
 
-def transport_to(sockets: Sequence[str]) -> Transport:
-    """The way to the servers that listen on these Unix sockets; without any, to this machine's."""
-    return OneOf([UnixTransport(path.removeprefix("unix://")) for path in sockets or (API_SOCKET,)])
+def one_transport(
+    url: str, folder: Path = Path(STATE_DIRECTORY), timeout_seconds: float | None = READ_TIMEOUT_SECONDS
+) -> HttpTransport:
+    """The way to one server: the path of a Unix socket, or https://HOST:PORT."""
+    if url.startswith("https://"):
+        return TlsTransport(url, folder, timeout_seconds)
+    return UnixTransport(url.removeprefix("unix://"), timeout_seconds)
+
+
+def transport_to(
+    servers: Sequence[str], folder: Path = Path(STATE_DIRECTORY), timeout_seconds: float = READ_TIMEOUT_SECONDS
+) -> Transport:
+    """The way to these servers; without any, to those that the files in `folder` name, or else to this machine's."""
+    urls = servers or servers_of(folder) or (API_SOCKET,)
+    return OneOf([one_transport(url, folder, timeout_seconds) for url in urls])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ The problem: `exec` and `cp` need a body that is sent while the answer is read, 
 HTTP/1.1 is simple enough on a socket. The body goes out in chunks, each `await`ed until the other side has room; the
 answer is read as it comes. After the head of an answer that switches protocols, both directions are plain bytes.
 
+To another machine it goes over TLS, and only to the node that is meant: its name is in the URL, and in its certificate.
+
 Where we differ from a client library: no pools, no redirects, no retries; one connection, one request, then it closes.
 """
 
@@ -12,9 +14,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from miniorch.client import STATE_DIRECTORY
+from miniorch.identity import client_context, peer
+
 PIECE = 64 * 1024
+CONNECT_SECONDS = 5.0
 
 
 class _PatientReader(asyncio.StreamReader):
@@ -36,9 +43,17 @@ class Exchange:
 
     @classmethod
     async def open(
-        cls, url: str, method: str, target: str, headers: Mapping[str, str] | None = None, body: Any = None
+        cls,
+        url: str,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        folder: Path = Path(STATE_DIRECTORY),
     ) -> Exchange:
-        """Send the head to `unix:///path` or `tcp://host:port`, with a `body` as JSON; else `send` and `end` follow."""
+        """Send the head to `unix:///path`, `tcp://HOST:PORT` or, as this machine, to `https://NODE@HOST:PORT`, with a
+        `body` as JSON; else `send` and `end` follow.
+        """
         scheme, _, place = url.partition("://")
         loop = asyncio.get_running_loop()
         reader = _PatientReader(loop=loop)
@@ -46,8 +61,14 @@ class Exchange:
         if scheme == "unix":
             transport, _ = await loop.create_unix_connection(lambda: protocol, place)
         else:
+            node, _, place = place.rpartition("@")
             host, _, port = place.rpartition(":")
-            transport, _ = await loop.create_connection(lambda: protocol, host, int(port))
+            secure = client_context(folder) if scheme == "https" else None
+            async with asyncio.timeout(CONNECT_SECONDS):
+                transport, _ = await loop.create_connection(lambda: protocol, host.strip("[]"), int(port), ssl=secure)
+            if secure and peer(transport.get_extra_info("peercert"))[0] != node:
+                transport.abort()
+                raise ConnectionError(f"{place} is not {node}")
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         payload = b"" if body is None else json.dumps(body).encode()
         lines = {"host": "localhost", "connection": "close", **(headers or {})}

@@ -122,6 +122,7 @@ class Task:
     status: Status = Status()
     attempt: int = 0  # failures in a row before this run; drives the back-off
     round: int = 0  # the service's when the task was made
+    networks: tuple[str, ...] = ("default",)  # the service's when the task was made; `Endpoints` has today's
 
     @property
     def name(self) -> str:
@@ -151,6 +152,12 @@ class NodeState(StrEnum):
     READY = "ready"
     UNREACHABLE = "unreachable"  # heartbeats are missing; nothing new goes there, what runs there is left alone
     DOWN = "down"  # missing for so long that its tasks are replaced elsewhere
+
+    order: int
+
+
+for _number, _node_state in enumerate(NodeState):
+    _node_state.order = _number
 
 
 class Availability(StrEnum):
@@ -259,6 +266,17 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """Whoever has a certificate: a machine or a user. It counts while this stands in the store, with the same key."""
+
+    name: str
+    role: str  # of a machine `Role`, of a user "admin", "deploy" or "view"
+    key: str  # hex SHA-256 of the public key
+    until: float  # when the certificate ends
+    at: float  # when it was made
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The server that runs the loops. The revision at which this was written is its epoch (`leadership.py`)."""
 
@@ -277,10 +295,11 @@ KINDS: dict[str, type] = {
     "volumes": Volume,
     "releases": Release,
     "tokens": Token,
+    "members": Member,
     "endpoints": Endpoints,
     "events": Event,
 }
-_KEYS = {App: "name", Node: "name", Task: "id", Event: "id", Token: "id"}
+_KEYS = {App: "name", Node: "name", Member: "name", Task: "id", Event: "id", Token: "id"}
 
 
 def key_of(item: object) -> str:

@@ -37,11 +37,15 @@ class Process:
         return f"miniorch-{self.name}.service"
 
 
-def table(node: str, pool: str = "", store: str = "") -> tuple[Process, ...]:
-    """The processes in the order in which they are started. Net comes before Docker: dockerd waits for its plugin."""
+def table(node: str, pool: str = "", store: str = "", *, worker: bool = False) -> tuple[Process, ...]:
+    """The processes in the order in which they are started. Net comes before Docker: dockerd waits for its plugin.
+
+    A worker has no server.
+    """
     options = [part for name, value in (("--pool", pool), ("--store", store)) if value for part in (name, value)]
+    server = Process("server", "state, API and control loops", ("-m", "miniorch.server", *options))
     return (
-        Process("server", "state, API and control loops", ("-m", "miniorch.server", *options)),
+        *(() if worker else (server,)),
         Process(
             "net", "container network, service addresses, DNS", ("-m", "netplugin.main", "--node", node),
             ("Before=docker.service",),

@@ -15,7 +15,9 @@ import logging
 import os
 import random
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from miniorch.api.handlers import Handlers
@@ -24,14 +26,15 @@ from miniorch.client import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
 from miniorch.clock import Clock, SystemClock, new_id, unseeded
 from miniorch.controllers.endpoints import Reachability
 from miniorch.controllers.leadership import TTL_SECONDS, Leadership
-from miniorch.controllers.liveness import Liveness
+from miniorch.controllers.liveness import HEARTBEAT_SECONDS, TICK_SECONDS, Liveness
 from miniorch.controllers.loop import Controller, Loop
 from miniorch.controllers.placement import Placer
 from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
 from miniorch.ending import end
-from miniorch.errors import Conflict, MiniorchError, Temporary, UsageError
-from miniorch.model import Cluster, Leader
+from miniorch.errors import Conflict, MiniorchError, NotFound, Temporary, UsageError
+from miniorch.identity import AGENT_PORT, SERVER_PORT, has_identity
+from miniorch.model import Cluster, Leader, Member, Node, Task
 from miniorch.state.open import open_store
 from miniorch.state.records import Write, commit, read
 from miniorch.state.shifted import opened
@@ -58,11 +61,12 @@ class Server:
         *,
         name: str = "server",
         ttl_seconds: float = TTL_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self.store = store
         self._chance = chance
         self._pools = split_pool(pool)
-        self.liveness = Liveness(clock)
+        self.liveness = Liveness(clock, heartbeat_seconds)
         controllers: list[Controller] = [
             Removal(),
             Services(self.liveness, chance),
@@ -73,7 +77,8 @@ class Server:
         ]
         self.loop = Loop(store, controllers, clock, chance)
         self.leadership = Leadership(store, self.loop.cache, self.liveness, name, clock, chance, ttl_seconds)
-        self.handlers = Handlers(store, self.loop, self.leadership, self.liveness, clock, chance)
+        self.hang_up: Callable[[str, str], None] = lambda name, but: None
+        self.handlers = Handlers(store, clock, chance, self.loop, self.leadership, self.liveness)
 
     async def prepare(self) -> Cluster:
         """Make the cluster record if this is the first start. Must be done before the first request."""
@@ -102,15 +107,24 @@ class Server:
     def _changed(self, item: object, gone: bool) -> None:
         if isinstance(item, Leader):
             self.leadership.notice()
+        if isinstance(item, Task):
+            self.handlers.scopes.changed(item, gone)
+        if isinstance(item, Member):
+            self.hang_up(item.name, "" if gone else item.key)
         self.loop.changed(item, gone)
 
     async def _lead(self, guard: Compare) -> str:
         """What the leader does."""
-        compacting = asyncio.create_task(self._compact(), name="compact")
+        beside = [asyncio.create_task(self._compact(), name="compact"), asyncio.create_task(self._tick(), name="tick")]
         try:
             return await self.loop.run(guard)
         finally:
-            await end(compacting)
+            await end(*beside)
+
+    async def _tick(self) -> None:
+        while True:
+            self.liveness.tick()
+            await asyncio.sleep(TICK_SECONDS)
 
     async def _compact(self) -> None:
         while True:
@@ -157,9 +171,16 @@ async def authority_of(store: Store, folder: Path, clock: Clock) -> Authority | 
     return found
 
 
-def agent_at(node: str) -> str:
-    """Where the agent of a node listens. There is only this machine's."""
-    return f"unix://{RUN_DIRECTORY}/agent.sock"
+def agent_at(own: str, nodes: Mapping[str, Node], node: str) -> str:
+    """Where the agent of a node listens: ours on this machine's socket, others at their address. Raises `NotFound`.
+
+    `own` is this machine's name in its certificate; without one there is no other machine.
+    """
+    if own in ("", node):
+        return f"unix://{RUN_DIRECTORY}/agent.sock"
+    if node not in nodes or not nodes[node].address:
+        raise NotFound(f"{node} is no longer a node of this cluster, or has no address", remedy="miniorch nodes")
+    return f"https://{node}@{nodes[node].address}:{AGENT_PORT}"
 
 
 def own_name(state: Path, host: str, chance: random.Random) -> str:
@@ -178,9 +199,13 @@ async def prepared(options: argparse.Namespace, store: Store, chance: random.Ran
     name = own_name(state, options.name or os.uname().nodename, chance)
     while True:
         try:
-            shifted, lease = await opened(store), options.lease_seconds
-            server = Server(shifted, SystemClock(), chance, options.pool, name=name, ttl_seconds=lease)
+            shifted = await opened(store)
+            server = Server(
+                shifted, SystemClock(), chance, options.pool, name=name, ttl_seconds=options.lease_seconds,
+                heartbeat_seconds=options.heartbeat_seconds,
+            )  # fmt: skip
             cluster = await server.prepare()
+            server.handlers.store_url = options.store
             server.handlers.authority = await authority_of(server.store, state, SystemClock())
             log.info("cluster %s, server %s, store %s, socket %s", cluster.id, name, options.store, options.socket)
             return server
@@ -194,13 +219,17 @@ async def prepared(options: argparse.Namespace, store: Store, chance: random.Ran
 async def serve(options: argparse.Namespace) -> None:
     """Run the server process until SIGTERM or SIGINT."""
     from miniorch.api.app import make_app
-    from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
+    from miniorch.listener import QuietServer, listen, listen_at, own_certificate, take_lock, until_told_to_end
 
     store = open_store(options.store)
     try:
         lock = take_lock(Path(options.state_directory) / "server.lock", f"a server in {options.state_directory}")
         server = await prepared(options, store, unseeded())
-        http = QuietServer(make_app(server.handlers, agent_at))
+        state, nodes = Path(options.state_directory), server.loop.cache.nodes
+        own = own_certificate(state).name if has_identity(state) else ""
+        app = make_app(server.handlers, partial(agent_at, own, nodes), state)
+        http = QuietServer(app, state, listen_at(state, SERVER_PORT, options.listen))
+        server.hang_up = http.hang_up
         told = asyncio.create_task(until_told_to_end().wait(), name="signals")
         controlling = asyncio.create_task(server.run(), name="control loops")
         serving = asyncio.create_task(http.serve([listen(Path(options.socket), 0o660, "docker")]), name="api")
@@ -221,9 +250,13 @@ def main() -> int:
     parser.add_argument("--pool", default=DEFAULT_POOL, help="network for containers and services, used at first start")
     parser.add_argument("--store", default="", help="URL of the store: sqlite:///PATH, etcd://HOST:PORT,HOST:PORT")
     parser.add_argument("--socket", default=API_SOCKET, help="where to listen")
+    parser.add_argument("--listen", action="append", default=[], help="ADDRESS:PORT for other machines, not its own")
     parser.add_argument("--state-directory", default=STATE_DIRECTORY, help="what is this server's own")
     parser.add_argument("--name", default="", help="this server's name in elections, instead of the host's")
     parser.add_argument("--lease-seconds", type=float, default=TTL_SECONDS, help="until another leads when this dies")
+    parser.add_argument(
+        "--heartbeat-seconds", type=float, default=HEARTBEAT_SECONDS, help="between two of a node; a slow network: 3"
+    )
     options = parser.parse_args()
     options.store = options.store or f"sqlite://{os.path.abspath(options.state_directory)}/state.db"
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)

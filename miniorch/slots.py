@@ -20,7 +20,7 @@ recovered. Who does this for real: swarmkit's restart supervisor, which cannot t
 import math
 from collections.abc import Iterable, Mapping
 
-from miniorch.model import DesiredState, Service, Task, TaskState
+from miniorch.model import DesiredState, Node, NodeState, Service, Task, TaskState
 from miniorch.spec import Restart
 
 STEADY_SECONDS = 60.0
@@ -90,6 +90,22 @@ def told(task: Task, service: Service | None, now: float) -> str:
         times = failures_in_a_row(task)
         more = f"{f'{times} times in a row, ' if times > 1 else ''}next try in {math.ceil(at - now)} s"
     return "; ".join(filter(None, (task.status.message, more)))
+
+
+def volumes_of(task: Task) -> list[str]:
+    """The named volumes that a task mounts, as `app/name`; it can run only where they lie."""
+    return [f"{task.app}/{mount.volume}" for mount in task.spec.mounts if mount.volume]
+
+
+def unknown(task: Task, node: Node | None, now: float) -> str:
+    """Why nobody knows what a live task does at this moment: its node does not answer. Empty if that is not so."""
+    if node is None or node.state is NodeState.READY or not task.live:
+        return ""
+    since = max(0.0, now - node.state_since)
+    words = f"was {task.status.state.value}; {node.name} is {node.state.value} since {since:.0f} s"
+    if node.state is NodeState.DOWN and volumes_of(task):
+        words += f" and has its volume {volumes_of(task)[0]}, so it waits: miniorch node inspect {node.name}"
+    return words
 
 
 def _has_successor(ended: Task, service: Service) -> bool:

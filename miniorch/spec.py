@@ -15,6 +15,7 @@ from enum import StrEnum
 
 # Names of apps and services become DNS names (RFC 1123); 40 leaves room for ".1-k3m9x2ab" in a container's name.
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,38}[a-z0-9])?")  # of a volume or a network
 MAX_REPLICAS = 10_000
 # What a container's environment and hostname may hold (Swarm's notation) instead of what only its task knows.
 TEMPLATE = re.compile(r"\{\{ *\.((?:Service|Task)\.(?:Name|ID)|Task\.Slot|Node\.(?:Hostname|ID)) *\}\}")
@@ -126,6 +127,7 @@ class TaskSpec:
     reserved: Resources = Resources()
     limit: Resources = Resources()
     stop_grace_seconds: float = 10.0
+    stop_after_seconds: float = 0.0  # so long after its node has lost all servers it is stopped; 0: it runs on
     options: ContainerOptions = ContainerOptions()
 
 
@@ -149,7 +151,6 @@ class ServiceSpec:
     restart: RestartPolicy = RestartPolicy()
     aliases: tuple[str, ...] = ()  # further names under which the app's services find this one
     networks: tuple[str, ...] = ("default",)  # of the app; services that share none cannot reach each other
-    stop_after_seconds: float = 0.0  # a node cut off for so long stops the service's tasks; 0: never
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
+from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport, one_transport
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, Unreachable, Unsupported
+from miniorch.identity import servers_of
 from miniorch.processes import PidFile, Process, last_lines, rotate, table, unit
 
 START_SECONDS = 30.0
@@ -62,11 +63,12 @@ class Machine:
         self.sockets = {"server": f"{run}/api.sock", "net": plugin_socket, "agent": f"{run}/agent.sock"}
         self.node = node or self._remembered("node") or socket.gethostname()
         self.store = store or self._remembered("store")
-        self.processes = table(self.node, pool, self.store)
+        self.worker = bool(servers_of(self.state))
+        self.processes = table(self.node, pool, self.store, worker=self.worker)
 
     # --- up ----------------------------------------------------------------------------------------------------------
 
-    def ensure_up(self) -> list[str]:
+    def ensure_up(self, names: Collection[str] = ("server", "net", "agent")) -> list[str]:
         """Start what does not answer and wait until everything does. Returns the names of what was started.
 
         Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up.
@@ -83,7 +85,7 @@ class Machine:
         with self._lock():
             self._remember("node", self.node)
             for process in self.processes:
-                if self.answers(process.name):
+                if process.name not in names or self.answers(process.name):
                     continue
                 if self._under_systemd():
                     _systemctl("start", process.unit_name)
@@ -182,7 +184,8 @@ class Machine:
         stopped += self.down(("net",))
         _undo("netplugin.main")
         self._remove_units()
-        files = [self.state.glob(name) for name in ("state.db*", "server*", "authority.*", "net.json", "node", "store")]
+        names = ("state.db*", "server*", "authority.*", "identity.*", "net.json", "node", "store")
+        files = [self.state.glob(name) for name in names]
         for file in itertools.chain(*files):
             file.unlink(missing_ok=True)
         for name in ("tasks", "logs", *(["volumes"] if volumes else [])):
@@ -224,6 +227,10 @@ class Machine:
         """Those whose sockets this user may open. Without root that is the server, and it knows about the others."""
         return self.processes if os.geteuid() == 0 else self.processes[:1]
 
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """A question to this machine's own server, as its administrator."""
+        return UnixTransport(self.sockets["server"]).request_now(method, path, body)
+
     def answers(self, name: str) -> bool:
         """Whether a process does what it is there for."""
         if os.geteuid() != 0:
@@ -241,12 +248,14 @@ class Machine:
         return None
 
     def _ask(self, path: str) -> Any:
-        try:
-            return UnixTransport(self.sockets["server"], timeout_seconds=ASK_SECONDS).request_now("GET", path)
-        except NotAllowed:
-            raise
-        except MiniorchError:
-            return None
+        for url in servers_of(self.state) or [self.sockets["server"]]:
+            try:
+                return one_transport(url, self.state, ASK_SECONDS).request_now("GET", path)
+            except NotAllowed:
+                raise
+            except MiniorchError:
+                pass
+        return None
 
     # --- files -------------------------------------------------------------------------------------------------------
 

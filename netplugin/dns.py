@@ -2,8 +2,8 @@
 
 The problem: containers look for each other by name, and must find what is true now. The idea: `db` is completed by the
 container's search domain to `db.<app>.miniorch.internal`, which this server answers from the endpoints that the node
-knows anyway; every other name goes to the node's own resolvers. The asking address says which app asks, so an app
-sees its own names only.
+knows anyway; every other name goes to the node's own resolvers. The asking address says which networks the asker is on,
+so a name that it could not reach does not exist for it.
 
     db                A: the service's stable address      tasks.db   A: its ready tasks      1.db   A: one slot
     _5000._tcp.web    SRV: port and name of ready tasks    10.200.0.7 PTR: 1.db.<app>.miniorch.internal
@@ -23,6 +23,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from dnslib import EDNS0, PTR, QTYPE, RCODE, RR, SOA, SRV, A, DNSHeader, DNSLabel, DNSRecord
 
 from miniorch.model import Backend, Cluster, Endpoints, Node
+from netplugin.driver import Endpoint
+from netplugin.isolation import Networks, networks_of
 
 ZONE = ("miniorch", "internal")
 TTL_SECONDS = 5
@@ -44,16 +46,16 @@ class Answerer:
         cluster: Cluster,
         node: Node,
         endpoints: Iterable[Endpoints],
-        app_of_new: Callable[[str], str] = lambda _: "",
+        wired_at: Callable[[str], Endpoint | None] = lambda _: None,
     ) -> None:
-        """`app_of_new` gives the app of an address that the endpoints do not show yet, or ""."""
+        """`wired_at` gives the container at an address that the endpoints do not show yet."""
         self._containers = IPv4Network(cluster.container_pool)
         self._vips = IPv4Network(cluster.vip_pool)
         self._node = node
         self._apps: dict[str, dict[str, Endpoints]] = {}
         self._owners: dict[str, tuple[Endpoints, Backend | None]] = {}
-        self._app_of_new = app_of_new
-        self._ready: dict[tuple[str | None, bool, bytes], list[bytes]] = {}
+        self._wired_at = wired_at
+        self._ready: dict[tuple[Networks | None, bool, bytes], list[bytes]] = {}
         for item in endpoints:
             names = self._apps.setdefault(item.app, {})
             names[item.service] = item
@@ -71,34 +73,37 @@ class Answerer:
         """The reply to a packet; `FORWARD` if the question goes to the node's resolvers; None: say nothing."""
         if len(data) < HEADER_BYTES or data[2] & 0x80 or not self.allows(asker):
             return None  # rubbish, or a reply: answering replies makes two servers talk for ever
-        app = self._app_of(asker)
-        variants = self._ready.get((app, tcp, data[2:]))
+        networks = self._networks_of(asker)
+        variants = self._ready.get((networks, tcp, data[2:]))
         if variants is None:
             try:
-                variants = self._build(data, app, tcp)
+                variants = self._build(data, networks, tcp)
             except Exception:  # whatever a parser does with hostile bytes; the asker learns that we understood nothing
                 return data[:2] + struct.pack(">HHHHH", 0x8000 | RCODE.FORMERR, 0, 0, 0, 0)
             if len(self._ready) < READY_ANSWERS:
-                self._ready[app, tcp, data[2:]] = variants
+                self._ready[networks, tcp, data[2:]] = variants
         if len(variants) > 1:
             variants.append(variants.pop(0))
         return data[:2] + variants[0] if variants else FORWARD
 
-    def _app_of(self, asker: str) -> str | None:
-        """The asker's app; None for the machine itself, which may ask for every name; "" for a stranger."""
+    def _networks_of(self, asker: str) -> Networks | None:
+        """The asker's networks; None for the machine itself, which may ask for every name; none for a stranger."""
         if asker == self._node.pool_address or IPv4Address(asker).is_loopback:
             return None
-        owner = self._owners.get(asker)
-        return owner[0].app if owner else self._app_of_new(asker)
+        item, backend = self._owners.get(asker, (None, None))
+        wired = self._wired_at(asker)
+        if item is None or backend is None or (wired is not None and wired.task != backend.task):
+            return frozenset(wired.networks.split(",")) if wired else frozenset()
+        return networks_of(item)
 
-    def _build(self, data: bytes, app: str | None, tcp: bool) -> list[bytes]:
+    def _build(self, data: bytes, networks: Networks | None, tcp: bool) -> list[bytes]:
         """Replies without their id, one per rotation; none at all: forward."""
         query = DNSRecord.parse(data)
         if query.header.opcode != 0 or len(query.questions) != 1 or query.q.qclass not in (1, 255):
             header = DNSHeader(id=query.header.id, qr=1, opcode=query.header.opcode, rcode=RCODE.NOTIMP)
             return [DNSRecord(header).pack()[2:]]
         labels = tuple(label.decode("ascii", "replace").lower() for label in query.q.qname.label)
-        found, authority = self._find(labels, QTYPE.get(query.q.qtype, ""), app)
+        found, authority = self._find(labels, QTYPE.get(query.q.qtype, ""), networks)
         if authority is None:
             return []
         records = found or []
@@ -106,28 +111,29 @@ class Answerer:
         size = _room(query, tcp)
         return [_reply(query, records[turn:] + records[:turn], found, authority, size) for turn in turns]
 
-    def _find(self, labels: tuple[str, ...], kind: str, app: str | None) -> tuple[Found, DNSLabel | None]:
+    def _find(self, labels: tuple[str, ...], kind: str, networks: Networks | None) -> tuple[Found, DNSLabel | None]:
         """The records of a name and the zone that answers for it; without a zone the name is not ours."""
+        app = min(networks, default="").partition("/")[0] if networks is not None else None
         if labels[-2:] == ZONE:
             if len(labels) == 2:
                 return [], _name(*ZONE)
             owner, rest = labels[-3], labels[:-3]
             zone = _name(owner, *ZONE)
             visible = owner in self._apps and app in (None, owner)
-            return (self._in_app(owner, rest, kind) if visible else None), zone
+            return (self._in_app(owner, rest, kind, networks) if visible else None), zone
         if labels[-2:] == ("in-addr", "arpa"):
-            return self._reverse(labels[:-2], kind, app)
+            return self._reverse(labels[:-2], kind, networks)
         if app and labels and labels[-1] in self._apps.get(app, {}):  # "db.", without the search domain
-            found = self._in_app(app, labels, kind)
+            found = self._in_app(app, labels, kind, networks)
             if found is not None:
                 return found, _name(app, *ZONE)
         return None, None
 
-    def _in_app(self, app: str, labels: tuple[str, ...], kind: str) -> Found:
+    def _in_app(self, app: str, labels: tuple[str, ...], kind: str, networks: Networks | None) -> Found:
         if labels in ((), ("tasks",)):
             return []
         item = self._apps[app].get(labels[-1])
-        if item is None:
+        if item is None or not _shared(item, networks):
             return None
         ready = sorted((one for one in item.backends if one.ready), key=lambda one: one.slot)
         match labels[:-1]:
@@ -143,7 +149,7 @@ class Answerer:
                 return _srv(item, ready, kind, int(port.lstrip("_")))
         return None
 
-    def _reverse(self, labels: tuple[str, ...], kind: str, app: str | None) -> tuple[Found, DNSLabel | None]:
+    def _reverse(self, labels: tuple[str, ...], kind: str, networks: Networks | None) -> tuple[Found, DNSLabel | None]:
         """Addresses of the pools; every other one is for the node's resolvers."""
         try:
             address = IPv4Address(".".join(reversed(labels)))
@@ -154,13 +160,17 @@ class Answerer:
         zone, owner = _name(*ZONE), self._owners.get(str(address))
         if str(address) == self._node.pool_address:
             name = _name(self._node.name, *ZONE)
-        elif owner is None or app not in (None, owner[0].app):
+        elif owner is None or not _shared(owner[0], networks):
             return None, zone
         else:
             item, backend = owner
             host = () if backend is None else (str(backend.slot),)
             name = _name(*host, item.service, item.app, *ZONE)
         return [_record("PTR", PTR(name))] if kind in ("PTR", "ANY") else [], zone
+
+
+def _shared(item: Endpoints, networks: Networks | None) -> bool:
+    return networks is None or bool(networks & networks_of(item))
 
 
 def refusal(query: bytes) -> bytes:

@@ -54,7 +54,7 @@ class Endpoint:
     id: str
     address: str
     task: str = ""  # endpoint driver option miniorch.task
-    networks: str = ""  # endpoint driver option miniorch.networks, comma separated
+    networks: str = ""  # endpoint driver option miniorch.networks, comma separated: "shop/back,shop/front"
 
 
 class EndpointNotes:
@@ -63,14 +63,14 @@ class EndpointNotes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._networks = {note.address: note.networks for note in self.all()}
+        self._by_address = {note.address: note for note in self.all()}
 
-    def app_of(self, address: str) -> str:
-        """The app of a container so new that the server's endpoints do not show it: the first of its networks."""
-        return self._networks.get(address, "").partition(",")[0]
+    def at(self, address: str) -> Endpoint | None:
+        """The container of this node with an address."""
+        return self._by_address.get(address)
 
     def write(self, endpoint: Endpoint) -> None:
-        self._networks[endpoint.address] = endpoint.networks
+        self._by_address[endpoint.address] = endpoint
         path = self._folder / endpoint.id
         fresh = path.with_suffix(".new")
         fresh.write_bytes(encode(endpoint))
@@ -85,7 +85,7 @@ class EndpointNotes:
     def remove(self, endpoint: str) -> None:
         note = self.read(endpoint)
         if note is not None:
-            self._networks.pop(note.address, None)
+            self._by_address.pop(note.address, None)
         (self._folder / endpoint).unlink(missing_ok=True)
 
     def all(self) -> list[Endpoint]:
@@ -96,8 +96,16 @@ class EndpointNotes:
 class Driver:
     """The plugin as an ASGI application."""
 
-    def __init__(self, wiring: Wiring, notes: EndpointNotes, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        wiring: Wiring,
+        notes: EndpointNotes,
+        log: Callable[[str], None],
+        admit: Callable[[Endpoint], Awaitable[None]],
+    ) -> None:
+        """`admit` lets a container into its networks."""
         self._wiring = wiring
+        self._admit = admit
         self._notes = notes
         self._log = log
         self._calls: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
@@ -153,6 +161,7 @@ class Driver:
         if endpoint is None:
             raise MiniorchError(f"the endpoint {request['EndpointID'][:8]} was never created: start the container anew")
         inner = await asyncio.to_thread(self._wiring.wire, endpoint.id, endpoint.address)
+        await self._admit(endpoint)
         return {
             "InterfaceName": {"SrcName": inner, "DstPrefix": "eth"},
             "Gateway": GATEWAY,

@@ -7,7 +7,8 @@ so crosses the node's routing, where connection tracking sees both directions.
 
 Who does this for real: Calico. Where we differ: 169.254.1.1 really exists on `lo`, since proxy ARP alone stays silent
 on a machine without a default route. Every call is idempotent and the kernel is the only state: whatever we make is
-marked (`mo`/`mc` names, route protocol 109, address label, iptables comment), so `undo` needs no memory.
+marked (`mo`/`mc` names, route protocol 109, address label, iptables comment), so `undo` needs no memory. All that is
+not a container's is compared first (`netplugin/verify.py`), and only what differs is changed.
 
 Methods block for some milliseconds and are thread-safe. Each line says which command it equals. Next file:
 `netplugin/driver.py`.
@@ -16,9 +17,9 @@ Methods block for some milliseconds and are thread-safe. Each line says which co
 import contextlib
 import re
 import shutil
-import subprocess
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,19 @@ from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from miniorch.clock import Clock
-from miniorch.errors import MiniorchError
-from netplugin.topology import GATEWAY, TABLE, Topology
+from miniorch.errors import Conflict, MiniorchError
+from netplugin.conntrack import forget_udp
+from netplugin.iproute import DEFAULT_MTU, batch, command, found, links, listed_rules, underlay_mtu, wanted_rules
+from netplugin.overlay import PORT, ROUTE_PROTOCOL, Snapshot
+from netplugin.topology import TABLE, Topology
+from netplugin.verify import Difference, commands, compare
 
-PROTOCOL = 109  # `ip route show proto 109` lists our routes
-LABEL = "lo:miniorch"  # `ip address show label lo:miniorch` lists our addresses
 COMMENT = ("-m", "comment", "--comment", "miniorch")
 OURS = re.compile(r"m[oc][0-9a-f]{8}")
-VXLAN_OVERHEAD = 50
-DEFAULT_MTU = 1450
+CONTAINER = re.compile(r"route \S+/32")
 LEFTOVER_SECONDS = 30.0
-COMMAND_SECONDS = 5.0
+LOOK_SECONDS = 30.0
+ROUNDS = 3  # a device that is made anew takes its entries with it: those are the second round's
 SYSCTL = Path("/proc/sys/net/ipv4")
 
 
@@ -56,42 +59,68 @@ class Kernel:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._topology: Topology | None = None
+        self._mtu = DEFAULT_MTU  # of containers; known since the last `apply`
+        self._looked_for: Topology | None = None  # what the last look found, or made: without rules
+        self._looked_at = 0.0
         self._accepted = False  # Docker's forwarding chain has our rules
         self._first_seen: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def apply(self, wanted: Topology) -> None:
-        """Make addresses, routes, rules and firewall what `wanted` says. Touches no container's device."""
-        with self._lock, _netlink() as ip:
-            lo = ip.link_lookup(ifname="lo")[0]
-            # ip address replace 169.254.1.1/32 dev lo scope link
-            ip.addr("replace", index=lo, address=GATEWAY, prefixlen=32, scope=253, label=LABEL)
-            # ip address replace 10.200.0.1/32 dev lo
-            ip.addr("replace", index=lo, address=wanted.pool_address, prefixlen=32, label=LABEL)
-            self._drop_addresses(ip, lo, keep={GATEWAY, wanted.pool_address})
-            self._drop_routes(ip, keep={wanted.container_pool, wanted.vip_pool})
-            # ip route replace unreachable 10.200.0.0/16: an address without a container must not reach the gateway
-            ip.route("replace", dst=wanted.container_pool, type="unreachable", proto=PROTOCOL)
-            # ip route replace 10.201.0.0/16 dev lo src 10.200.0.1: never used as it stands, the output chain rewrites
-            # the packet; but without any route the node itself could not even begin to connect to a VIP
-            ip.route("replace", dst=wanted.vip_pool, oif=lo, prefsrc=wanted.pool_address, proto=PROTOCOL)
-            _command(["nft", "-f", "-"], wanted.ruleset)
+        """Make addresses, routes, rules and firewall what `wanted` says. Touches no container's device.
+
+        What is right already is not touched either, and as long as only services change, not even looked at but for
+        every `LOOK_SECONDS`. Raises `MiniorchError` that names what the kernel does not take.
+        """
+        with self._lock:
+            command(["nft", "-f", "-"], wanted.ruleset)  # first: there is never a tunnel without its guard
+            forget_udp(self._topology, wanted)
             self._topology = wanted
+            shape = replace(wanted, ruleset="", served={})
+            if shape == self._looked_for and self._clock.monotonic() < self._looked_at + LOOK_SECONDS:
+                return
+            self._looked_for = None
             self._accept(wanted)
+            try:
+                self._mtu = underlay_mtu(links(), wanted)
+            except Conflict:  # no way to other nodes; what runs here has its network all the same
+                self._mend(replace(wanted, overlay=None).entries(DEFAULT_MTU), wanted)
+                raise
+            self._mend(wanted.entries(self._mtu), wanted)
+            self._looked_for, self._looked_at = shape, self._clock.monotonic()
 
-    def _drop_addresses(self, ip: Any, lo: int, keep: Collection[str] = ()) -> None:
-        """Remove our addresses of another time: ip address del ADDRESS dev lo."""
-        for message in ip.get_addr(index=lo):
-            address = message.get_attr("IFA_LOCAL")
-            if message.get_attr("IFA_LABEL") == LABEL and address not in keep:
-                ip.addr("del", index=lo, address=address, prefixlen=32)
+    def admit(self, text: str) -> None:
+        """Let one container into its networks (`netplugin/isolation.py`): all lines or none, and then it raises."""
+        with self._lock:
+            command(["nft", "-f", "-"], text)
 
-    def _drop_routes(self, ip: Any, keep: Collection[str] = ()) -> None:
-        """Remove our routes for pools of another time: ip route del POOL. A container's route goes with its device."""
-        for route in ip.get_routes(family=2):
-            pool = f"{route.get_attr('RTA_DST')}/{route['dst_len']}"
-            if route["proto"] == PROTOCOL and route["dst_len"] < 32 and pool not in keep:
-                ip.route("del", dst=pool, type=route["type"])
+    def _mend(self, wanted: Snapshot, topology: Topology | None) -> None:
+        """Compare and correct until nothing is left to do."""
+        said = ""
+        for _ in range(ROUNDS):
+            held = {what: how for what, how in found(topology).items() if not CONTAINER.fullmatch(what)}
+            left = compare(wanted, held)
+            todo = commands(left)
+            if not todo.ip and not todo.bridge:
+                return
+            said = batch(todo)
+        raise MiniorchError(f"the kernel does not take what it should: {left[0].describe()} {said}".rstrip())
+
+    def verify(self, wanted: Topology, endpoints: Callable[[], Mapping[str, str]]) -> list[Difference]:
+        """What the kernel holds beside what it should. `endpoints` (id -> address) is asked after the kernel was."""
+        seen = links()
+        held = found(wanted, seen) | listed_rules()
+        should = wanted.entries(underlay_mtu(seen, wanted)) | wanted_rules(wanted.ruleset)
+        devices = {str(link.get("ifname")) for link in seen}
+        for endpoint, address in endpoints().items():
+            if outer_name(endpoint) in devices:
+                should[f"route {address}/32"] = (f"dev {outer_name(endpoint)} src {wanted.pool_address}",)
+        return compare(should, held)
+
+    def repair(self, wanted: Topology, differences: Iterable[Difference]) -> None:
+        """Mend what `verify` has found, containers' routes, too."""
+        batch(commands(one for one in differences if CONTAINER.fullmatch(one.what)))
+        self.apply(wanted)
 
     # ---- one container ----
 
@@ -107,8 +136,7 @@ class Kernel:
         with _netlink() as ip:
             _delete(ip, outer)
             # ip link add mo... mtu 1450 type veth peer name mc... mtu 1450
-            mtu = self._mtu(ip)
-            ip.link("add", ifname=outer, kind="veth", mtu=mtu, peer={"ifname": inner, "mtu": mtu})
+            ip.link("add", ifname=outer, kind="veth", mtu=self._mtu, peer={"ifname": inner, "mtu": self._mtu})
             index = ip.link_lookup(ifname=outer)[0]
             # sysctl net.ipv4.conf.mo....proxy_arp=1: answer for the subnet that Docker routes to the device
             (SYSCTL / "conf" / outer / "proxy_arp").write_text("1")
@@ -118,7 +146,9 @@ class Kernel:
             # ip link set mo... up
             ip.link("set", index=index, state="up")
             # ip route replace 10.200.0.2/32 dev mo... src 10.200.0.1
-            ip.route("replace", dst=f"{address}/32", oif=index, prefsrc=wanted.pool_address, scope=253, proto=PROTOCOL)
+            ip.route(
+                "replace", dst=f"{address}/32", oif=index, prefsrc=wanted.pool_address, scope=253, proto=ROUTE_PROTOCOL
+            )
         # Only now, with dockerd surely up: had we switched forwarding on before it, Docker would not set the policy
         # of FORWARD to DROP, and this machine would route for everybody.
         if (SYSCTL / "ip_forward").read_text().strip() != "1":
@@ -155,14 +185,6 @@ class Kernel:
                 _delete(ip, name)
         return stray
 
-    def _mtu(self, ip: Any) -> int:
-        """The underlay's MTU less room for VXLAN. The underlay is where the default route points."""
-        for route in ip.get_default_routes(family=2):
-            links = ip.get_links(route.get_attr("RTA_OIF")) if route.get_attr("RTA_OIF") else []
-            if links:
-                return int(links[0].get_attr("IFLA_MTU")) - VXLAN_OVERHEAD
-        return DEFAULT_MTU
-
     # ---- the machine's firewall ----
 
     def _accept(self, wanted: Topology) -> None:
@@ -177,6 +199,8 @@ class Kernel:
             for protocol in ("udp", "tcp"):  # DNS, asked by containers
                 to = ("-s", pool, "-d", wanted.pool_address, "-p", protocol, "--dport", "53")
                 _insert("INPUT", *to, "-j", "ACCEPT")
+            if wanted.overlay:  # from whom, says our own table
+                _insert("INPUT", "-p", "udp", "--dport", str(PORT), "-j", "ACCEPT")
 
     # ---- the end ----
 
@@ -185,14 +209,13 @@ class Kernel:
         with _netlink() as ip:
             for name in sorted(self.devices()):
                 _delete(ip, name)
-            self._drop_routes(ip)
-            self._drop_addresses(ip, ip.link_lookup(ifname="lo")[0])
+        self._mend({}, None)
         if shutil.which("nft"):
-            _command(["nft", "-f", "-"], f"table ip {TABLE}\ndelete table ip {TABLE}\n")
+            command(["nft", "-f", "-"], f"table ip {TABLE}\ndelete table ip {TABLE}\n")
         for chain in ("DOCKER-USER", "FORWARD", "INPUT"):
             for rule in _rules(chain):
                 if "--comment miniorch" in rule:
-                    _command(["iptables", "-w", "5", "-D", *rule.split()[1:]])
+                    command(["iptables", "-w", "5", "-D", *rule.split()[1:]])
         self._topology = None
 
 
@@ -216,7 +239,7 @@ def _delete(ip: Any, name: str) -> None:
 def _rules(chain: str) -> list[str]:
     """The lines of `iptables -S CHAIN`; none if there is no such chain, or no iptables at all."""
     try:
-        return _command(["iptables", "-w", "5", "-S", chain]).splitlines()
+        return command(["iptables", "-w", "5", "-S", chain]).splitlines()
     except MiniorchError:
         return []
 
@@ -224,19 +247,6 @@ def _rules(chain: str) -> list[str]:
 def _insert(chain: str, *rule: str) -> None:
     """iptables -I CHAIN RULE, once."""
     try:
-        _command(["iptables", "-w", "5", "-C", chain, *rule[:-2], *COMMENT, *rule[-2:]])
+        command(["iptables", "-w", "5", "-C", chain, *rule[:-2], *COMMENT, *rule[-2:]])
     except MiniorchError:
-        _command(["iptables", "-w", "5", "-I", chain, *rule[:-2], *COMMENT, *rule[-2:]])
-
-
-def _command(argv: list[str], text: str = "") -> str:
-    """Run a command that must succeed; what it printed."""
-    try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=COMMAND_SECONDS)
-    except FileNotFoundError:
-        raise MiniorchError(f"the program {argv[0]} is missing", remedy="make setup") from None
-    except subprocess.TimeoutExpired:
-        raise MiniorchError(f"{' '.join(argv)} did not end within {COMMAND_SECONDS:g} s") from None
-    if done.returncode != 0:
-        raise MiniorchError(f"{' '.join(argv)} failed: {' '.join(done.stderr.split())}")
-    return done.stdout
+        command(["iptables", "-w", "5", "-I", chain, *rule[:-2], *COMMENT, *rule[-2:]])

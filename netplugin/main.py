@@ -2,11 +2,12 @@
 
 The problem: containers need their network and their names while the server is away, while dockerd restarts, and while
 this very process restarts. The idea: the data path is the kernel's and needs no process at all. This one only follows
-three lists (cluster, nodes, endpoints), applies the whole of what it knows after each change and once a minute, and
-keeps it on disk. Ending it, or killing it, touches no container.
+three lists (cluster, nodes, endpoints), applies the whole of what it knows (`netplugin/known.py`) after each change and
+once a minute, and keeps it on disk. Ending it, or killing it, touches no container.
 
 The plugin socket comes first, before anything that might take time: dockerd waits 15 seconds per call for a plugin
-that is away. `--undo` removes all that was made on this machine.
+that is away. `--undo` removes all that was made on this machine,
+`--verify` looks whether it is all there (`netplugin/check.py`).
 """
 
 import argparse
@@ -18,21 +19,24 @@ import socket
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Snapshot, Transport, mirror, transport_to
+from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Transport, mirror, transport_to
 from miniorch.clock import SystemClock
 from miniorch.codec import decode, encode
 from miniorch.errors import Conflict, MiniorchError
 from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 from miniorch.model import Cluster, Endpoints, Node
+from netplugin.check import ask, check
 from netplugin.dns import Answerer
-from netplugin.driver import Driver, EndpointNotes, Wiring
+from netplugin.driver import Driver, Endpoint, EndpointNotes, Wiring
+from netplugin.isolation import admission
 from netplugin.kernel import Kernel
+from netplugin.known import Known, learn, load, save
 from netplugin.resolve import PORT, Service, Upstream
-from netplugin.topology import Topology, topology
+from netplugin.topology import TABLE, Topology, topology
+from netplugin.trace import Question, look
 
 PLUGIN_SOCKET = Path("/run/docker/plugins/miniorch.sock")
 AGAIN_SECONDS = 60.0  # how often everything is looked at without a reason
@@ -43,20 +47,12 @@ def log(message: str) -> None:
     print(time.strftime("%H:%M:%S"), message, file=sys.stderr, flush=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the server said last. Incomplete until it has named the cluster and this node."""
-
-    cluster: Cluster | None = None
-    node: Node | None = None
-    endpoints: tuple[Endpoints, ...] = ()
-    revision: int = -1  # of the endpoints; -1: not heard since this process started
-
-
 class Machine(Wiring, Protocol):
     """What this process needs of the kernel."""
 
     def apply(self, wanted: Topology) -> None: ...
+
+    def admit(self, text: str) -> None: ...
 
     def sweep(self, endpoints: Collection[str]) -> list[str]: ...
 
@@ -78,26 +74,28 @@ class Net:
         self.applied_revision = -1
         self.dns: Service | None = None
         self._said = ""
+        self._ruling = asyncio.Lock()  # held from a look at what is known until the kernel holds it
 
     async def run(self, plugin: socket.socket) -> None:
         """Serve until cancelled."""
-        driver = Driver(self.kernel, self.notes, log)
+        driver = Driver(self.kernel, self.notes, log, self.admit)
         # Docker keeps its connection open; were it closed in the moment of a call, Docker would repeat that 1 s later.
         server = QuietServer(driver, timeout_keep_alive=3600)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve([plugin]))
             group.create_task(self.apply_changes())
             group.create_task(self.report())
-            for kind in (Cluster, Node, Endpoints):
-                group.create_task(self.follow(kind))
+            group.create_task(self.follow(Cluster))
+            group.create_task(self.follow(Node))
+            group.create_task(self.follow(Endpoints, f"node={self.node}"))
 
     # ---- what the server says ----
 
-    async def follow(self, kind: type[Cluster] | type[Node] | type[Endpoints]) -> None:
+    async def follow(self, kind: type[Cluster] | type[Node] | type[Endpoints], query: str = "") -> None:
         """Take in each complete snapshot of a kind, for ever."""
         while True:
             try:
-                async for snapshot in mirror(self.transport, kind):
+                async for snapshot in mirror(self.transport, kind, query):
                     before, self.known = self.known, learn(self.known, self.node, kind, snapshot)
                     if self.known != before or kind is Endpoints:  # a server that restarted wants to hear it again
                         self.changed.set()
@@ -139,8 +137,8 @@ class Net:
         if known.cluster is None or known.node is None:
             return
         own = known.node.pool_address
-        await asyncio.to_thread(self.kernel.apply, topology(known.cluster, known.node, known.endpoints))
-        answerer = Answerer(known.cluster, known.node, known.endpoints, self.notes.app_of)
+        await self.rule(known)
+        answerer = Answerer(known.cluster, known.node, known.endpoints, self.notes.at)
         if self.dns is None or self.dns.own != own:
             if self.dns is not None:
                 self.dns.close()
@@ -153,6 +151,26 @@ class Net:
         if known.revision >= 0:
             self.applied_revision = known.revision
             self.applied.set()
+
+    async def rule(self, known: Known) -> None:
+        """Make the kernel hold all that is known."""
+        assert known.cluster is not None
+        assert known.node is not None
+        async with self._ruling:
+            wired = self.notes.all()
+            wanted = topology(known.cluster, known.node, known.endpoints, known.peers, wired)
+            await asyncio.to_thread(self.kernel.apply, wanted)
+
+    async def admit(self, container: Endpoint) -> None:
+        """Let a container into its networks, before its first instruction."""
+        if not container.networks:
+            return  # made by hand: it reaches the node and the outside
+        try:
+            async with self._ruling:
+                text = admission(TABLE, container.address, frozenset(container.networks.split(",")))
+                await asyncio.to_thread(self.kernel.admit, text)
+        except MiniorchError:  # its address had other networks a moment ago
+            await self.rule(self.known)
 
     async def listen(self, service: Service) -> Service:
         try:
@@ -169,40 +187,6 @@ class Net:
         if message and message != self._said:
             log(message)
         self._said = message
-
-
-def learn(known: Known, node: str, kind: type, snapshot: Snapshot[Any]) -> Known:
-    """What is known after a snapshot. A node or cluster that is not listed (yet) makes nothing known wrong."""
-    if kind is Endpoints:
-        endpoints = tuple(snapshot.items[key] for key in sorted(snapshot.items))
-        return replace(known, endpoints=endpoints, revision=snapshot.revision)
-    for item in snapshot.items.values():
-        if isinstance(item, Cluster):
-            known = replace(known, cluster=item)
-        if isinstance(item, Node) and item.name == node:
-            known = replace(known, node=item)
-    return known
-
-
-def load(path: Path) -> Known:
-    """What was known when the last process ended; nothing if there was none, or if its file is damaged."""
-    try:
-        return replace(decode(Known, path.read_bytes()), revision=-1)
-    except (OSError, MiniorchError):
-        return Known()
-
-
-def save(path: Path, known: Known) -> None:
-    """Atomically: a crash leaves the old file or the new one."""
-    data = encode(known)
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 async def serve(node: str, transport: Transport) -> None:
@@ -229,13 +213,40 @@ def undo() -> None:
     PLUGIN_SOCKET.unlink(missing_ok=True)
 
 
+async def verify(node: str, transport: Transport, *, repair: bool) -> None:
+    """Print what is not as it should be, as JSON."""
+    notes = EndpointNotes(Path(RUN_DIRECTORY) / "net" / "endpoints")
+    kept = load(Path(STATE_DIRECTORY) / "net.json")
+    report = await check(node, transport, Kernel(SystemClock()), notes, kept, repair=repair)
+    print(encode(report).decode())
+
+
+async def trace(node: str, transport: Transport, asked: str) -> None:
+    """Print this node's half of a packet's way, as JSON."""
+    known = await ask(transport, node)
+    if known.cluster is None or known.node is None:
+        raise Conflict(f"nothing is known of node {node}", remedy="miniorch nodes")
+    wired = EndpointNotes(Path(RUN_DIRECTORY) / "net" / "endpoints").all()
+    wanted = topology(known.cluster, known.node, known.endpoints, known.peers, wired)
+    print(encode(look(node, decode(Question, asked.encode()), wanted, wired)).decode())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="netplugin", description="miniorch's net process")
     parser.add_argument("--node", default=socket.gethostname(), help="this node's name")
-    parser.add_argument("--server", action="append", default=[], help="a server's socket; again for each further one")
+    parser.add_argument("--server", action="append", default=[], help="a server: socket or https://HOST:PORT; repeat")
     parser.add_argument("--undo", action="store_true", help="remove all that was made on this machine, and end")
+    parser.add_argument("--verify", action="store_true", help="compare the kernel with the state, print JSON, and end")
+    parser.add_argument("--repair", action="store_true", help="with --verify: mend what differs")
+    parser.add_argument("--trace", metavar="JSON", help="look at the way of a container's packet, print JSON, and end")
     options = parser.parse_args()
     try:
+        if options.verify:
+            asyncio.run(verify(options.node, transport_to(options.server), repair=options.repair))
+            return 0
+        if options.trace:
+            asyncio.run(trace(options.node, transport_to(options.server), options.trace))
+            return 0
         lock = take_lock(Path(RUN_DIRECTORY) / "net" / "lock", "a net process")
         if options.undo:
             undo()

@@ -9,18 +9,25 @@ Who does this for real: kube-proxy (iptables and nftables modes), Docker Swarm w
 every port and protocol, since most app files do not say which ports a service listens on. What cannot be served is
 refused at once (a nat chain cannot refuse, a filter chain can) instead of leaving the client to a time-out.
 
-Read the result on any node: `nft list table ip miniorch`. Next file: `netplugin/kernel.py`.
+Read the result on any node: `nft list table ip miniorch`. Next file: `netplugin/overlay.py`.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
 
 from miniorch.model import Cluster, Endpoints, Node
+from netplugin.isolation import isolation, members
+from netplugin.overlay import DEVICE, Overlay, Peer, Snapshot, entries, guard, overlay
+
+if TYPE_CHECKING:
+    from netplugin.driver import Endpoint
 
 TABLE = "miniorch"
 GATEWAY = "169.254.1.1"  # every container's default gateway, the same on every node
+LABEL = "lo:miniorch"  # `ip address show label lo:miniorch` lists our addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +38,50 @@ class Topology:
     container_pool: str
     vip_pool: str
     ruleset: str  # input of `nft -f -`
+    overlay: Overlay | None = None  # the way to the other nodes, if there are any
+    served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # service address -> its ready tasks' addresses
+
+    def entries(self, mtu: int) -> Snapshot:
+        """Addresses, routes and the overlay, in the words of `ip`. `mtu` is what a container may send at once."""
+        found = {
+            f"address {GATEWAY}/32": (f"dev lo scope link label {LABEL}",),
+            f"address {self.pool_address}/32": (f"dev lo label {LABEL}",),
+            # An address that nobody has must not reach the default gateway. Containers and nodes have longer routes.
+            f"route {self.container_pool}": ("unreachable",),
+            # Never used as it stands, since the output chain rewrites the packet; but without any route the node itself
+            # could not even begin to connect to a VIP.
+            f"route {self.vip_pool}": (f"dev lo src {self.pool_address}",),
+        }
+        return found | (entries(self.overlay, mtu) if self.overlay else {})
 
 
-def topology(cluster: Cluster, node: Node, endpoints: Iterable[Endpoints]) -> Topology:
-    """What `node`'s kernel shall hold. Raises `ValueError` for what is no address (nothing else reaches nft)."""
+def topology(
+    cluster: Cluster,
+    node: Node,
+    endpoints: Iterable[Endpoints],
+    peers: Iterable[Peer] = (),
+    wired: Iterable["Endpoint"] = (),
+) -> Topology:
+    """What `node`'s kernel shall hold. `wired` are its own containers, which the endpoints may not show yet.
+
+    Raises `ValueError` for what is no address (nothing else reaches nft).
+    """
     containers, vips = str(IPv4Network(cluster.container_pool)), str(IPv4Network(cluster.vip_pool))
     own = str(IPv4Address(node.pool_address))
     services = sorted(endpoints, key=lambda item: item.key)
-    return Topology(own, containers, vips, ruleset(own, containers, vips, services))
+    way = overlay(cluster.id, node, peers)
+    served = {item.vip: tuple(ready_addresses(item)) for item in services if item.vip}
+    nodes = [own, *(peer.pool_address for peer in way.peers)] if way else [own]
+    apart = isolation(members(services, wired), nodes, containers, vips)
+    return Topology(own, containers, vips, ruleset(own, containers, vips, services, [*apart, *guard(way)]), way, served)
 
 
-def ruleset(pool_address: str, container_pool: str, vip_pool: str, services: list[Endpoints]) -> str:
-    """The whole table as one transaction. The empty declaration before `delete` makes that work the first time."""
+def ruleset(
+    pool_address: str, container_pool: str, vip_pool: str, services: list[Endpoints], more: Iterable[str]
+) -> str:
+    """The whole table as one transaction, with `more` sets and chains. The empty declaration before `delete` makes that
+    work the first time.
+    """
     ready = {item: ready_addresses(item) for item in services if item.vip}
     served = {item: addresses for item, addresses in ready.items() if addresses}
     lines = [f"table ip {TABLE}", f"delete table ip {TABLE}", f"table ip {TABLE} {{"]
@@ -53,16 +92,15 @@ def ruleset(pool_address: str, container_pool: str, vip_pool: str, services: lis
     lines += _chain("prerouting", ["type nat hook prerouting priority -101; policy accept;", "jump services"])
     lines += _chain("output", ["type nat hook output priority -101; policy accept;", "jump services"])
     lines += _chain("postrouting", _source_rules(pool_address, container_pool, vip_pool, served.values()))
+    lines += _chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject with icmp type port-unreachable"])
     # A packet that still has a VIP for destination here met no chain above: unknown service, or none ready.
     refused = f"ip daddr {vip_pool} goto refuse"
-    lines += _chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject with icmp type port-unreachable"])
-    lines += _chain("forward_refuse", ["type filter hook forward priority -10; policy accept;", refused])
     lines += _chain("output_refuse", ["type filter hook output priority -10; policy accept;", refused])
     # A container sends with its own address only. The device's rp_filter=1 says the same, but loses against
     # Ubuntu's net.ipv4.conf.all.rp_filter=2: the kernel takes the greater of the two.
     spoof = 'iifname "mo*" fib saddr . iif oif missing drop'
     lines += _chain("spoofed", ["type filter hook prerouting priority -300; policy accept;", spoof])
-    return "\n".join([*lines, "}", ""])
+    return "\n".join([*lines, *more, "}", ""])
 
 
 def ready_addresses(item: Endpoints) -> list[str]:
@@ -89,6 +127,8 @@ def _source_rules(own: str, container_pool: str, vip_pool: str, backends: Iterab
     selves = ", ".join(f"{address} . {address}" for address in sorted({one for many in backends for one in many}))
     if selves:
         rules.append(f"ip saddr . ip daddr {{ {selves} }} snat to {own}")
+    # The far node takes only what comes from our own subnet: whoever else sends from here is seen as this node.
+    rules.append(f'oifname "{DEVICE}" ip saddr != {container_pool} snat to {own}')
     # Nobody outside knows a way back to the pools.
     rules.append(f"ip saddr {container_pool} ip daddr != {{ {container_pool}, {vip_pool} }} masquerade")
     return rules

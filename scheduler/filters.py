@@ -10,6 +10,7 @@ have no "set" step before "check", so none can hold the settings of the task bef
 
 from typing import Protocol
 
+from miniorch.model import Availability, NodeState
 from scheduler.request import NodeView, Request
 
 
@@ -32,10 +33,28 @@ class Ready:
     name = "ready"
 
     def check(self, request: Request, view: NodeView) -> str | None:
-        return None if view.node.ready else f"the node is not ready: {view.node.message or 'no reason given'}"
+        node = view.node
+        if node.state is not NodeState.READY:
+            since = f" since {max(0.0, view.now - node.state_since):.0f} s" if view.now else ""
+            return f"the node is {node.state.value}{since}: no heartbeat"
+        return None if node.ready else f"the node is not ready: {node.message or 'no reason given'}"
 
     def seen(self, request: Request, view: NodeView) -> str:
         return "the node is ready"
+
+
+class Available:
+    """Nobody has asked for the node to be emptied."""
+
+    name = "drain"
+
+    def check(self, request: Request, view: NodeView) -> str | None:
+        if view.node.availability is Availability.DRAIN:
+            return "the node is draining (miniorch node activate)"
+        return None
+
+    def seen(self, request: Request, view: NodeView) -> str:
+        return "the node takes new tasks"
 
 
 class Capacity:
@@ -99,7 +118,7 @@ class VolumeNode:
         return ", ".join(here) or "uses no volume"
 
 
-FILTERS: tuple[Filter, ...] = (Ready(), Capacity(), Ports(), VolumeNode())
+FILTERS: tuple[Filter, ...] = (Ready(), Available(), Capacity(), Ports(), VolumeNode())
 
 
 def _volumes(request: Request) -> list[str]:

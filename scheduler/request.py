@@ -22,6 +22,7 @@ class NodeView:
 
     node: Node
     tasks: tuple[Task, ...] = ()
+    now: float = 0.0  # seconds since 1970, for answers that a person reads at once; 0: the answer is kept
 
     @cached_property
     def reserved(self) -> Resources:

@@ -1,40 +1,54 @@
-"""FastAPI around the table of routes: turns HTTP into `Call`s and answers into HTTP, and does nothing else."""
+"""FastAPI around the table of routes: turns HTTP into `Call`s and answers into HTTP, and does nothing else.
 
+Whoever may not ask is refused before the first byte of a body is read.
+"""
+
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from miniorch import __version__
 from miniorch.api.forward import forwarding
 from miniorch.api.handlers import Handlers
 from miniorch.api.routes import ROUTES, Call
+from miniorch.api.watch import Watch
+from miniorch.client import STATE_DIRECTORY
 from miniorch.codec import encode
 from miniorch.errors import MiniorchError, UsageError, to_wire
+from miniorch.listener import caller_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+LINES = [(b"content-type", b"application/x-ndjson")]
+BODY_SECONDS = 60.0  # for the whole of it: who sends slower holds a place that others want
 
 
-def make_app(handlers: Handlers, agent_at: Callable[[str], str]) -> FastAPI:
-    """The ASGI application of the server. `agent_at` says where the agent of a node listens."""
-    app = FastAPI(title="miniorch", version=__version__, docs_url=None, redoc_url=None)
+def make_app(handlers: Handlers, agent_at: Callable[[str], str], folder: Path = Path(STATE_DIRECTORY)) -> FastAPI:
+    """The ASGI application of the server. `agent_at` says where the agent of a node listens.
+
+    `folder` has this machine's certificate.
+    """
+    app = FastAPI(title="miniorch", version=__version__, openapi_url=None)
     for route in ROUTES:
         answer = partial(handlers.answer, route)
-        endpoint = forwarding(answer, agent_at) if route.forwarded else _endpoint(answer)
+        endpoint = forwarding(answer, agent_at, folder) if route.forwarded else _endpoint(answer)
         app.add_route(route.path, endpoint, methods=[route.method], name=f"{route.method} {route.path}")
     app.add_exception_handler(MiniorchError, _refuse)
     return app
 
 
-def _endpoint(handler: Callable[[Call], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(handler: Callable[..., Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        call = Call(request.path_params, dict(request.query_params), await _body(request))
-        answer = await handler(call)
-        if isinstance(answer, AsyncIterator):
-            return StreamingResponse(_lines(answer), media_type="application/x-ndjson")
+        call = Call(caller_of(request.scope), request.path_params, dict(request.query_params))
+        answer = await handler(call, partial(_body, request))
+        if isinstance(answer, Watch):
+            return Lines(answer)
         return Response(encode(answer), media_type="application/json")
 
     return endpoint
@@ -42,10 +56,14 @@ def _endpoint(handler: Callable[[Call], Awaitable[Any]]) -> Callable[[Request], 
 
 async def _body(request: Request) -> Any:
     received, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= MAX_BODY_BYTES:  # the rest is read and dropped: a client that is still sending hears no answer
-            received += chunk
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= MAX_BODY_BYTES:  # the rest is read and dropped: who is still sending hears no answer
+                    received += chunk
+    except TimeoutError:
+        raise UsageError(f"the request's body was not there after {BODY_SECONDS:g} s") from None
     if size > MAX_BODY_BYTES:
         raise UsageError(
             f"the request is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB", remedy="split the app file into several"
@@ -58,13 +76,35 @@ async def _body(request: Request) -> Any:
         raise UsageError(f"the request's body is not JSON: {error}") from None
 
 
-async def _lines(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    """One JSON line per item."""
-    try:
-        async for item in items:
-            yield encode(item) + b"\n"
-    except MiniorchError as error:  # the status line is long gone: say it in the stream
-        yield encode(to_wire(error)) + b"\n"
+class Lines(Response):
+    """A watch: as many lines at a time as there are, until either side hangs up.
+
+    Starlette's own `StreamingResponse` needs a group of tasks and a generator for each, which is dear for thousands.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_hung_up(receive))
+        gone.add_done_callback(lambda _: self._watch.close())
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": LINES})
+            try:
+                while lines := await self._watch.take():
+                    await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
+                last = b""
+            except MiniorchError as error:  # the status line is long gone: say it in the stream
+                last = encode(to_wire(error)) + b"\n"
+            await send({"type": "http.response.body", "body": last})
+        finally:
+            gone.cancel()
+            self._watch.close()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

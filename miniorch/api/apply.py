@@ -8,7 +8,7 @@ from itertools import chain
 from miniorch.changes import ServiceChange
 from miniorch.errors import Conflict, UsageError
 from miniorch.model import App, Cluster, Release, Service
-from miniorch.spec import LABEL, MAX_REPLICAS, AppSpec, Mount, ServiceSpec
+from miniorch.spec import LABEL, MAX_REPLICAS, NAME, AppSpec, Mount, ServiceSpec
 from miniorch.state.records import Versioned, Write
 
 CHANGES_TOLD = 50  # of one release
@@ -58,6 +58,11 @@ def _check_aliases(spec: AppSpec) -> None:
     """Within an app, a name means one service."""
     owners = {name: name for name in spec.services}
     for name, service in spec.services.items():
+        if not service.networks or not all(NAME.fullmatch(network) for network in service.networks):
+            raise UsageError(
+                f"{name}: networks wants names of lower-case letters, digits, '-', '_' and '.', at most 40",
+                remedy="networks: [default]",
+            )
         for alias in service.aliases:
             if not LABEL.fullmatch(alias):
                 raise UsageError(

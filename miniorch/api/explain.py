@@ -5,7 +5,7 @@ from typing import Any
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.placement import WAITING, node_views, request_for, unmet_dependencies
 from miniorch.model import Task
-from miniorch.slots import next_at, told
+from miniorch.slots import next_at, told, unknown
 from scheduler.explain import rows
 from scheduler.schedule import schedule
 
@@ -18,7 +18,7 @@ def explain_task_now(task: Task, cache: Cache, now: float) -> dict[str, Any]:
         "name": f"{task.app}/{task.name}",
         "state": task.status.state.value,
         "desired_state": task.desired_state.value,
-        "message": told(task, service, now),
+        "message": unknown(task, cache.nodes.get(task.node), now) or told(task, service, now),
         "next_at": next_at(task, service) if service and not task.live else None,
         "node": task.node,
         "waits_for": [],
@@ -29,6 +29,6 @@ def explain_task_now(task: Task, cache: Cache, now: float) -> dict[str, Any]:
     if task.status.state in WAITING:
         row["waits_for"] = unmet_dependencies(service, cache)
     volumes = {volume.key: volume.node for volume in cache.volumes.values()}
-    answer = schedule(request_for(service, volumes), list(node_views(cache, without=task.id).values()))
+    answer = schedule(request_for(service, volumes), list(node_views(cache, task.id, now).values()))
     row["nodes"] = rows(answer.verdicts)
     return row

@@ -10,6 +10,7 @@ Who does this for real: kube-apiserver, which proxies `kubectl exec` to the kube
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,18 +19,22 @@ from starlette.types import Receive, Scope, Send
 from miniorch.api.routes import Call
 from miniorch.errors import Unreachable
 from miniorch.exchange import Exchange
+from miniorch.listener import caller_of
 
 
 def forwarding(
-    node_of: Callable[[Call], Awaitable[str]], agent_at: Callable[[str], str]
+    node_of: Callable[[Call], Awaitable[str]], agent_at: Callable[[str], str], folder: Path
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of every path that an agent answers. `node_of` says where a task is, or raises."""
+    """The endpoint of every path that an agent answers. `node_of` says where a task is, or raises.
+
+    In `folder` lies what proves to other machines' agents that this is a manager.
+    """
 
     async def endpoint(request: Request) -> Response:
-        node = await node_of(Call(request.path_params))
+        node = await node_of(Call(caller_of(request.scope), request.path_params))
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         try:
-            return Forwarded(node, await Exchange.open(agent_at(node), request.method, target))
+            return Forwarded(node, await Exchange.open(agent_at(node), request.method, target, folder=folder))
         except OSError as error:
             raise _away(node, error) from None
 

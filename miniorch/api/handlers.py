@@ -1,38 +1,34 @@
 """The handlers: check, write one transaction, return. They decide nothing; deciding is the controllers' work.
 
-A handler that changes something reads it with its revision, and tries again from the start when the transaction shows
-that somebody else was faster (`retrying`). So two people may scale the same service at once, and both orders of their
-requests are the same as if one had waited for the other.
+How a change is written stands in `writing.py`; what concerns machines in `nodes.py`.
 """
 
 import asyncio
-import contextlib
-import ipaddress
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TypeVar
 
 from miniorch import __version__
+from miniorch.api.access import admit, check_power, check_powers
 from miniorch.api.apply import check_spec, plan_apply, plan_release
 from miniorch.api.explain import explain_task_now
+from miniorch.api.joining import Guesses, Joining
+from miniorch.api.nodes import Nodes
 from miniorch.api.routes import Call, Route
-from miniorch.api.watch import watch_kind
+from miniorch.api.scope import Scopes, Shown
+from miniorch.api.watch import Watch, Watches, Wish, selection_of
+from miniorch.api.writing import retrying
 from miniorch.authority import Authority
 from miniorch.changes import changes
-from miniorch.clock import Clock
 from miniorch.codec import Json, from_plain
 from miniorch.controllers.leadership import Leadership
 from miniorch.controllers.liveness import COMPONENTS, Liveness
-from miniorch.controllers.loop import Loop, event_about
+from miniorch.controllers.loop import Loop
 from miniorch.errors import Compacted, Conflict, NotFound, UsageError
 from miniorch.model import (
-    KINDS,
     App,
     Cluster,
-    Event,
-    Node,
+    Member,
     Release,
     Service,
     Status,
@@ -40,52 +36,13 @@ from miniorch.model import (
     Volume,
 )
 from miniorch.slots import current
-from miniorch.spec import MAX_REPLICAS, AppSpec, Resources
+from miniorch.spec import MAX_REPLICAS, AppSpec
 from miniorch.state.backup import Content, take
 from miniorch.state.limits import TXN_OPERATIONS
-from miniorch.state.records import Versioned, Write, commit, from_entry, put, read, read_all
-from miniorch.state.store import Store
+from miniorch.state.records import Versioned, Write, from_entry, read, read_all
 
-ATTEMPTS = 10
 STATUSES_AT_ONCE = TXN_OPERATIONS // 2  # each with an event
 T = TypeVar("T")
-
-
-class Retry(Exception):
-    """A transaction lost a race: read again."""
-
-
-Handler = Callable[["Handlers", Call], Awaitable[Any]]
-
-
-def retrying(handler: Handler) -> Handler:
-    """A handler that starts again from its first read when it has lost a race."""
-
-    async def attempts(self: "Handlers", call: Call) -> Any:
-        for _ in range(ATTEMPTS):
-            with contextlib.suppress(Retry):
-                return await handler(self, call)
-        raise Conflict("too many others write the same object at the same time", remedy="run the command again")
-
-    return attempts
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What an agent says of its machine when it starts."""
-
-    capacity: Resources
-    engine: str = ""
-    avx: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What an agent says every few seconds."""
-
-    ready: bool = True
-    message: str = ""
-    ports_in_use: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +52,38 @@ class StatusReport:
 
 
 @dataclass(eq=False)
-class Handlers:
+class Handlers(Nodes, Joining):
     """All routes of `routes.py`."""
 
-    _store: Store
     _loop: Loop
     _leadership: Leadership
     _liveness: Liveness
-    _clock: Clock
-    _chance: random.Random
     authority: Authority | None = None  # None: its key is kept by another server
+    store_url: str = ""
+    guesses: Guesses = field(default_factory=Guesses)
     _joining: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def answer(self, route: Route, call: Call) -> Any:
-        """What every way to a handler leads through. Raises `NotLeader` where only the leader knows."""
+    def __post_init__(self) -> None:
+        self.watches = Watches(self._store, self._leadership.store_is_silent)
+        self.scopes = Scopes(
+            self._loop.cache, lambda shown, error: self.watches.end("endpoints", _scoped(shown), error)
+        )
+
+    async def answer(self, route: Route, call: Call, body: Callable[[], Awaitable[Any]] | None = None) -> Any:
+        """What every way to a handler leads through. `body` reads the call's, once it is known that it may be asked.
+
+        Raises `NotAllowed`; `NotLeader` where only the leader knows.
+        """
+        caller = call.caller
+        member = self._loop.cache.members.get(caller.name)
+        if member is None and caller.via == "tls" and caller.role:  # it may have joined a moment ago, elsewhere
+            found = await read(self._store, Member, caller.name)
+            member = found.item if found else None
+        admit(route, call, member)
         if route.by_leader:
             self._leadership.require()
+        if body is not None:
+            call = Call(caller, call.names, call.query, await body())
         return await getattr(self, route.handler)(call)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -126,21 +99,30 @@ class Handlers:
         }
 
     async def list_kind(self, call: Call) -> Any:
-        kind = self._kind(call)
+        kind = call.names["kind"]
         listing = await self._store.list(f"/{kind}/")
-        items = [one.value for one in listing.entries if not call.query or selected(from_entry(one), call.query)]
+        if kind == "endpoints" and "node" in call.query:
+            await self._loop.cache.reached(listing.revision)
+        wanted = self._wish(kind, call.query)
+        items = [one.value for one in listing.entries if not call.query or wanted(from_entry(one))]
         return Json(b'{"revision":%d,"items":[%s]}' % (listing.revision, b",".join(items)))
 
-    async def watch(self, call: Call) -> Any:
-        kind = self._kind(call)
+    async def watch(self, call: Call) -> Watch:
+        kind = call.names["kind"]
         try:
             after = int(call.query.get("revision", ""))
         except ValueError:
             raise UsageError("a watch needs ?revision=N, the revision of the list before it") from None
         if after > await self._store.revision():
             raise Compacted(f"revision {after} was not this store's: list again")
-        wanted = partial(selected, query=call.query)
-        return watch_kind(self._store, kind, after, wanted, self._leadership.store_is_silent)
+        if kind == "endpoints" and "node" in call.query:
+            await self.scopes.check(call.query["node"], after)
+        return self.watches.open(kind, after, self._wish(kind, call.query))
+
+    def _wish(self, kind: str, query: Mapping[str, str]) -> Wish:
+        if kind == "endpoints" and "node" in query:
+            return _scoped(Shown(self.scopes, query["node"]))
+        return Wish(selection_of(query))
 
     async def explain_service(self, call: Call) -> Any:
         service = await self._must(Service, f"{call.names['app']}/{call.names['service']}", "no such service")
@@ -155,6 +137,12 @@ class Handlers:
 
     async def backup(self, call: Call) -> Content:
         return await take(self._store, self.authority)
+
+    async def inside_of(self, call: Call) -> str:
+        """The same for who wants to be inside the container, or to touch its files."""
+        task = (await self._must(Task, call.names["task"], "no such task")).item
+        check_power(call.caller, f"{task.app}/{task.name}", task.spec)
+        return await self.node_of(call)
 
     async def node_of(self, call: Call) -> str:
         """Whose agent has a task's container."""
@@ -172,6 +160,7 @@ class Handlers:
     async def apply(self, call: Call) -> Any:
         app, spec = call.names["app"], from_plain(AppSpec, call.body)
         check_spec(app, spec)
+        check_powers(call.caller, spec)
         cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         services = await read_all(self._store, Service)
         current = await read(self._store, App, app)
@@ -220,54 +209,6 @@ class Handlers:
     # --- what agents write -------------------------------------------------------------------------------------------
 
     @retrying
-    async def register(self, call: Call) -> Node:
-        name, registration = call.names["node"], from_plain(Registration, call.body)
-        self._liveness.beat(name)
-        known = await read(self._store, Node, name)
-        if known is None:
-            return await self._join(name, registration)
-        node = replace(known.item, capacity=registration.capacity, engine=registration.engine, avx=registration.avx)
-        node = replace(node, ready=True, message="")
-        if node != known.item:
-            why = "" if known.item.ready else "ready again"
-            await self._commit([Write(node, known.modified, why=why)])
-        return node
-
-    async def _join(self, name: str, registration: Registration) -> Node:
-        """A new node gets a subnet of its own. One at a time: a thousand that start together do not race."""
-        async with self._joining:
-            cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
-            # Whoever joined before us has written the cluster's record in the same transaction.
-            await self._loop.cache.reached(cluster.modified)
-            taken = {node.subnet for node in self._loop.cache.nodes.values()}
-            subnet = free_subnet(cluster.item.container_pool, taken)
-            own = str(ipaddress.ip_network(subnet)[1])
-            node = Node(name, subnet, own, registration.capacity, True, "", registration.engine, registration.avx)
-            why = f"joined with {registration.engine}, subnet {subnet}"
-            await self._commit([self._alone(cluster), Write(node, 0, why=why)])
-            return node
-
-    @retrying
-    async def heartbeat(self, call: Call) -> Any:
-        name, beat = call.names["node"], from_plain(Heartbeat, call.body)
-        self._liveness.beat(name)
-
-        def heard(node: Node) -> Node:
-            return replace(node, ready=beat.ready, message=beat.message, ports_in_use=beat.ports_in_use)
-
-        known = self._loop.cache.nodes.get(name)
-        if known is not None and heard(known) == known:  # the usual case: ten thousand nodes, nothing new
-            return {}
-        node = await self._must(Node, name, "no such node: register first")
-        changed = heard(node.item)
-        if changed != node.item:
-            why = ""
-            if changed.ready is not node.item.ready:
-                why = "ready again" if changed.ready else f"not ready: {changed.message}"
-            await self._commit([Write(changed, node.modified, why=why)])
-        return {}
-
-    @retrying
     async def statuses(self, call: Call) -> Any:
         node, reports = call.names["node"], [from_plain(StatusReport, plain) for plain in call.body or ()]
         writes = []
@@ -312,20 +253,6 @@ class Handlers:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
-    def _kind(self, call: Call) -> str:
-        kind = call.names["kind"]
-        if kind not in KINDS:
-            raise NotFound(f"the server has no {kind}; it has {', '.join(KINDS)}")
-        return kind
-
-    async def _must(self, cls: type[T], key: str, otherwise: str) -> Versioned[T]:
-        found = await read(self._store, cls, key)
-        if found is None:
-            raise NotFound(
-                f"{otherwise}: {key}", remedy={Task: "miniorch ps -a", Service: "miniorch services"}.get(cls, "")
-            )
-        return found
-
     async def _wanted_service(self, key: str) -> Versioned[Service]:
         service = await self._must(Service, key, "no such service")
         if service.item.removing:
@@ -339,39 +266,7 @@ class Handlers:
         """
         return Write(cluster.item, cluster.modified)
 
-    async def _commit(self, writes: list[Write]) -> int:
-        now = self._clock.now()
-        events = [event_about(write.item, write.why, now, self._chance) for write in writes if write.why]
-        if len(writes) > TXN_OPERATIONS:
-            raise UsageError(
-                f"this would change {len(writes)} objects at once, at most {TXN_OPERATIONS} can be",
-                remedy="split the app file into several apps",
-            )
-        fits = len(writes) + len(events) <= TXN_OPERATIONS
-        revision = await commit(self._store, writes, events if fits else ())
-        if revision is None:
-            raise Retry
-        for start in range(0, 0 if fits else len(events), TXN_OPERATIONS):  # what is told may come a moment later
-            await self._store.txn([], [put(event) for event in events[start : start + TXN_OPERATIONS]])
-        return revision
 
-
-def selected(item: object, query: Any) -> bool:
-    """Whether an object passes the filters of a list or watch (`app`, `node`). An event's are in its subject."""
-    if isinstance(item, Event):
-        first = item.subject.partition("/")[0]
-        owner = {"node" if item.kind == "node" else "app": first}
-        return all(owner.get(name) == query[name] for name in ("app", "node") if name in query)
-    return all(getattr(item, name, None) == query[name] for name in ("app", "node") if name in query)
-
-
-def free_subnet(pool: str, taken: set[str]) -> str:
-    """The first /24 of the pool that no node has. Raises `Conflict` when the pool is used up."""
-    network = ipaddress.ip_network(pool)
-    for subnet in network.subnets(new_prefix=24):
-        if str(subnet) not in taken:
-            return str(subnet)
-    raise Conflict(
-        f"the container pool {pool} has no free subnet left for another node",
-        remedy="miniorch down --all; then miniorch up --pool with a larger network",
-    )
+def _scoped(shown: Shown) -> Wish:
+    """What a node may see of the endpoints, which have no node of their own."""
+    return Wish(further=shown)

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from miniorch.codec import to_plain
 from miniorch.errors import NotFound
+from miniorch.identity import LOCAL, Caller
 
 if TYPE_CHECKING:
     from miniorch.api.handlers import Handlers
+    from miniorch.api.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: names from the path, the query, the decoded JSON body."""
+    """One request: who asks, names from the path, the query, the decoded JSON body."""
 
+    caller: Caller
     names: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
@@ -57,17 +60,31 @@ ROUTES = (
     Route("POST", "/v1/nodes/{node}/applied", "applied", by_leader=True),
     Route("POST", "/v1/nodes/{node}/register", "register", by_leader=True),
     Route("POST", "/v1/nodes/{node}/volumes-removed", "volumes_removed"),
+    Route("PATCH", "/v1/nodes/{node}", "change_node"),
+    Route("DELETE", "/v1/nodes/{node}", "remove_node", by_leader=True),
     Route("GET", "/v1/version", "version"),
     Route("GET", "/v1/watch/{kind}", "watch"),
     Route("GET", "/v1/explain/{app}/{service}", "explain_service"),
     Route("GET", "/v1/explain/{task}", "explain_task"),
     Route("GET", "/v1/tasks/{task}/logs", "node_of", forwarded=True),
     Route("GET", "/v1/tasks/{task}/top", "node_of", forwarded=True),
-    Route("GET", "/v1/tasks/{task}/stat", "node_of", forwarded=True),
-    Route("GET", "/v1/tasks/{task}/archive", "node_of", forwarded=True),
-    Route("PUT", "/v1/tasks/{task}/archive", "node_of", forwarded=True),
-    Route("POST", "/v1/tasks/{task}/exec", "node_of", forwarded=True),
+    Route("GET", "/v1/tasks/{task}/trace", "node_of", forwarded=True),
+    Route("GET", "/v1/tasks/{task}/stat", "inside_of", forwarded=True),
+    Route("GET", "/v1/tasks/{task}/archive", "inside_of", forwarded=True),
+    Route("PUT", "/v1/tasks/{task}/archive", "inside_of", forwarded=True),
+    Route("POST", "/v1/tasks/{task}/exec", "inside_of", forwarded=True),
+    Route("GET", "/v1/nodes/{node}/network", "node_itself", forwarded=True),
+    Route("POST", "/v1/nodes/{node}/network", "node_itself", forwarded=True),
     Route("GET", "/v1/backup", "backup"),
+    Route("GET", "/v1/authority", "authority_certificate"),
+    Route("POST", "/v1/join", "join"),
+    Route("POST", "/v1/renew", "renew"),
+    Route("GET", "/v1/join-tokens", "join_tokens"),
+    Route("POST", "/v1/join-tokens", "create_token"),
+    Route("POST", "/v1/join-tokens/{role}/rotate", "rotate_token"),
+    Route("DELETE", "/v1/join-tokens/{token}", "revoke_token"),
+    Route("POST", "/v1/certificates", "certify"),
+    Route("DELETE", "/v1/certificates/{member}", "revoke_member"),
     Route("GET", "/v1/{kind}", "list_kind"),
     Route("PUT", "/v1/apps/{app}", "apply"),
     Route("DELETE", "/v1/apps/{app}", "remove"),
@@ -76,29 +93,34 @@ ROUTES = (
 )
 
 
-async def dispatch(handlers: Handlers, method: str, path: str, body: Any = None) -> Any:
+async def dispatch(handlers: Handlers, method: str, path: str, body: Any = None, caller: Caller = LOCAL) -> Any:
     """Call the handler of a path; the answer as plain data. Errors are `MiniorchError`s."""
-    return to_plain(await _handler(handlers, method, path, body))
+    return to_plain(await _handler(handlers, method, path, body, caller))
 
 
-async def stream(handlers: Handlers, path: str) -> AsyncIterator[Any]:
-    """Call the handler of a streaming path; its items one by one."""
-    async for item in lines(handlers, path):
-        yield to_plain(item)
+async def stream(handlers: Handlers, path: str, caller: Caller = LOCAL) -> AsyncGenerator[Any, None]:
+    """The lines of a watch, decoded. Closing it ends the watch."""
+    watch = await open_watch(handlers, path, caller)
+    try:
+        while found := await watch.take():
+            for line in found:
+                yield to_plain(line)
+    finally:
+        watch.close()
 
 
-async def lines(handlers: Handlers, path: str) -> AsyncIterator[Any]:
-    """The same, as the handler gives them."""
-    async for item in await _handler(handlers, "GET", path, None):
-        yield item
+async def open_watch(handlers: Handlers, path: str, caller: Caller = LOCAL) -> Watch:
+    """Call the handler of a watch. Whoever takes its lines must close it."""
+    watch: Watch = await _handler(handlers, "GET", path, None, caller)
+    return watch
 
 
-async def _handler(handlers: Handlers, method: str, path: str, body: Any) -> Any:
+async def _handler(handlers: Handlers, method: str, path: str, body: Any, caller: Caller) -> Any:
     found = _found(method, path)
     if found is None:
         raise NotFound(f"the server knows no {method} {path.partition('?')[0]}")
     route, names, query = found
-    return await handlers.answer(route, Call(names, query, body))
+    return await handlers.answer(route, Call(caller, names, query, body))
 
 
 @functools.lru_cache(2048)  # agents ask the same few questions again and again

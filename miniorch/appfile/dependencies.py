@@ -1,9 +1,10 @@
-"""What services need of each other: `depends_on`, `links`, `volumes_from`, and the aliases that links give.
+"""What services need of each other: `depends_on`, `links`, `volumes_from`, the aliases that links give, and networks.
 
-All three name a service that must be there, and together they must not go in a circle: no task of it would ever start.
+The first three name a service that must be there, and together they must not go in a circle: no task of it would ever
+start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from miniorch.appfile.keys import Verdict
@@ -23,6 +24,7 @@ class Needs:
     optional: set[str] = field(default_factory=set)
     volumes_from: dict[str, bool] = field(default_factory=dict)  # other service -> read only
     aliases: list[tuple[str, str, Place]] = field(default_factory=list)  # alias, and the service that it stands for
+    networks: dict[str, Place] = field(default_factory=dict)
 
     def to_complete(self) -> set[str]:
         """The services that are expected to end: those waited for to complete, and old data containers."""
@@ -62,11 +64,13 @@ def read_needs(name: str, keys: Section) -> Needs:
     networks = keys.get("networks")
     if networks is not None and isinstance(networks.value, dict):
         for network, entry in values.mapping(networks, keys.named("networks")).items():
+            needs.networks[network] = entry.place
             part = Section(values, entry.node, "network", f"{keys.path}.networks.{network}", keys.named("networks"))
             for item in part.items("aliases"):
                 needs.aliases.append((values.text(item, part.named("aliases")), name, item.place))
     else:
-        values.texts(networks, keys.named("networks"))
+        for item in keys.items("networks"):
+            needs.networks[values.text(item, keys.named("networks"))] = item.place
     return needs
 
 
@@ -86,10 +90,19 @@ def _reference(item: Node, keys: Section, key: str) -> tuple[str, str]:
 
 
 def connect(
-    values: Values, specs: Mapping[str, ServiceSpec], needs: Mapping[str, Needs], asleep: Mapping[str, str]
+    values: Values,
+    specs: Mapping[str, ServiceSpec],
+    needs: Mapping[str, Needs],
+    asleep: Mapping[str, str],
+    networks: Collection[str],
 ) -> dict[str, ServiceSpec]:
-    """The services with what they need of each other. `asleep` are those whose profile is not asked for."""
+    """The services with what they need of each other. `asleep` are those whose profile is not asked for, `networks`
+    what the file declares.
+    """
     for name, own in needs.items():
+        for network in [one for one in own.networks if one and one not in networks]:
+            message = f"service {name} is on network {shorten(network)}, which the file does not declare"
+            values.refuse("E0106", message, own.networks[network], name_remedy(network, networks, "default"))
         for other, condition in list(own.depends_on.items()):
             if other in specs:
                 if condition is Condition.HEALTHY and specs[other].task.healthcheck is None:
@@ -124,6 +137,7 @@ def connect(
             spec,
             depends_on=needs[name].depends_on,
             aliases=tuple(aliases.get(name, ())),
+            networks=tuple(sorted(needs[name].networks)) or ("default",),
             task=replace(spec.task, mounts=mounts[name]),
         )
         for name, spec in specs.items()

@@ -34,7 +34,7 @@ name                   honoured
 services               -
 volumes                -
 include                honoured
-networks               approximated  an app has one network, and all its services are in it
+networks               honoured
 secrets                -
 configs                -
 version                ignored       Compose has not needed it since 2020
@@ -59,12 +59,13 @@ deploy                 -
 scale                  honoured
 restart                honoured
 stop_grace_period      honoured
+x-miniorch             -
 stop_signal            honoured
 profiles               honoured
 extends                honoured
 secrets                approximated  the file is mounted from the machine where the task runs
 configs                approximated  the file is mounted from the machine where the task runs
-networks               approximated  an app has one network; aliases are honoured
+networks               honoured
 user                   honoured
 working_dir            honoured
 hostname               honoured
@@ -88,8 +89,8 @@ cpus                   honoured
 mem_limit              honoured
 mem_reservation        honoured
 container_name         ignored       every task has a name of its own: miniorch ps
-network_mode           ignored       every task has an address of its own in the app's network
-net                    ignored       every task has an address of its own in the app's network
+network_mode           ignored       every task has an address of its own in the app's networks
+net                    ignored       every task has an address of its own in the app's networks
 external_links         ignored       other apps cannot be reached by name
 dns                    ignored       miniorch answers names, and asks the node's own resolvers for all others
 dns_opt                ignored       miniorch answers names, and asks the node's own resolvers for all others
@@ -174,6 +175,9 @@ start_period           honoured
 disable                honoured
 start_interval         ignored       a starting task is probed often anyway
 
+[x-miniorch]
+stop_after             honoured
+
 [deploy]
 replicas               honoured
 mode                   honoured
@@ -229,6 +233,18 @@ consistency            ignored       it means something on macOS only
 condition              honoured
 required               honoured
 restart                ignored       a service is not restarted because another one is
+
+[app network]
+name                   ignored       networks are named by app and key
+external               ignored       networks are an app's own, and its services reach no other app's
+internal               ignored       its services reach the outside, too, through their node
+driver                 ignored       the network is miniorch's own, and spans all nodes
+driver_opts            ignored       the network is miniorch's own
+ipam                   ignored       addresses come from the cluster's pool: miniorch up --pool
+attachable             ignored       only tasks are on it
+enable_ipv4            ignored       tasks have IPv4 addresses
+enable_ipv6            ignored       tasks have IPv4 addresses
+labels                 ignored       nothing reads labels of networks
 
 [network]
 aliases                honoured

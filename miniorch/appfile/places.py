@@ -16,9 +16,8 @@ from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Section, Values, from_here
 from miniorch.appfile.yaml import Node, shorten
-from miniorch.spec import Mount, Port
+from miniorch.spec import NAME, Mount, Port
 
-VOLUME_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,38}[a-z0-9])?")
 RANGE_LIMIT = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERY = ("", "0.0.0.0", "::")
@@ -175,9 +174,9 @@ class Places:
         elif first is not place:
             message, note = f"{keys.what} mounts {shorten(mount.target)} twice", f"{first} came first"
             self.values.refuse("E0107", message, place, "delete one of the two", note=note)
-        elif name and not VOLUME_NAME.fullmatch(name):
+        elif name and not NAME.fullmatch(name):
             if name not in self.declared:
-                refuse_volume_name(self.values, name, place)
+                refuse_name(self.values, "volume", name, place)
         elif name and name not in self.declared:
             if not self._implicit:
                 message = f"{keys.what} uses the volume {shorten(name)}, which the file does not declare"
@@ -258,8 +257,8 @@ class Places:
             return self._anonymous(target, node, keys)
         elif kind == "bind" and not source.startswith(("/", ".", "~")):
             return self._mount(f"./{source}", target, part.flag("read_only"), node, keys)
-        elif kind == "volume" and not VOLUME_NAME.fullmatch(source):
-            refuse_volume_name(self.values, source, node.place)
+        elif kind == "volume" and not NAME.fullmatch(source):
+            refuse_name(self.values, "volume", source, node.place)
         else:
             return self._mount(source, target, part.flag("read_only"), node, keys)
         return None
@@ -295,10 +294,10 @@ class FolderOf:
         return self._folders[place.file]
 
 
-def refuse_volume_name(values: Values, name: str, place: Place) -> None:
+def refuse_name(values: Values, kind: str, name: str, place: Place) -> None:
     better = re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-_.")[:40].strip("-_.") or "data"
     remedy = f"write {better}: names have lower-case letters, digits, -, _ and ., at most 40"
-    values.refuse("E0104", f'the volume name "{shorten(name)}" cannot be used', place, remedy)
+    values.refuse("E0104", f'the {kind} name "{shorten(name)}" cannot be used', place, remedy)
 
 
 def _range(text: str) -> list[int]:

@@ -20,14 +20,14 @@ from pathlib import Path
 from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
-from miniorch.appfile.places import VOLUME_NAME, FolderOf, Places, refuse_volume_name
+from miniorch.appfile.places import FolderOf, Places, refuse_name
 from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, Problem, refusal
 from miniorch.appfile.report import Report
 from miniorch.appfile.service import ServiceReader
 from miniorch.appfile.values import Section, Values, as_label, label_remedy, name_remedy
 from miniorch.appfile.yaml import MAX_BYTES, Entry, Node, Refused, parse, shorten
 from miniorch.errors import AppFileError, UsageError
-from miniorch.spec import LABEL, AppSpec
+from miniorch.spec import LABEL, NAME, AppSpec
 
 USUAL_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 MAX_FILES = 50
@@ -237,7 +237,7 @@ def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profil
     stem = "app" if files.first == "-" else Path(files.first).stem
     app = app or as_label(files.folder.name if re.fullmatch(r"(docker-)?compose(\..+)?", stem) else stem)
     folder_of = FolderOf(files.folders)
-    declared = _volumes(top)
+    declared = _declared(top, "volume", "volume")
     places = Places(values, declared, _file_sources(top, folder_of), folder_of, implicit=files.version_1)
     reader = ServiceReader(values, app, places, folder_of, images)
     services = _services(top, files)
@@ -247,7 +247,7 @@ def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profil
     needs = {one: read_needs(one, section) for one, section in keys.items()}
     jobs = {other for own in needs.values() for other in own.to_complete()}
     specs = {one: reader.read(one, entry, keys[one], job=one in jobs) for one, entry in awake.items()}
-    specs = connect(values, specs, needs, asleep)
+    specs = connect(values, specs, needs, asleep, {"default"} | _declared(top, "network", "app network"))
     for key, names in reader.unsaid.items() if "services" in top.entries else ():
         why = f"{shorten(', '.join(names))}: {UNSAID[key]}"
         if names:
@@ -345,13 +345,13 @@ def _by_profile(
     return awake, asleep, tuple(known)
 
 
-def _volumes(top: Section) -> set[str]:
-    """The declared volumes."""
+def _declared(top: Section, kind: str, part: str) -> set[str]:
+    """The declared volumes or networks."""
     values, found = top.values, set()
-    for name, entry in values.mapping(top.get("volumes"), "volumes").items():
-        if not VOLUME_NAME.fullmatch(name):
-            refuse_volume_name(values, name, entry.place)
-        Section(values, entry.node, "volume", f"volumes.{name}", f"volume {shorten(name)}")
+    for name, entry in values.mapping(top.get(f"{kind}s"), f"{kind}s").items():
+        if not NAME.fullmatch(name):
+            refuse_name(values, kind, name, entry.place)
+        Section(values, entry.node, part, f"{kind}s.{name}", f"{kind} {shorten(name)}")
         found.add(name)
     return found
 

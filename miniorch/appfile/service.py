@@ -73,6 +73,7 @@ class ServiceReader:
             reserved=reserved,
             limit=limit,
             stop_grace_seconds=keys.seconds("stop_grace_period", 10.0),
+            stop_after_seconds=keys.part("x-miniorch", "x-miniorch").seconds("stop_after"),
             options=options(keys, tmpfs, pids),
         )
         for item in keys.items("expose"):

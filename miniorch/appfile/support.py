@@ -37,7 +37,9 @@ Files of version 1 (services at the top), 2 and 3 and of today's specification a
 - A line of a file of variables (`.env`, `env_file`) that sets none is an error.
 - A dependency on `service_healthy` without a `healthcheck` is met as soon as the service runs: a check that the image
   has is not used.
-- An app has one network, and every name in it means one thing. An alias is known to the whole app.
+- Services reach each other when they share a network, by name and by address; others are refused at once. A service
+  that names none is on `default`. Networks are an app's own: another app's are never shared, `external` or not. One
+  set of names serves all networks of an app: an alias is known on every network of its service.
 - A port is published on every node, on all addresses or on 127.0.0.1; one on another address is refused.
 - A path below `volumes` is mounted from the node where the task runs, and must be there: no empty folder is made. One
   that starts from the file's folder must be there when the file is read.
@@ -50,10 +52,12 @@ Files of version 1 (services at the top), 2 and 3 and of today's specification a
 TITLES = {
     "file": "At the top of the file", "service": "A service", "port": "A port, in the long form",
     "mount": "A volume of a service, in the long form", "dependency": "A service below depends_on",
-    "network": "A network of a service", "volume": "A volume at the top of the file",
+    "app network": "A network at the top of the file", "network": "A network of a service",
+    "volume": "A volume at the top of the file",
     "file source": "A secret or config at the top of the file", "file reference": "A secret or config of a service",
     "env file": "A file below env_file, in the long form", "limits": "resources: limits",
     "reservations": "resources: reservations", "restart_policy": "deploy: restart_policy",
+    "x-miniorch": "x-miniorch: what Compose has no key for",
 }  # fmt: skip
 
 

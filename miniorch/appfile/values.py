@@ -29,7 +29,7 @@ _HOMES = {
 }  # fmt: skip
 _EXAMPLES = {
     "image": "nginx", "context": "./folder", "test": "exit 0", "service": "web: {image: nginx}",
-    "condition": "service_healthy",
+    "condition": "service_healthy", "stop_after": "30s",
 }  # fmt: skip
 # Words of one key that stand behind another, and the word for it there.
 _SYNONYMS = {

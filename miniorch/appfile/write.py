@@ -26,8 +26,8 @@ def config_text(app: AppFile) -> str:
     top: dict[str, Any] = {"name": app.name, "services": {}}
     for name, spec in app.spec.services.items():
         top["services"][name] = _service(spec)
-    if app.spec.volumes:
-        top["volumes"] = dict.fromkeys(app.spec.volumes)
+    networks = {name for spec in app.spec.services.values() for name in spec.networks} - {"default"}
+    top.update(_given({"volumes": dict.fromkeys(app.spec.volumes), "networks": dict.fromkeys(sorted(networks))}))
     return yaml.dump(_escaped(top), Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -55,13 +55,14 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
                 "start_period": _seconds(check.start_period_seconds),
             },
             "depends_on": {name: {"condition": condition.value} for name, condition in spec.depends_on.items()},
-            "networks": spec.aliases and {"default": {"aliases": list(spec.aliases)}},
+            "networks": _networks(spec),
             "deploy": {
                 "replicas": spec.replicas,
                 **_given({"resources": resources, "restart_policy": _policy(spec.restart)}),
             },
         }),
         "stop_grace_period": _seconds(task.stop_grace_seconds),
+        **({"x-miniorch": {"stop_after": _seconds(task.stop_after_seconds)}} if task.stop_after_seconds else {}),
         **_options(task.options),
     }  # fmt: skip
 
@@ -82,6 +83,13 @@ def _port(port: Port) -> str:
 def _mount(mount: Mount) -> dict[str, Any]:
     kind, source = ("bind", mount.host_path) if mount.host_path else ("volume", mount.volume)
     return _given({"type": kind, "source": source, "target": mount.target, "read_only": mount.read_only})
+
+
+def _networks(spec: ServiceSpec) -> dict[str, Any] | list[str]:
+    """A service's aliases are known on each of its networks: the first one tells them."""
+    if spec.aliases:
+        return {**dict.fromkeys(spec.networks), spec.networks[0]: {"aliases": list(spec.aliases)}}
+    return [] if spec.networks == ("default",) else list(spec.networks)
 
 
 def _policy(policy: RestartPolicy) -> dict[str, Any]:

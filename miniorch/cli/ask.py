@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from miniorch.cli.output import did_you_mean
-from miniorch.client import UnixTransport
+from miniorch.client import HttpTransport
 from miniorch.codec import from_plain
+from miniorch.contexts import transport_now
 from miniorch.errors import NotFound, UsageError
 from miniorch.model import (
     App,
@@ -26,8 +27,8 @@ T = TypeVar("T")
 class Server:
     """The server's answers as model objects. Raises what the server answers, `Unreachable` when it does not."""
 
-    def __init__(self, transport: UnixTransport | None = None) -> None:
-        self.transport = transport or UnixTransport()
+    def __init__(self, transport: HttpTransport | None = None) -> None:
+        self.transport = transport or transport_now()
 
     def plain(self, kind: str, app: str = "") -> list[Any]:
         """Objects as the server sends them."""

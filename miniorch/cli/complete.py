@@ -103,7 +103,11 @@ class Names:
     """The names of what is there, from the server, all within one limit."""
 
     def __init__(self, path: str = "", limit_seconds: float | None = None) -> None:
-        self._path = path or f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"  # as in client.py
+        lab = Path("/run/miniorch-lab/current")  # as in client.py
+        near = f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"
+        self._path = path or (
+            lab.read_text().strip() if lab.exists() and "MINIORCH_RUN_DIR" not in os.environ else near
+        )
         self._limit = _limit() if limit_seconds is None else limit_seconds
         self._deadline = 0.0  # from the first question on
 
@@ -152,13 +156,14 @@ def candidates(before: Sequence[str], current: str, names: Names) -> Iterator[tu
 
     from miniorch.cli.tree import app
 
-    group: Any = typer.main.get_command(app)
-    name = next((word for word in before if not word.startswith("-")), None)
-    if name is None:
-        yield from _options(group) if current.startswith("-") else _commands(group)
-        return
-    command = group.commands.get(name)
-    own = before[before.index(name) + 1 :]
+    command: Any = typer.main.get_command(app)
+    own = before
+    while hasattr(command, "commands"):
+        name = next((word for word in own if not word.startswith("-")), None)
+        if name is None:
+            yield from _options(command) if current.startswith("-") else _commands(command)
+            return
+        command, own = command.commands.get(name), own[own.index(name) + 1 :]
     if command is None or "--" in own:
         return
     option, given = _walk(command, own)

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from miniorch.cli.ask import Server, resolve
 from miniorch.cli.output import BROKEN_PIPE, detaching
-from miniorch.client import UnixTransport
+from miniorch.contexts import transport_now
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, UsageError
 from miniorch.model import Task
 
@@ -75,7 +75,7 @@ class Place:
     def __init__(self, name: str, path: str) -> None:
         self.name = name
         self.path = path if path.startswith("/") else f"/{path}"
-        self._transport = UnixTransport(timeout_seconds=COPY_SECONDS)
+        self._transport = transport_now(timeout_seconds=COPY_SECONDS)
         self.task = self._task()
 
     def _task(self) -> Task:

@@ -9,7 +9,7 @@ from time import sleep
 
 from miniorch.cli.ask import Named, Server, resolve
 from miniorch.cli.output import BROKEN_PIPE, detaching
-from miniorch.client import UnixTransport
+from miniorch.contexts import transport_now
 from miniorch.errors import MiniorchError, Temporary, UsageError
 from miniorch.model import Task
 
@@ -69,7 +69,7 @@ def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
 def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
     before = f"{task.name} | " if prefix else ""
     try:
-        transport = UnixTransport(timeout_seconds=FOLLOW_SECONDS if follow else 30.0)
+        transport = transport_now(timeout_seconds=FOLLOW_SECONDS if follow else 30.0)
         _, response = transport.open("GET", f"/v1/tasks/{task.id}/logs?tail={tail}&follow={int(follow)}")
         wrote = False
         for line in response:

@@ -75,6 +75,9 @@ def _run(arguments: list[str]) -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's mark; its classes are typer's secret
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands, and none of them named
+            print(getattr(error, "ctx").get_help())  # noqa: B009
+            return
         from miniorch.cli.misuse import refusal
 
         raise refusal(error, group, arguments) from None

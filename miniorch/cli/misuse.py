@@ -13,8 +13,10 @@ from miniorch.errors import UsageError
 
 def refusal(error: Any, group: Any, words: Sequence[str]) -> UsageError:
     """Click's error about the words of a command line as ours. Its classes are private: they are known by name."""
-    name = next((word for word in words if not word.startswith("-")), "")
-    command, path = group.commands.get(name, group), f"miniorch {name}"
+    command, path = group, "miniorch"
+    names = [word for word in words if not word.startswith("-")]
+    while names and names[0] in getattr(command, "commands", ()):
+        path, command = f"{path} {names[0]}", command.commands[names.pop(0)]
     if error.ctx is not None:
         command, path = error.ctx.command, error.ctx.command_path
     match type(error).__name__:
@@ -32,11 +34,11 @@ def refusal(error: Any, group: Any, words: Sequence[str]) -> UsageError:
             seen = error.message.partition(" is not")[0].strip("'")
             message = f'{_called(error.param)} wants {_wanted(error.param)}; got "{seen}"'
             return UsageError(message, remedy=_correct(error.param, command, seen))
-    if command is group and name:
-        near = nearest(name, group.commands)
+    if names and (known := getattr(command, "commands", {})):
+        near = nearest(names[0], known)
         return UsageError(
-            f"there is no command {name}{did_you_mean(name, group.commands)}",
-            remedy=f"miniorch {near} --help" if near else "miniorch --help",
+            f"there is no command {f'{path} {names[0]}'.removeprefix('miniorch ')}{did_you_mean(names[0], known)}",
+            remedy=f"{path} {near} --help" if near else f"{path} --help",
         )
     message = error.format_message().rstrip(".").lower()
     if extra := re.search(r"extra argument\S* \((.*)\)", error.message):

@@ -116,6 +116,10 @@ def confirm(question: str, *, yes: bool, no_input: bool) -> None:
     """Ask before data dies. Raises `UsageError` where nobody can be asked, or when the answer is not yes."""
     if yes:
         return
+    from miniorch.contexts import chosen
+
+    if place := chosen():
+        question = f"[{place}] {question}"
     if no_input or not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody can be asked here.", remedy="add --yes if that is meant")
     with detaching("nothing was done; the same again asks again, --yes does not ask"):

@@ -10,10 +10,10 @@ Who does this for real: `kubectl rollout status`, without the second half; fly's
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from miniorch.model import DesiredState, Service, Task, TaskState
-from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted, told
+from miniorch.model import DesiredState, Node, NodeState, Service, Task, TaskState
+from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted, told, unknown
 
 STEADY_SECONDS = 2.0  # a task without a health check must stay for so long
 UNPLACED_SECONDS = 10.0
@@ -42,6 +42,24 @@ class Verdict:
     kind: str = ""
     cause: Task | None = None
     times: int = 0
+
+
+def as_seen(tasks: Sequence[Task], nodes: Mapping[str, Node], now: float) -> list[Task]:
+    """What counts of tasks on nodes that are down: nothing where a successor is made, else that they wait there."""
+    seen = []
+    for task in tasks:
+        node = nodes.get(task.node)
+        if task.live and node is not None and node.state is NodeState.DOWN:
+            if any(one.created_at > task.created_at for one in tasks if _slot(one) == _slot(task)):
+                continue
+            status = replace(task.status, state=TaskState.PENDING, message=unknown(task, node, now))
+            task = replace(task, status=replace(status, since=node.state_since))
+        seen.append(task)
+    return seen
+
+
+def _slot(task: Task) -> tuple[str, int]:
+    return task.service_key, task.slot
 
 
 def failures(services: Sequence[Service], tasks: Sequence[Task]) -> dict[tuple[str, int], int]:

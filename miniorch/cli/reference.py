@@ -29,7 +29,8 @@ error. Ctrl-C ends the waiting and not what is waited for; what is said then tel
 In a pipe there are plain columns and at most one line per change of state; `ACCESSIBLE=1` has the same on a terminal.
 `NO_COLOR=1` turns colours off, `FORCE_COLOR=1` on. `MINIORCH_COMPLETION_SECONDS` (0.3) is how long a
 completion may ask the server for names. `MINIORCH_RUN_DIR` and `MINIORCH_STATE_DIR` say where sockets and
-state are.
+state are, `MINIORCH_CONTEXT` which cluster is spoken to (`miniorch context`),
+`MINIORCH_LAB` the name of a lab beside the usual one.
 """
 
 
@@ -40,12 +41,19 @@ def codes() -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, Any, Any]]:
-    """Name, command and its context, in the order of the tree."""
+    """Name (of one in a group: both words), command and its context, in the order of the tree."""
     group: Any = typer.main.get_command(app)
     with typer.Context(group, info_name="miniorch") as above:
-        for name, command in group.commands.items():
-            with typer.Context(command, info_name=name, parent=above, terminal_width=100) as context:
-                yield name, command, context
+        yield from _below(group, above, "")
+
+
+def _below(group: Any, above: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    for name, command in group.commands.items():
+        with typer.Context(command, info_name=name, parent=above, terminal_width=100) as context:
+            if hasattr(command, "commands"):
+                yield from _below(command, context, f"{prefix}{name} ")
+            else:
+                yield f"{prefix}{name}", command, context
 
 
 def page() -> str:
@@ -60,7 +68,7 @@ def man_pages() -> dict[str, str]:
     """File name -> roff, one page per command and one for all."""
     pages, listed = {}, []
     for name, command, context in commands():
-        title, usage = f"miniorch-{name}", command.collect_usage_pieces(context)
+        title, usage = f"miniorch-{name.replace(' ', '-')}", command.collect_usage_pieces(context)
         short, _, more = command.help.partition(". ")
         lines = [*_head(title, short.rstrip(".")), ".SH SYNOPSIS", f".B miniorch {name}", _text(" ".join(usage)),
                  ".SH DESCRIPTION", _text(f"{short.rstrip('.')}. {more}")]  # fmt: skip

@@ -19,6 +19,7 @@ from miniorch.cli.screen import open_screen
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
 from miniorch.codec import from_plain
+from miniorch.contexts import elsewhere
 from miniorch.errors import Temporary, UsageError
 from miniorch.up import Machine
 
@@ -77,9 +78,10 @@ def run(app: AppFile, *, detach: bool, timeout: float, quiet: bool, json: bool) 
     screen = open_screen(quiet or json)
     if summary := app.report.summary():
         screen.say(summary)
-    machine = Machine(screen.say)
+    machine = None if elsewhere() else Machine(screen.say)  # others' processes are not ours to start
     with detaching(f"interrupted; nothing of {app.name} was changed yet: the same again starts what is missing"):
-        machine.ensure_up()
+        if machine:
+            machine.ensure_up()
     waiting = Waiting(app.name, Server(), screen, SystemClock(), timeout, machine)
     words = f"interrupted; {app.name} goes on: miniorch wait {app.name}, miniorch ps {app.name}"
     with detaching(words), contextlib.closing(screen):

@@ -1,39 +1,40 @@
-"""`ps`, `services`, `nodes`, `inspect`, `version`: what the server knows, as tables or as JSON."""
+"""`ps`, `services`, `inspect`, `version`: what the server knows, as tables or as JSON."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from miniorch import __version__
 from miniorch.cli.ask import Server, resolve
 from miniorch.cli.output import ago, as_json, table
 from miniorch.clock import SystemClock
-from miniorch.codec import to_plain
+from miniorch.contexts import elsewhere
 from miniorch.errors import MiniorchError
-from miniorch.model import Service, Task, TaskState
-from miniorch.slots import current, is_done, next_at, told
+from miniorch.model import Node, Service, Task, TaskState
+from miniorch.slots import current, is_done, next_at, told, unknown
 
 
 def ps(app: str, *, ended: bool, json: bool) -> None:
     server = Server()
     tasks, services, now = server.tasks(app), {one.key: one for one in server.services(app)}, SystemClock().now()
+    nodes = {one.name: one for one in server.nodes()}
     if not ended:
         tasks = current(tasks, services, now)
     if app and not tasks:
         server.must_have(app)
     if json:
-        as_json([_plain(task, services.get(task.service_key)) for task in tasks])
+        as_json([_plain(task, services.get(task.service_key), nodes.get(task.node), now) for task in tasks])
         return
+    away = {task.id: unknown(task, nodes.get(task.node), now) for task in tasks}
     rows = [
         (
             f"{task.app}/{task.name}",
-            task.status.state.value,
+            "unknown" if away[task.id] else task.status.state.value,
             ago(now - task.status.since),
             task.node or "-",
             task.status.address or "-",
             task.spec.image,
-            " ".join(told(task, services.get(task.service_key), now).split()),
+            " ".join((away[task.id] or told(task, services.get(task.service_key), now)).split()),
         )
         for task in tasks
     ]
@@ -46,7 +47,7 @@ def _nothing(app: str, ended: bool) -> str:
     return f"no task of {app} is live; miniorch ps {app} -a shows ended ones" if app else "nothing runs"
 
 
-def _plain(task: Task, service: Service | None) -> dict[str, Any]:
+def _plain(task: Task, service: Service | None, node: Node | None, now: float) -> dict[str, Any]:
     status = task.status
     return {
         "id": task.id,
@@ -54,6 +55,7 @@ def _plain(task: Task, service: Service | None) -> dict[str, Any]:
         "service": task.service,
         "slot": task.slot,
         "state": status.state.value,
+        "unknown": bool(unknown(task, node, now)),
         "desired_state": task.desired_state.value,
         "node": task.node,
         "address": status.address,
@@ -106,31 +108,6 @@ def services(app: str, *, json: bool) -> None:
     table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), cells, "no services")
 
 
-def nodes(*, json: bool) -> None:
-    server = Server()
-    found = server.nodes()
-    live = Counter(task.node for task in server.tasks() if task.live)
-    if json:
-        as_json([{**to_plain(one), "tasks": live[one.name]} for one in found])
-        return
-    rows = [
-        (
-            one.name,
-            "ready" if one.ready else "not ready",
-            one.engine,
-            f"{one.capacity.cpus:g}",
-            f"{one.capacity.memory_bytes / (1 << 30):.1f} GB",
-            str(live[one.name]),
-            one.pool_address,
-            one.subnet,
-            one.message,
-        )
-        for one in found
-    ]
-    head = ("NAME", "STATE", "ENGINE", "CPUS", "MEMORY", "TASKS", "ADDRESS", "SUBNET", "MESSAGE")
-    table(head, rows, "no node has joined; miniorch up makes this machine one")
-
-
 def inspect(name: str) -> None:
     """Whole objects by kind, as the server keeps them: an app with all that is of it, a service, tasks, a node."""
     server = Server()
@@ -161,4 +138,5 @@ def version(*, json: bool) -> None:
     if why:
         print(f"server: {why}")
     else:
-        print(f"server {server['version']}, cluster {server['cluster']}, revision {server['revision']}")
+        place = f" at {Server().transport.place}" if elsewhere() else ""  # not this machine's
+        print(f"server {server['version']}{place}, cluster {server['cluster']}, revision {server['revision']}")

@@ -165,9 +165,9 @@ def services(app: AnyApp = "", json: Json = False) -> None:
 @app.command(epilog="Example: miniorch nodes")
 def nodes(json: Json = False) -> None:
     """List machines with what they have and what runs there."""
-    from miniorch.cli import show
+    from miniorch.cli import nodes as command
 
-    show.nodes(json=json)
+    command.nodes(json=json)
 
 
 @app.command(epilog="Example: miniorch logs dockchat/web -f")
@@ -213,6 +213,18 @@ def explain(
     from miniorch.cli import explain as command
 
     command.explain(name, json=json)
+
+
+@app.command(epilog="Example: miniorch trace dockchat/web.1 db")
+def trace(
+    source: Annotated[str, typer.Argument(metavar="APP/SERVICE|TASK", help="Who sends. web.1 will do.")],
+    target: Annotated[str, typer.Argument(metavar="NAME", help="To whom: db, db.1, an alias or APP/SERVICE.")],
+    json: Json = False,
+) -> None:
+    """Walk a packet from a task to a service. Each step: what the state says, what the kernel holds, what happens."""
+    from miniorch.cli import trace as command
+
+    raise typer.Exit(command.trace(source, target, json=json))
 
 
 @app.command(epilog="Example: miniorch inspect dockchat/web.1")
@@ -326,4 +338,8 @@ def rm(
     change.remove(app, volumes=volumes, yes=yes, no_input=no_input, quiet=quiet, json=json)
 
 
-import miniorch.cli.tree_machine  # noqa: E402, F401 (the rest of the tree, below the names that it uses)
+# The rest of the tree, below the names that it uses.
+import miniorch.cli.tree_machine  # noqa: E402, I001
+import miniorch.cli.tree_cluster  # noqa: E402
+import miniorch.cli.tree_nodes  # noqa: E402
+import miniorch.cli.tree_lab  # noqa: E402, F401

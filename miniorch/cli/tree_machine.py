@@ -100,6 +100,33 @@ def doctor(json: Json = False) -> None:
     raise typer.Exit(command.doctor(json=json))
 
 
+net = typer.Typer(
+    help="The network between nodes.",
+    epilog="Example: miniorch net verify",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.add_typer(net, name="net")
+
+
+@net.callback()
+def net_root() -> None:
+    """The network between nodes."""
+
+
+@net.command(epilog="Example: miniorch net verify --repair")
+def verify(
+    node: Annotated[str, typer.Argument(metavar="[NODE]", help="Only this node.")] = "",
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what differs, and look again.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare every node's kernel with the state. Routes, neighbours, forwarding entries, addresses, rules."""
+    from miniorch.cli import net as command
+
+    raise typer.Exit(command.verify(node, repair=repair, json=json))
+
+
 @app.command(epilog="Example: miniorch simulate --nodes 20 --seed 7 --faults partition,crash")
 def simulate(
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another history.")] = 1,

@@ -13,6 +13,7 @@ from miniorch.cli.output import detaching, did_you_mean, outcome, suggest
 from miniorch.cli.screen import open_screen
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
+from miniorch.contexts import elsewhere
 from miniorch.errors import NotFound, UsageError
 from miniorch.model import Task, TaskState
 from miniorch.up import Machine
@@ -95,7 +96,8 @@ def restart(name: str, *, detach: bool, timeout: float, quiet: bool, json: bool)
     """Begin a new round of a service and wait until its new tasks are up."""
     app, service = split_service(name)
     screen = open_screen(quiet or json)
-    waiting = Waiting(app, Server(), screen, SystemClock(), timeout, Machine(screen.say), only=service)
+    machine = None if elsewhere() else Machine(screen.say)
+    waiting = Waiting(app, Server(), screen, SystemClock(), timeout, machine, only=service)
     waiting.server.transport.request_now("POST", f"/v1/services/{app}/{service}/restart")
     if detach:
         outcome(

@@ -16,11 +16,11 @@ from typing import TypeVar
 from miniorch.cli.ask import Server
 from miniorch.cli.knock import knock
 from miniorch.cli.output import sentence
-from miniorch.cli.progress import Failures, Verdict, failures, judge, slowest
+from miniorch.cli.progress import Failures, Verdict, as_seen, failures, judge, slowest
 from miniorch.cli.screen import Screen
 from miniorch.clock import Clock
 from miniorch.errors import AppFailed, MiniorchError, NotFound, NotPlaced, Temporary, Unreachable
-from miniorch.model import Service, Task, TaskState
+from miniorch.model import Node, NodeState, Service, Task, TaskState
 from miniorch.slots import next_at, told
 from miniorch.up import Machine
 
@@ -31,6 +31,10 @@ LOG_LINES = 20
 HEARTBEAT_PATIENCE_SECONDS = 7.0  # a port that has just become free is still in the last heartbeat
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 T = TypeVar("T")
+
+
+def answers(node: Node) -> bool:
+    return node.ready and node.state is NodeState.READY
 
 
 class Waiting:
@@ -122,7 +126,9 @@ class Waiting:
         self.services = [one for one in found if self.only in ("", one.name)]
         if not self.services:
             raise NotFound(f"there is no {'service' if self.only else 'app'} {self.name}", remedy="miniorch services")
-        return self.tasks(), any(node.ready for node in self.server.nodes())
+        nodes = self.server.nodes()
+        seen = as_seen(self.tasks(), {one.name: one for one in nodes}, self.clock.now())
+        return seen, any(map(answers, nodes))
 
     def _held_port(self) -> NotPlaced | None:
         """The error to raise when another program holds one of the ports, as the nodes' last heartbeats say."""
@@ -175,9 +181,9 @@ class Waiting:
     def _no_node(self) -> Unreachable | None:
         """The error to raise when no node is ready: that is the cause of whatever else can be seen."""
         nodes = self.server.nodes()
-        if any(node.ready for node in nodes):
+        if any(map(answers, nodes)):
             return None
-        why = "; ".join(f"{node.name}: {node.message}" for node in nodes) or "no node has joined"
+        why = "; ".join(f"{node.name}: {node.message or node.state.value}" for node in nodes) or "no node has joined"
         return Unreachable(f"no node is ready: {why}", remedy="miniorch doctor")
 
     def _too_late(self, verdict: Verdict, tasks: Sequence[Task], now: float) -> MiniorchError:

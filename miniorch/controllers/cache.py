@@ -22,6 +22,7 @@ from miniorch.model import (
     Endpoints,
     Event,
     Leader,
+    Member,
     Node,
     Release,
     Service,
@@ -51,11 +52,14 @@ class Cache:
         self.endpoints: dict[str, Endpoints] = {}
         self.events: dict[str, Event] = {}
         self.tokens: dict[str, Token] = {}
+        self.members: dict[str, Member] = {}
         self.cluster: dict[str, Cluster] = {}
         self.leaders: dict[str, Leader] = {}
         self.revision = 0
+        self.changing = 0  # the revision of the change that is being told of
         self._modified: dict[int, int] = {}  # id of an object here -> the revision at which it was written
         self._tasks_of: dict[str, dict[str, Task]] = {}
+        self._tasks_on: dict[str, dict[str, Task]] = {}
         self.draining: dict[str, Task] = {}
         self._moved = asyncio.Event()
 
@@ -71,6 +75,10 @@ class Cache:
     def tasks_of(self, service_key: str) -> list[Task]:
         """A service's tasks, oldest first; the order does not depend on chance."""
         return sorted(self._tasks_of.get(service_key, {}).values(), key=lambda task: (task.created_at, task.id))
+
+    def tasks_on(self, node: str) -> list[Task]:
+        """A node's tasks, in an order that does not depend on chance."""
+        return sorted(self._tasks_on.get(node, {}).values(), key=lambda task: task.id)
 
     def modified(self, item: object) -> int:
         """The revision at which an object of this copy was written."""
@@ -93,6 +101,7 @@ class Cache:
                 await self._load(store, on_change)
                 async for changes in store.watch("/", self.revision):
                     for change in changes:
+                        self.changing = change.revision
                         if change.entry is not None:
                             self._set(change.key, from_entry(change.entry), change.revision, on_change)
                         else:
@@ -114,6 +123,7 @@ class Cache:
 
     async def _load(self, store: Store, on_change: OnChange) -> None:
         listing = await store.list("/")
+        self.changing = listing.revision
         present = {entry.key for entry in listing.entries}
         for kind in KINDS:
             for key in list(getattr(self, kind)):
@@ -134,6 +144,7 @@ class Cache:
         self._modified[id(item)] = modified
         if isinstance(item, Task):
             self._tasks_of.setdefault(item.service_key, {})[item.id] = item
+            self._tasks_on.setdefault(item.node, {})[item.id] = item
             if item.live and item.desired_state is DesiredState.DRAINING:
                 self.draining[item.id] = item
         on_change(item, False)
@@ -150,10 +161,10 @@ class Cache:
             self._modified.pop(id(item), None)
         if isinstance(item, Task):
             self.draining.pop(item.id, None)
-            of_service = self._tasks_of[item.service_key]
-            of_service.pop(item.id, None)
-            if not of_service:
-                del self._tasks_of[item.service_key]
+            for index, key in ((self._tasks_of, item.service_key), (self._tasks_on, item.node)):
+                index[key].pop(item.id, None)
+                if not index[key]:
+                    del index[key]
         return item
 
 

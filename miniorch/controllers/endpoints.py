@@ -2,8 +2,9 @@
 
 The problem: DNS, service addresses and HAProxy must never disagree about who serves. The idea: none of them looks at
 tasks. The server derives one `Endpoints` object per service, and all three are made from it on each node. A backend is
-listed as soon as it has an address, and is `ready` only while it is RUNNING and wanted: so a task that is to stop
-leaves all traffic by one write, before anybody tells it to stop.
+listed as soon as it has an address, since it may speak to its database from its first instruction on, and is `ready`
+only while it is RUNNING and wanted: so a task that is to stop leaves all traffic by one write, before anybody tells it
+to stop.
 
 Who does this for real: Kubernetes' EndpointSlice controller. Next files: `netplugin/topology.py`, `agent/ingress.py`.
 """
@@ -22,7 +23,7 @@ from miniorch.model import (
 )
 from miniorch.state.records import Write
 
-VISIBLE = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
+VISIBLE = (TaskState.PREPARING, TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
 
 
 class Reachability:
@@ -59,7 +60,7 @@ def derive(service: Service, tasks: Iterable[Task]) -> Endpoints:
     ]
     backends.sort(key=lambda backend: (backend.slot, backend.task))
     ports, aliases = ((), ()) if service.removing else (service.spec.ports, service.spec.aliases)
-    return Endpoints(service.app, service.name, service.vip, ports, tuple(backends), aliases)
+    return Endpoints(service.app, service.name, service.vip, ports, tuple(backends), aliases, service.spec.networks)
 
 
 def _takes_traffic(task: Task) -> bool:

@@ -144,13 +144,12 @@ def request_for(service: Service, volumes: dict[str, str]) -> Request:
     return Request(service.app, service.name, service.spec, own)
 
 
-def node_views(cache: Cache, without: str = "") -> dict[str, NodeView]:
+def node_views(cache: Cache, without: str = "", now: float = 0.0) -> dict[str, NodeView]:
     """Each node with the live tasks on it; `without` leaves one task out, as if it were to be placed anew."""
-    on: dict[str, list[Task]] = {name: [] for name in cache.nodes}
-    for task in sorted(cache.tasks.values(), key=lambda task: task.id):
-        if task.live and task.node in on and task.id != without:
-            on[task.node].append(task)
-    return {node.name: NodeView(node, tuple(on[node.name])) for node in by_name(cache.nodes.values())}
+    on = {
+        name: tuple(task for task in cache.tasks_on(name) if task.live and task.id != without) for name in cache.nodes
+    }
+    return {node.name: NodeView(node, on[node.name], now) for node in by_name(cache.nodes.values())}
 
 
 def _waits(task: Task, state: TaskState, message: str, cache: Cache, now: float) -> Iterable[Write]:

@@ -9,10 +9,17 @@ next step. Three rules keep people happy:
 - a changed spec replaces one slot at a time, and only while all the others serve;
 - a task leaves DNS, VIP and HAProxy (DRAINING) before it is told to stop.
 
+One thing breaks the first rule on purpose: a node that is down, or is to be drained. Nobody knows what becomes of a
+task on a node that does not answer, and who waits until it has ended may wait for ever. So a task that *can* move gets
+a successor elsewhere first: one that has no named volume, and (with `stop_after_seconds`) one that must have been
+stopped by its own agent meanwhile. It is told to stop when the successor has a node (down) or serves (drained), and
+hears it when its node is back: whoever came later stays. Should the node be back before the successor has found a
+place, the successor is dropped. All others stay as they are, wait, and say so (`unknown` in `slots.py`).
+
 Which ended tasks get a successor at all, and when, is said in `miniorch/slots.py`.
 
 Who does this for real: swarmkit's replicated orchestrator, updater and restart supervisor, in one page. Where we
-differ: stop-first only. Next file: `miniorch/controllers/placement.py`.
+differ: a spec's change is stop-first only. Next file: `miniorch/controllers/placement.py`.
 """
 
 import random
@@ -24,22 +31,29 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.model import (
+    Availability,
     DesiredState,
     Endpoints,
     Node,
+    NodeState,
     Service,
     Status,
     Task,
     TaskState,
 )
-from miniorch.slots import BACKOFF_LIMIT_SECONDS, failures_in_a_row, is_done, is_wanted, next_at
+from miniorch.slots import BACKOFF_LIMIT_SECONDS, failures_in_a_row, is_done, is_wanted, next_at, volumes_of
+from miniorch.spec import Restart
 from miniorch.state.records import Write
 
 DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it traffic
+LOST_SECONDS = 86_400.0  # so long after its node went down a task is given up
+STOP_MARGIN_SECONDS = 5.0  # for the engine, for clocks that differ, and for an agent that was just starting again
 
 
 class Services:
-    """The controller of services and of their tasks' `desired_state`. Keys are `app/service`."""
+    """The controller of services and of their tasks' `desired_state`. Keys are `app/service`, and names of nodes: then
+    every service is looked at that has a task there, or on a node that it should leave.
+    """
 
     name = "services"
 
@@ -53,10 +67,14 @@ class Services:
                 return (item.key,)
             case Task():
                 return (item.service_key,)
+            case Node():
+                return (item.name,)
             case _:
                 return ()
 
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
+        if "/" not in key:
+            return self._plan_node(key, cache, now)
         service = cache.services.get(key)
         if service is None:
             return Plan()
@@ -64,6 +82,23 @@ class Services:
         if service.removing:
             return look.plan_removal()
         return look.plan_slots(self._chance)
+
+    def _plan_node(self, name: str, cache: Cache, now: float) -> Plan:
+        nodes = {name, *(node.name for node in cache.nodes.values() if not takes_work(node))}
+        keys = sorted({task.service_key for node in nodes for task in cache.tasks_on(node) if task.live})
+        writes: list[Write] = []
+        again: list[float] = []
+        for plan in (self.plan(key, cache, now) for key in keys):
+            writes += plan.writes
+            again += [] if plan.again_in_seconds is None else [plan.again_in_seconds]
+            if len(writes) >= WRITES_PER_PLAN:
+                return Plan(writes, 0.0)
+        return Plan(writes, min(again, default=None))
+
+
+def takes_work(node: Node) -> bool:
+    """Whether new tasks may go there."""
+    return node.state is NodeState.READY and node.availability is Availability.ACTIVE
 
 
 class _Look:
@@ -88,6 +123,9 @@ class _Look:
 
     def plan_slots(self, chance: random.Random) -> Plan:
         """One step for each slot that is not as it should be."""
+        self._give_up_lost()
+        if self.writes:  # they are no longer live, which the next look sees
+            return self._plan()
         slots: dict[int, list[Task]] = {number: [] for number in range(1, self.service.spec.replicas + 1)}
         for task in self.tasks:
             if task.slot in slots:
@@ -107,12 +145,24 @@ class _Look:
         for task in ended[:-1]:  # only the last one is kept, for its logs
             self._retire(task, DesiredState.REMOVED, "")
         live = [task for task in tasks if task.live]
-        if not live:
-            self._start(number, ended[-1] if ended else None, chance)
+        leaving = {task.id: why for task in live if (why := self._must_move(task))}
+        staying = [task for task in live if task.id not in leaving]
+        if not staying:
+            if all(map(self._can_move, live)):
+                self._start(number, tasks[-1] if tasks else None, chance, next(iter(leaving.values()), ""))
+                return 0
+            staying, leaving = live, {}
+        newest = ([task for task in staying if task.node and task.desired_state is DesiredState.RUNNING] or staying)[-1]
+        if not newest.node and any(is_done(task, self.service) for task in ended):  # its node was away when it ended
+            self._retire(newest, DesiredState.REMOVED, "the work has been done")
             return 0
-        newest = live[-1]
-        for task in live[:-1]:  # never meant to be; heals itself
-            self._retire(task, DesiredState.SHUTDOWN, f"slot {number} has a newer task")
+        for task in staying:
+            if task is not newest:
+                goal = DesiredState.SHUTDOWN if task.node else DesiredState.REMOVED
+                self._retire(task, goal, f"{newest.id} has slot {number}")
+        for task in live:
+            if task.id in leaving and (self._serves(newest) or (newest.node and self._is_away(task))):
+                self._retire(task, DesiredState.SHUTDOWN, leaving[task.id])
         if newest.desired_state is not DesiredState.RUNNING:
             self._retire(newest, DesiredState.SHUTDOWN, "")
         elif not is_wanted(newest, self.service) and (broken == 0 or not self._serves(newest)):
@@ -121,16 +171,57 @@ class _Look:
             return 1
         return 0
 
+    def _give_up_lost(self) -> None:
+        """A task whose node was removed, or is down for a day, is LOST."""
+        for task in self.tasks:
+            if not (task.live and task.node and self._is_away(task)):
+                continue
+            node = self.cache.nodes.get(task.node)
+            left = node.state_since + LOST_SECONDS - self.now if node else 0.0
+            if left > 0:
+                self._look_again(left)
+                continue
+            message = f"{task.node} {'was removed' if node is None else 'is down for a day'}"
+            status = replace(task.status, state=TaskState.LOST, message=message, since=self.now)
+            self.writes.append(self.cache.change(task, replace(task, status=status), f"lost: {message}"))
+
+    def _is_away(self, task: Task) -> bool:
+        """Whether nobody knows what a task that has a node does now."""
+        node = self.cache.nodes.get(task.node)
+        return node is None or node.state is NodeState.DOWN
+
+    def _must_move(self, task: Task) -> str:
+        """Why a live task should be on another node; empty if it is well where it is. Jobs may finish their work."""
+        node = self.cache.nodes.get(task.node)
+        if node is not None and node.state is NodeState.DOWN:
+            return f"{node.name} is down"
+        if node is not None and node.availability is Availability.DRAIN and task.desired_state is DesiredState.RUNNING:
+            return f"{node.name} is drained" if self.service.spec.restart.condition is Restart.ANY else ""
+        return ""
+
+    def _can_move(self, task: Task) -> bool:
+        """Whether a successor may run before this task is known to have ended, and might find a place."""
+        if volumes_of(task):
+            return False
+        if self._is_away(task) and task.spec.stop_after_seconds:
+            stopped = task.spec.stop_after_seconds + task.spec.stop_grace_seconds + STOP_MARGIN_SECONDS
+            left = stopped - self.liveness.silent_for(task.node)
+            if left > 0:
+                self._look_again(left)
+                return False
+        return any(takes_work(node) for node in self.cache.nodes.values() if node.name != task.node)
+
     def _serves(self, task: Task) -> bool:
         """Whether a task does its part: it takes traffic, or its work is done."""
         if is_done(task, self.service):
             return True
-        return task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING
+        runs = task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING
+        return runs and not self._is_away(task)
 
-    def _start(self, number: int, last: Task | None, chance: random.Random) -> None:
+    def _start(self, number: int, last: Task | None, chance: random.Random, why: str = "") -> None:
         """A new task for an empty slot, unless nothing follows its last one, or it must rest after failures."""
         attempt = 0
-        if last is not None:
+        if last is not None and not last.live:
             at = next_at(last, self.service)
             if at is None:
                 return
@@ -149,12 +240,15 @@ class _Look:
             status=Status(since=self.now),
             attempt=attempt,
             round=self.service.round,
+            networks=self.service.spec.networks,
         )
-        self.writes.append(Write(task, 0, why=f"created in place of {_fate(last)}" if last and attempt else "created"))
+        why = f"created in place of {_fate(last)}" if last and attempt else f"created: {why}" if why else "created"
+        self.writes.append(Write(task, 0, why=why))
 
     def _retire(self, task: Task, goal: DesiredState, why: str) -> None:
         """The next step on a task's way out: out of traffic, then stopped, then (goal REMOVED) gone."""
-        if not task.node:  # no agent has ever seen it: nothing to stop
+        if not task.node or (goal is DesiredState.REMOVED and self._is_away(task)):
+            # No agent has ever seen it; or that agent, once it is back, removes what it finds and we do not know.
             if goal is DesiredState.REMOVED:
                 self.writes.append(self.cache.erase(task, f"removed: {why}" if why else ""))
             elif task.live:
@@ -189,7 +283,7 @@ class _Look:
         if any(backend.task == task.id and backend.ready for backend in endpoints.backends):
             return False
         known = self.cache.modified(endpoints)
-        nodes: list[Node] = [node for node in self.cache.nodes.values() if node.ready]
+        nodes: list[Node] = [node for node in self.cache.nodes.values() if node.state is NodeState.READY]
         return all(self.liveness.applied_revision(node.name) >= known for node in nodes)
 
     def _is_to_come(self, at: float, wait_seconds: float) -> bool:

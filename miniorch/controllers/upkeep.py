@@ -4,25 +4,27 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from miniorch.controllers.cache import Cache
-from miniorch.controllers.liveness import HEARTBEAT_SECONDS, SILENCE_SECONDS, Liveness
+from miniorch.controllers.liveness import DOWN_BEATS, UNREACHABLE_BEATS, Liveness
 from miniorch.controllers.loop import Plan
 from miniorch.model import (
     App,
     Endpoints,
     Event,
-    Node,
+    Leader,
+    NodeState,
     Release,
     Service,
     Volume,
 )
 
+SOON_SECONDS = 0.05  # the next float after a limit is not worth a look
 EVENTS_KEPT = 1000
 EVENTS_SLACK = 200  # erase in batches rather than one by one
 RELEASES_KEPT = 10  # of each app
 
 
 class Silence:
-    """Marks a node that has stopped to send heartbeats. Keys are node names."""
+    """Marks nodes that have stopped to send heartbeats. Its one key looks at all of them."""
 
     name = "nodes"
 
@@ -30,17 +32,25 @@ class Silence:
         self._liveness = liveness
 
     def keys(self, item: object, gone: bool) -> Iterable[str]:
-        return (item.name,) if isinstance(item, Node) and not gone else ()
+        return ("*",) if isinstance(item, Leader) else ()  # once in each term; from then on it calls itself
 
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
-        node = cache.nodes.get(key)
-        if node is None:
-            return Plan()
-        silent = self._liveness.silent_for(key)
-        if node.ready and silent >= SILENCE_SECONDS:
-            message = f"no heartbeat for {silent:.0f} s"
-            return Plan([cache.change(node, replace(node, ready=False, message=message), f"not ready: {message}")])
-        return Plan(again_in_seconds=max(HEARTBEAT_SECONDS, SILENCE_SECONDS - silent) if node.ready else None)
+        every = self._liveness.every(len(cache.nodes))
+        limits = ((UNREACHABLE_BEATS * every, NodeState.UNREACHABLE), (DOWN_BEATS * every, NodeState.DOWN))
+        writes, again = [], UNREACHABLE_BEATS * every
+        for node in cache.nodes.values():
+            silent = self._liveness.silent_for(node.name)
+            state = node.state
+            for limit, called in limits:
+                if silent < limit:
+                    again = min(again, limit - silent)
+                    break
+                if called.order > state.order:
+                    state = called
+            if state is not node.state:
+                marked = replace(node, state=state, state_since=now)
+                writes.append(cache.change(node, marked, f"{state.value}: no heartbeat for {silent:.1f} s"))
+        return Plan(writes, max(again, SOON_SECONDS))
 
 
 class Removal:

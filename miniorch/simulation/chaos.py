@@ -131,6 +131,8 @@ USERS = {  # what users do meanwhile, whatever the faults
     "scale": Kind("web gets another number of replicas", 30.0, target=_one_of("0", "1", "2", "3", "4")),
     "change": Kind("web gets another spec", 40.0, target=_one_of("2", "3", "4", "5")),
     "restart": Kind("a service is restarted by hand", 50.0, target=_one_of("web", *JOBS)),
+    "drain": Kind("a node is drained, and takes work again after a while", 90.0, (2.0, 60.0)),
+    "label": Kind("a node gets a label", 200.0),
     "remove": Kind("the app is removed, and comes back after a while", 120.0, (0.1, 10.0), _nothing),
 }
 KINDS = {
@@ -150,6 +152,7 @@ KINDS = {
     "freeze": Kind("the store is silent", 180.0, (0.5, 30.0), _nothing),
     "full": Kind("the store has no space", 240.0, (2.0, 30.0), _nothing),
     "kill": Kind("a container dies", 25.0),
+    "loss": Kind("a node loses its power, is removed from the cluster, and joins anew", 240.0, (5.0, 30.0)),
     "oneway": Kind("one direction between two machines is silent", 100.0, (1.0, 30.0), _link),
     "partition": Kind("two machines, or a node and all servers, cannot reach each other", 70.0, (1.0, 40.0), _cable),
     "pause": Kind("a machine stands still and goes on with what it believed before", 100.0, (1.0, 60.0), _machine),

@@ -146,6 +146,12 @@ class Day:
             case "restart":
                 with contextlib.suppress(NotFound, Conflict):  # it is not there yet, or is being removed
                     await self.world.ask("POST", f"/v1/services/{APP}/{fault.target}/restart")
+            case "label":
+                await self._change_node(fault.target, {"labels": {"since": f"{fault.at:g}"}})
+            case "drain":
+                await self._change_node(fault.target, {"availability": "drain"})
+                await asyncio.sleep(fault.seconds)
+                await self._change_node(fault.target, {"availability": "active"})
             case "remove":
                 with contextlib.suppress(NotFound):
                     await self.world.ask("DELETE", f"/v1/apps/{APP}?volumes=1")
@@ -161,6 +167,8 @@ class Day:
                 return lambda: world.crash(target), lambda: world.restart(target)
             case "power":
                 return lambda: world.power_off(target), lambda: world.power_on(target)
+            case "loss":
+                return lambda: world.power_off(target), lambda: self._replace_node(target)
             case "pause":
                 return lambda: world.pause(target), lambda: world.go_on(target)
             case "partition" if target in world.machines:
@@ -231,6 +239,15 @@ class Day:
         running = [box for box in engine.boxes.values() if box.state == "running"]
         if running:
             order(running[int(fault.at * 100) % len(running)].spec.task)
+
+    async def _change_node(self, node: str, wish: dict[str, Any]) -> None:
+        with contextlib.suppress(NotFound):  # it has not joined yet, or was removed
+            await self.world.ask("PATCH", f"/v1/nodes/{node}", wish)
+
+    async def _replace_node(self, node: str) -> None:
+        with contextlib.suppress(NotFound, Conflict):  # it is not down any more, or has a volume
+            await self.world.ask("DELETE", f"/v1/nodes/{node}")
+        self.world.power_on(node)
 
     async def _change(self, **services: ServiceSpec) -> None:
         self.wanted = replace(self.wanted, services={**self.wanted.services, **services})

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from miniorch.model import (
+    Availability,
     DesiredState,
     Endpoints,
     Node,
+    NodeState,
     Service,
     Task,
     TaskState,
@@ -51,15 +53,19 @@ class Picture:
     boxes: Mapping[str, tuple[Box, ...]]  # by node
     folders: Mapping[str, frozenset[str]]  # by node: the paths on its disk
     traffic: Mapping[str, tuple[Endpoints, ...]]  # by node: what its proxy follows
+    moved: Set[str] = frozenset()  # tasks that had a node which was down or drained: a successor may run beside them
 
     @classmethod
-    def take(cls, objects: Mapping[str, dict[str, Any]], machines: Mapping[str, Machine]) -> Picture:
+    def take(
+        cls, objects: Mapping[str, dict[str, Any]], machines: Mapping[str, Machine], moved: Set[str] = frozenset()
+    ) -> Picture:
         """`objects` are those of the store, by kind and key."""
         return cls(
             **{kind: dict(objects[kind]) for kind in ("tasks", "services", "nodes", "volumes", "endpoints")},
             boxes={node: tuple(machine.engine.boxes.values()) for node, machine in machines.items()},
             folders={node: frozenset(machine.files.folders) for node, machine in machines.items()},
             traffic={node: machine.ingress.endpoints for node, machine in machines.items()},
+            moved=moved,
         )
 
     @property
@@ -74,8 +80,15 @@ Promise = Callable[[Picture], list[str]]
 # At every step
 
 
+def may_double(task: str, world: Picture) -> bool:
+    """Whether a successor may live beside a task: nobody can ask what its node does. Never with a volume."""
+    known = world.tasks.get(task)
+    return task in world.moved and not (known and any(mount.volume for mount in known.spec.mounts))
+
+
 def a_slot_has_at_most_one_live_task(world: Picture) -> list[str]:
-    slots = Counter((task.service_key, task.slot) for task in world.tasks.values() if task.live)
+    live = [task for task in world.tasks.values() if task.live and not may_double(task.id, world)]
+    slots = Counter((task.service_key, task.slot) for task in live)
     return [f"slot {key}.{slot} has {count} live tasks" for (key, slot), count in slots.items() if count > 1]
 
 
@@ -86,8 +99,13 @@ def a_task_has_at_most_one_container(world: Picture) -> list[str]:
 
 def a_slot_has_at_most_one_running_container(world: Picture) -> list[str]:
     """Stronger than one live task: this looks at what runs, not at what the store believes or has forgotten."""
-    slots = Counter(box.spec.name.rsplit("-", 1)[0] for _, box in world.running)  # dockchat-db.1-k3m9x2ab
+    running = [box.spec for _, box in world.running if _has_volume(box) or not may_double(box.spec.task, world)]
+    slots = Counter(spec.name.rsplit("-", 1)[0] for spec in running)  # dockchat-db.1-k3m9x2ab
     return [f"slot {name} runs {count} times" for name, count in slots.items() if count > 1]
+
+
+def _has_volume(box: Box) -> bool:
+    return any(path.startswith("/volumes/") for path, _ in box.spec.binds.values())
 
 
 def an_ended_task_runs_no_container(world: Picture) -> list[str]:
@@ -105,13 +123,12 @@ def an_address_is_held_by_one_running_container(world: Picture) -> list[str]:
 
 
 def an_address_lies_in_its_nodes_subnet(world: Picture) -> list[str]:
-    wrong = []
-    for node, boxes in world.boxes.items():
-        prefix = world.nodes[node].subnet.rsplit(".", 1)[0] + "." if node in world.nodes else ""
-        wrong += [
-            f"{box.spec.task} on {node} has {box.spec.address}" for box in boxes if prefix not in box.spec.address
-        ]
-    return wrong
+    prefixes = {node.name: node.subnet.rsplit(".", 1)[0] + "." for node in world.nodes.values()}
+    return [
+        f"{box.spec.task} on {node} has {box.spec.address}"
+        for node, box in world.running
+        if prefixes.get(node, "") not in box.spec.address
+    ]
 
 
 def a_subnet_or_service_address_has_one_owner(world: Picture) -> list[str]:
@@ -143,7 +160,7 @@ def a_task_lies_on_its_volumes_node(world: Picture) -> list[str]:
     for task in world.tasks.values():
         for mount in (one for one in task.spec.mounts if one.volume):
             volume = world.volumes.get(f"{task.app}/{mount.volume}")
-            if task.live and task.node and (volume is None or volume.node != task.node):
+            if task.live and task.node in world.nodes and (volume is None or volume.node != task.node):
                 place = volume.node if volume else "no node"
                 wrong.append(f"{task.id} is on {task.node}, its volume {mount.volume} on {place}")
     return wrong
@@ -236,7 +253,7 @@ def no_container_is_an_orphan(world: Picture) -> list[str]:
 
 def nothing_waits_that_would_fit(world: Picture) -> list[str]:
     """A task without ties waits for a node only while none has room for it."""
-    free = {node.name: node.capacity for node in world.nodes.values() if node.ready}
+    free = {node.name: node.capacity for node in world.nodes.values() if takes_work(node)}
     for task in (task for task in world.tasks.values() if task.live and task.node in free):
         left, needs = free[task.node], task.spec.reserved
         free[task.node] = Resources(left.cpus - needs.cpus, left.memory_bytes - needs.memory_bytes)
@@ -247,6 +264,10 @@ def nothing_waits_that_would_fit(world: Picture) -> list[str]:
         for node, left in list(free.items())[:1]
         if task.spec.reserved.cpus <= left.cpus and task.spec.reserved.memory_bytes <= left.memory_bytes
     ]
+
+
+def takes_work(node: Node) -> bool:
+    return node.ready and node.state is NodeState.READY and node.availability is Availability.ACTIVE
 
 
 def _ports(task: Task, world: Picture) -> bool:

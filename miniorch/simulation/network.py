@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from miniorch.api.handlers import Handlers
-from miniorch.api.routes import dispatch
-from miniorch.api.routes import lines as lines_of
+from miniorch.api.routes import dispatch, open_watch
 from miniorch.client import READ_TIMEOUT_SECONDS
 from miniorch.codec import Json, from_plain, to_plain
 from miniorch.ending import ended
 from miniorch.errors import MiniorchError, Unreachable, from_wire, to_wire
-from miniorch.model import KINDS
+from miniorch.identity import LOCAL, Caller
+from miniorch.model import KINDS, Role
 from miniorch.simulation.loop import on_behalf_of
 
 T = TypeVar("T")
@@ -128,15 +128,24 @@ class Wire:
 class SimTransport:
     """A `Transport` from one party to one server. `cut`: its process has been killed and says nothing any more."""
 
-    def __init__(self, wire: Wire, party: str = "user", server: str = "server1") -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        party: str = "user",
+        server: str = "server1",
+        timeout_seconds: float = READ_TIMEOUT_SECONDS,
+        caller: Caller | None = None,
+    ) -> None:
         self._wire = wire
         self._party = party
         self._server = server
+        self._timeout = timeout_seconds
+        self._caller = caller or (LOCAL if party == "user" else Caller(party, Role.WORKER, "wire"))
         self.cut = False
 
     async def request(self, method: str, path: str, body: object = None) -> Any:
         try:
-            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._timeout):
                 return await self._exchange(method, path, to_plain(body))
         except TimeoutError:
             raise Unreachable(f"{self._server} does not answer (no answer came)") from None
@@ -149,7 +158,7 @@ class SimTransport:
         if wire.chance_of(weather.late_requests):
             self._serve(self._late(method, path, sent))
             raise Unreachable(f"{self._server} does not answer (the request is late)")
-        work = self._serve(dispatch(wire.handlers(self._server), method, path, sent))
+        work = self._serve(dispatch(wire.handlers(self._server), method, path, sent, self._caller))
         if wire.chance_of(weather.repeated_requests):
             self._serve(self._late(method, path, sent))
         await asyncio.wait([work])
@@ -165,7 +174,7 @@ class SimTransport:
 
     async def _late(self, method: str, path: str, body: Any) -> None:
         await asyncio.sleep(self._wire.late_seconds())
-        await dispatch(self._wire.handlers(self._server), method, path, body)
+        await dispatch(self._wire.handlers(self._server), method, path, body, self._caller)
 
     async def stream(self, path: str) -> AsyncGenerator[Any, None]:
         wire, lines = self._wire, Lines()
@@ -192,19 +201,22 @@ class SimTransport:
 
     async def _pump(self, handlers: Handlers, path: str, lines: Lines) -> None:
         """The server's side of a stream: (line, None) for each, then (None, None) or (None, error)."""
-        source, kind = lines_of(handlers, path), path.partition("?")[0].rpartition("/")[2]
+        kind, watch = path.partition("?")[0].rpartition("/")[2], None
         try:
-            async for item in source:
+            watch = await open_watch(handlers, path)
+            while found := await watch.take():
                 # An event for each line would cost more than looking does, and readers are seldom slow.
                 while lines.qsize() >= BUFFERED_LINES:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 await self._wire.travel(self._server, self._party)
-                lines.put_nowait((_read(kind, item) if isinstance(item, Json) else to_plain(item), None))
+                for line in found:
+                    lines.put_nowait((_read(kind, line), None))
             lines.put_nowait((None, None))
         except MiniorchError as error:
             lines.put_nowait((None, error))
         finally:
-            await source.aclose()  # type: ignore[attr-defined]
+            if watch is not None:
+                watch.close()
 
     async def _connect(self) -> None:
         """Until the first packet has arrived. Into a silent direction some connections fail at once, others wait."""

@@ -4,13 +4,13 @@ Each is a class that remembers what it needs and nothing else. It sees every tra
 (`look`), and answers with the sentences that say how it is broken; none is good.
 """
 
-from miniorch.model import DesiredState, Service, Task, TaskState
+from miniorch.model import DesiredState, NodeState, Service, Task, TaskState
 from miniorch.simulation.invariants import Picture, decoded
 from miniorch.simulation.store import LEADER, Record
 from miniorch.spec import Condition
 from miniorch.state.store import Put
 
-GRACE_SECONDS = 14.0  # three heartbeats (15 s, by a clock that may drift)
+GRACE_SECONDS = {NodeState.UNREACHABLE: 2.4, NodeState.DOWN: 4.1}  # a little less, for clocks that drift
 TO_END = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
 MET_BY = {
     TaskState.STARTING: (Condition.STARTED,),
@@ -31,20 +31,27 @@ class Promise:
 
 
 class TasksDrainBeforeTheyStop(Promise):
-    """Whoever takes traffic leaves it before it is told to stop."""
+    """Whoever takes traffic leaves it before it is told to stop, or forgotten, unless its node is away."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task] = {}
+        self._nodes: set[str] = set()  # that are not down
 
     def wrote(self, record: Record) -> list[str]:
         wrong = []
         for one in record.operations:
+            if one.key.startswith("/nodes/"):
+                name = one.key.removeprefix("/nodes/")
+                there = isinstance(one, Put) and decoded(one.key, one.value).state is not NodeState.DOWN
+                (self._nodes.add if there else self._nodes.discard)(name)
             if one.key.startswith("/tasks/"):
                 before = self._tasks.pop(one.key, None)
                 after: Task | None = decoded(one.key, one.value) if isinstance(one, Put) else None
                 if after is not None:
                     self._tasks[one.key] = after
-                if before is not None and _takes_traffic(before) and (after is None or after.desired_state in TO_END):
+                ends = after is None or after.desired_state in TO_END
+                forgotten = after is None and before is not None and before.node not in self._nodes
+                if before is not None and _takes_traffic(before) and ends and not forgotten:
                     wrong.append(f"{before.id} was told to stop while it took traffic")
         return wrong
 
@@ -99,7 +106,7 @@ class ANewLeaderGrantsGrace(Promise):
 
     def __init__(self) -> None:
         self._name, self._fresh, self._since = "", False, 0.0
-        self._ready: set[str] = set()
+        self._states: dict[str, NodeState] = {}
 
     def wrote(self, record: Record) -> list[str]:
         for one in record.operations:
@@ -109,13 +116,14 @@ class ANewLeaderGrantsGrace(Promise):
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
         if self._fresh:
-            self._fresh, self._since = False, at
-        ready = {node.name for node in world.nodes.values() if node.ready}
-        silent = [node for node in sorted(self._ready - ready) if world.nodes[node].message.startswith("no heartbeat")]
-        self._ready = ready
+            # Of whoever leads at the first look (of a store that has come back, too) nobody knows since when.
+            self._fresh, self._since = False, at if self._states else float("-inf")
+        before, self._states = self._states, {node.name: node.state for node in world.nodes.values()}
         led = at - self._since
         return [
-            f"{self._name} gave {node} up when it had led for {led:.1f} s" for node in silent if led < GRACE_SECONDS
+            f"{self._name} called {node} {state.value} when it had led for {led:.1f} s"
+            for node, state in self._states.items()
+            if before.get(node, state) is not state and led < GRACE_SECONDS.get(state, 0.0)
         ]
 
 

@@ -10,7 +10,7 @@ Who does this for real: the timeline of every incident report. Next file: `comma
 from collections import Counter
 from dataclasses import dataclass, field
 
-from miniorch.model import Service, TaskState
+from miniorch.model import NodeState, Service, TaskState
 from miniorch.simulation.chaos import USERS, Case
 from miniorch.simulation.invariants import Picture
 from miniorch.spec import Restart
@@ -44,10 +44,8 @@ class Story:
             after = f"after {at - self._since:.1f} s in which up to {self._missing} did not"
             self._lines.append((at, f"all {self.wanted} tasks run{again}, {after}"))
             self._since, self._missing = None, 0
-        silent = {node.name for node in world.nodes.values() if not node.ready}
-        self._lines += [
-            (at, f"{name} is given up: {world.nodes[name].message}") for name in sorted(silent - self._silent)
-        ]
+        silent = {node.name for node in world.nodes.values() if node.state is NodeState.DOWN}
+        self._lines += [(at, f"{name} is down: no heartbeat") for name in sorted(silent - self._silent)]
         self._lines += [(at, f"{name} is ready again") for name in sorted(self._silent - silent)]
         self._silent = silent
 

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from miniorch.model import KINDS, Event
+from miniorch.model import KINDS, Event, Node
 from miniorch.simulation.history import History
-from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, decoded
+from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, decoded, takes_work
 from miniorch.simulation.loop import VirtualClock
 from miniorch.simulation.machine import Machine
 from miniorch.simulation.store import SharedStore
@@ -51,6 +51,7 @@ class Witness:
         self._seen: tuple[int, ...] = ()
         self._checked_at = 0.0
         self._objects: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        self._moved: set[str] = set()
         self._trusted_at = 0.0
         self._incarnation = 0
         self._digest = hashlib.sha256()
@@ -70,7 +71,7 @@ class Witness:
         self._digest.update(self.log[-1].encode())
 
     def picture(self) -> Picture:
-        return Picture.take(self._objects, self.machines)
+        return Picture.take(self._objects, self.machines, self._moved)
 
     def check(self, promises: Sequence[Callable[[Picture], list[str]]] = ALWAYS) -> None:
         """Raises `PromiseBroken`."""
@@ -102,11 +103,18 @@ class Witness:
         for one in operations:
             _, kind, key = one.key.split("/", 2)
             if isinstance(one, Delete):
-                self._objects[kind].pop(key, None)
+                self._may_move(self._objects[kind].pop(key, None))
                 continue
             item = self._objects[kind][key] = decoded(one.key, one.value)
+            if isinstance(item, Node) and not takes_work(item):
+                self._may_move(item)
             if isinstance(item, Event):
                 self.note(f"{item.subject}: {item.message}")
+
+    def _may_move(self, node: object) -> None:
+        """What is on a node that goes away, or is emptied, may get a successor beside it."""
+        if isinstance(node, Node):
+            self._moved |= {task.id for task in self._objects["tasks"].values() if task.live and task.node == node.name}
 
     def _begin_anew(self) -> None:
         """An older store has come back. What is known is worth nothing, and what runs may run twice for a while."""

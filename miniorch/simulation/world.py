@@ -41,7 +41,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agent.agent import Agent
-from miniorch.client import OneOf, Transport, mirror
+from agent.contact import BEAT_TIMEOUT_SECONDS
+from miniorch.client import READ_TIMEOUT_SECONDS, OneOf, Transport, mirror
 from miniorch.codec import from_plain
 from miniorch.ending import end, ended
 from miniorch.errors import MiniorchError, Temporary
@@ -262,9 +263,9 @@ class World(Witness):
             self.fail({"process": [f"{process} ended by itself: {error!r}"]})
         self.look()
 
-    def _line(self, party: str) -> list[SimTransport]:
+    def _line(self, party: str, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> list[SimTransport]:
         """One cable to each server."""
-        return [SimTransport(self.wire, party, server) for server in self.servers]
+        return [SimTransport(self.wire, party, server, timeout_seconds) for server in self.servers]
 
     async def _serve(self, name: str, chance: random.Random) -> None:
         while True:
@@ -280,14 +281,16 @@ class World(Witness):
 
     async def _live(self, process: str, chance: random.Random) -> None:
         kind, node = process.split()
-        lines = self._lines[process] = self._line(node)
+        lines, beats = self._line(node), self._line(node, BEAT_TIMEOUT_SECONDS)
+        self._lines[process] = lines + beats
         machine = self.machines[node]
         transport = OneOf(lines)
         if kind == "net":
             await net_main(node, transport, self._heard)
         else:
             clock = self.clocks[node]
-            await Agent(transport, machine.engine, machine.ingress, node, clock, chance, machine.files).run()
+            parts = (machine.engine, machine.ingress, node, clock, chance, machine.files)
+            await Agent(transport, *parts, beats=OneOf(beats)).run()
 
     def _heard(self, process: str, revision: int) -> None:
         if self.trusted:
@@ -317,7 +320,7 @@ async def net_main(node: str, transport: Transport, heard: Callable[[str, int], 
 
     reporting = asyncio.ensure_future(report())
     try:
-        async for snapshot in mirror(transport, Endpoints):
+        async for snapshot in mirror(transport, Endpoints, f"node={node}"):
             newest = snapshot.revision
             heard(f"net {node}", newest)
             changed.set()

@@ -14,6 +14,7 @@ its cache answers lists, too; here every read asks etcd, so every read is of now
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -23,9 +24,10 @@ from typing import Any
 
 from miniorch.errors import Compacted, MiniorchError, NotFound, Temporary, UnknownOutcome, Unreachable, UsageError
 from miniorch.state.etcd_member import answer, connect, failure, grpc, responses, rpc
+from miniorch.state.etcd_txn import GroupCommit
 from miniorch.state.leases import check_seconds, ended
 from miniorch.state.limits import check_key, check_txn
-from miniorch.state.store import Change, Compare, Entry, Listing, Operation, Put
+from miniorch.state.store import Change, Compare, Entry, Listing, Operation
 from miniorch.state.watchers import Batch, History, Watchers
 
 log = logging.getLogger("store")
@@ -63,6 +65,7 @@ class EtcdStore:
         self._clients = [connect(endpoint, self._tls) for endpoint in self._endpoints]
         self._current = 0  # the member that is asked first
         self._closed = False
+        self._commits = GroupCommit(self._root, origin, functools.partial(self._ask, "kvstub.Txn", writes=True))
         self._history = History()
         self._compacted = 0  # we have been asked to forget up to here
         self._watchers = Watchers(self._read)
@@ -97,22 +100,7 @@ class EtcdStore:
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
         check_txn(compares, operations)
-        request = rpc.TxnRequest()
-        for compare in compares:
-            modified = compare.modified + self._origin if compare.modified else 0
-            request.compare.add(target=rpc.Compare.MOD, key=self._path(compare.key), mod_revision=modified)
-        for operation in operations:
-            one, path = request.success.add(), self._path(operation.key)
-            if isinstance(operation, Put):
-                one.request_put.key, one.request_put.value, one.request_put.lease = (
-                    path,
-                    operation.value,
-                    operation.lease,
-                )
-            else:
-                one.request_delete_range.key = path
-        done = await self._ask("kvstub.Txn", request, writes=True)
-        return done.header.revision - self._origin if done.succeeded else None
+        return await self._commits.txn(compares, operations)
 
     async def grant(self, seconds: float) -> int:
         check_seconds(seconds)

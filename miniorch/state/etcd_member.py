@@ -52,9 +52,11 @@ _OPTIONS = {
 def connect(endpoint: str, tls: Mapping[str, str]) -> Any:
     """A client of one member; it connects at its first call."""
     host, _, port = endpoint.rpartition(":")
-    return etcd3.Etcd3Client(
+    client = etcd3.Etcd3Client(
         host, port, tls.get("ca"), tls.get("key"), tls.get("cert"), grpc_options=tuple(_OPTIONS.items())
     )
+    client.kvstub.Txn = client.channel.unary_unary("/etcdserverpb.KV/Txn")  # takes and gives bytes: see etcd_txn.py
+    return client
 
 
 async def answer(call: Any) -> Any:

@@ -1,13 +1,16 @@
 """The store: a small protocol with etcd's semantics that says no to what it cannot do.
 
 The problem: several writers, one truth, and readers that must learn of every change exactly once. The idea, etcd's:
-the whole store has one revision that grows by one with each transaction; a read says at which revision it was true;
-a watch delivers every change after a revision, in order. Writers never lock. They compare: "put this if that key still
+the whole store has one revision that grows with each transaction; a read says at which revision it was true; a watch
+delivers every change after a revision, in order. Writers never lock. They compare: "put this if that key still
 has the revision at which I read it". Whoever loses reads again and decides again.
 
 Who does this for real: etcd (etcd.io/docs/v3.5/learning/api_guarantees), and kine, which shows that one append-only
 SQL table is enough. Where we differ: no ranges, only prefixes; no nested transactions. In an etcd that others use, too,
 their transactions make the revision grow as well.
+
+Transactions that are under way at the same time and have no key in common may get the same revision: whoever did one
+knows what became of its own keys, not what else happened at that revision. To know that, list or watch.
 
 Backends: `memory.py` (tests, simulation), `sqlite.py` (the default), `etcd.py` (several servers). One contract suite
 runs against all of them: `tests/contract/test_store.py`. Next file: `miniorch/controllers/loop.py`.

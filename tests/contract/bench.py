@@ -92,6 +92,13 @@ async def put(store: Store, key: str, value: bytes = b"v") -> int:
     return revision
 
 
+def assert_gapless(changes: Sequence[Change], end: int) -> None:
+    """Every revision up to `end` is there, in order, and no key twice in one."""
+    order = [(change.revision, change.key) for change in changes]
+    assert order == sorted(set(order))
+    assert {revision for revision, _ in order} == set(range(1, end + 1))
+
+
 async def take(watch: AsyncIterator[Sequence[Change]], revision: int) -> list[Change]:
     """Changes from a watch, up to the one of a revision."""
     seen: list[Change] = []

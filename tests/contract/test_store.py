@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
-from bench import Bench, put, take
+from bench import Bench, assert_gapless, put, take
 
 from miniorch.errors import Compacted, NotFound, Temporary, UsageError
 from miniorch.state.store import Change, Compare, Delete, Entry, Put, Store
@@ -254,7 +255,91 @@ def test_caller_that_gave_up_disturbs_nobody(bench: Bench) -> None:
         await asyncio.gather(*writes, return_exceptions=True)
         revision = await put(store, "/last")
         changes = await take(store.watch("/", 0), revision)
-        assert [change.revision for change in changes] == list(range(1, revision + 1))
+        assert_gapless(changes, revision)
+        assert {change.key for change in changes} >= {f"/{number}" for number in range(20) if number != 3} | {"/last"}
+
+    bench.run(rule)
+
+
+# Transactions at the same time
+
+
+def test_refused_transactions_do_not_hurt_those_that_come_at_the_same_time(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        async def attempt(number: int) -> int | None:
+            lease = 2**40 if number % 10 == 9 else 0  # there is none of this name
+            return await store.txn([Compare("/a", number % 2)], [Put(f"/{number}", b"x" * 60_000, lease)])
+
+        await put(store, "/a")
+        answers = await asyncio.gather(*(attempt(number) for number in range(40)), return_exceptions=True)
+        done = set()
+        for number, answer in enumerate(answers):
+            if number % 2 == 0:
+                assert answer is None
+            elif number % 10 == 9:
+                assert isinstance(answer, NotFound)
+            else:
+                entry = await store.get(f"/{number}")
+                assert entry is not None
+                assert entry.modified == answer
+                done.add(entry.key)
+        assert {entry.key for entry in (await store.list("/")).entries} == done | {"/a"}
+
+    bench.run(rule)
+
+
+def test_of_two_that_each_read_what_the_other_writes_one_is_refused(bench: Bench) -> None:
+    async def rule(store: Store) -> None:
+        async def write(reads: str, writes: str) -> int | None:
+            return await store.txn([Compare(reads, 0)], [Put(writes, b"")])
+
+        pairs = [write(f"/{number}/{one}", f"/{number}/{1 - one}") for number in range(50) for one in (0, 1)]
+        answers = await asyncio.gather(*pairs)
+        assert all((answers[at] is None) != (answers[at + 1] is None) for at in range(0, 100, 2))
+        assert len((await store.list("/")).entries) == 50
+
+    bench.run(rule)
+
+
+def test_many_writers_at_once_come_out_as_if_one_after_the_other(bench: Bench) -> None:
+    """30 writers move money between 12 accounts, and every change is told with what stood there before."""
+
+    async def rule(store: Store) -> None:
+        accounts = [f"/{number:02}" for number in range(12)]
+        await store.txn([], [Put(account, b"100") for account in accounts])
+
+        async def move(writer: int, turn: int) -> None:
+            giver, taker = (accounts[(writer * step + turn) % 12] for step in (1, 5))
+            answer: int | None = None
+            while answer is None and giver != taker:
+                before = {entry.key: entry for entry in (await store.list("/")).entries}
+                answer = await store.txn(
+                    [Compare(key, before[key].modified) for key in (giver, taker)],
+                    [
+                        Put(giver, b"%d" % (int(before[giver].value) - 1)),
+                        Put(taker, b"%d" % (int(before[taker].value) + 1)),
+                        Put(f"/moves/{writer}/{turn}", b""),
+                    ],
+                )
+                assert answer is None or answer > max(before[giver].modified, before[taker].modified)
+
+        async def moves(writer: int) -> None:
+            for turn in range(4):
+                await move(writer, turn)
+
+        await asyncio.gather(*(moves(writer) for writer in range(30)))
+        end = await store.revision()
+        changes = await take(store.watch("/", 0), end)
+        assert_gapless(changes, end)
+        now: dict[str, Entry] = {}
+        for revision, told in itertools.groupby(changes, lambda change: change.revision):
+            for change in told:
+                assert change.previous == now.get(change.key)
+                assert change.entry is not None
+                assert change.entry.modified == revision
+                now[change.key] = change.entry
+            assert sum(int(now[account].value) for account in accounts) == 1200
+        assert tuple(now[key] for key in sorted(now)) == (await store.list("/")).entries
 
     bench.run(rule)
 
@@ -353,10 +438,12 @@ def test_slow_watcher_misses_nothing_and_gets_it_in_order(bench: Bench) -> None:
         for first in range(0, 3000, 100):
             await asyncio.gather(*(put(store, f"/{first + number}") for number in range(100)))
         batches = 0
-        while seen[-1].revision < 3001:
+        end = await store.revision()
+        while seen[-1].revision < end:
             seen.extend(await anext(watch))
             batches += 1
-        assert [change.revision for change in seen] == list(range(1, 3002))
+        assert_gapless(seen, end)
+        assert len(seen) == 3001
         assert batches >= 3000 // 500  # it was not handed everything at once
 
     bench.run(rule)
@@ -364,10 +451,20 @@ def test_slow_watcher_misses_nothing_and_gets_it_in_order(bench: Bench) -> None:
 
 def test_watchers_and_writers_at_once_see_one_history(bench: Bench) -> None:
     async def rule(store: Store) -> None:
-        readers = [asyncio.ensure_future(take(store.watch("/", 0), 300)) for _ in range(5)]
+        async def follow() -> list[Change]:
+            seen: list[Change] = []
+            async for batch in store.watch("/", 0):
+                seen.extend(batch)
+                if seen[-1].key == "/last":
+                    break
+            return seen
+
+        readers = [asyncio.ensure_future(follow()) for _ in range(5)]
         await asyncio.gather(*(put(store, f"/{number % 7}", b"%d" % number) for number in range(300)))
+        end = await put(store, "/last")
         histories = [await reader for reader in readers]
-        assert [change.revision for change in histories[0]] == list(range(1, 301))
+        assert_gapless(histories[0], end)
+        assert len(histories[0]) == 301
         assert all(history == histories[0] for history in histories)
 
     bench.run(rule)

@@ -6,15 +6,22 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from node import TestNode
 from pages import Step, steps
 
+from miniorch.lab.plan import Place
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 ROOT = Path(__file__).parents[2]
 OTHERS = [ROOT / "README.md", ROOT / "docs/simulation.md", ROOT / "docs/state.md"]
-PAGES = [*OTHERS, *sorted((ROOT / "docs/walkthroughs").glob("*.md"))]
+WALKTHROUGHS = sorted((ROOT / "docs/walkthroughs").glob("*.md"))
+LAB_PAGES = [page for page in WALKTHROUGHS if "miniorch lab up" in page.read_text()]
+PAGES = [*OTHERS, *(page for page in WALKTHROUGHS if page not in LAB_PAGES)]
 
 
 @pytest.mark.root
@@ -34,13 +41,47 @@ def test_every_command_of_the_page_prints_what_the_page_says(node: TestNode, pag
             choice.unlink(missing_ok=True)
 
 
-def run(node: TestNode, step: Step) -> None:
+@pytest.fixture(scope="module")
+def lab(node: TestNode, data_root: Path) -> Iterator[str]:
+    """The name for a lab on the test node. Its engines' disks stay in the cache."""
+    name = f"d{os.getpid()}"
+    disks = data_root.with_name(f"{data_root.name}-lab")
+    disks.mkdir(exist_ok=True)
+    state = f"/var/lib/{Place(name).tag}"
+    node.run(["mkdir", state])
+    node.run(["mount", "--bind", str(disks), state])
+    yield name
+    node.run(["umount", state])
+
+
+@pytest.mark.root
+@pytest.mark.docker
+@pytest.mark.parametrize("page", LAB_PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_about_a_cluster_prints_what_the_page_says(
+    node: TestNode, lab: str, page: Path
+) -> None:
+    try:
+        for step in steps(page):
+            run(node, step, {"MINIORCH_LAB": lab})
+    finally:
+        run(node, Step("afterwards", "rm -f examples/mine.*; miniorch lab down", ""), {"MINIORCH_LAB": lab})
+
+
+@pytest.mark.root
+def test_network_made_by_hand_is_as_its_page_says(rights: None) -> None:
+    with TestNode(name="hand") as node:
+        for step in steps(ROOT / "docs/network.md"):
+            run(node, step)
+        assert node.run(["ip", "netns", "list"]).stdout == ""
+
+
+def run(node: TestNode, step: Step, environment: Mapping[str, str] = NOTHING) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     deadline = time.monotonic() + step.until_seconds
     while True:
         # Not as a part of the `make test` that may be running: make says more when it was started by make.
         alone = ["env", "-u", "MAKELEVEL", "-u", "MAKEFLAGS", "sh", "-c", step.command]
-        done = node.run(alone, {"PATH": path}, timeout=300, check=False, cwd=ROOT)
+        done = node.run(alone, {"PATH": path, **environment}, timeout=300, check=False, cwd=ROOT)
         if done.returncode == step.exit_code and step.matches(done.stdout):
             return
         if time.monotonic() > deadline:
@@ -51,7 +92,13 @@ def run(node: TestNode, step: Step) -> None:
 
 def test_links_between_documents_lead_somewhere() -> None:
     broken = []
-    for page in [ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *PAGES, *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in [
+        ROOT / "ARCHITECTURE.md",
+        ROOT / "CHANGELOG.md",
+        *PAGES,
+        *LAB_PAGES,
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             if not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)} -> {target}")

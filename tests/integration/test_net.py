@@ -15,7 +15,7 @@ from node import TestNode, until
 from miniorch.codec import encode
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Port, Resources
-from netplugin.main import Known
+from netplugin.known import Known
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -30,6 +30,7 @@ def state() -> Known:
     return Known(
         Cluster("c1"),
         Node("node1", "10.200.0.0/24", OWN, Resources()),
+        (),
         (
             Endpoints("dockchat", "web", WEB, (Port(5000, 80),), web),
             Endpoints("dockchat", "db", DB, (), (Backend("db1", 1, "node1", DB_1, True),)),
@@ -82,7 +83,7 @@ def dig(node: TestNode, *words: str) -> str:
 def run_container(node: TestNode, name: str, address: str, *command: str, app: str = "dockchat") -> None:
     resolv = node.scratch / f"resolv-{app}"
     resolv.write_text(f"nameserver {OWN}\nsearch {app}.miniorch.internal\noptions ndots:1 timeout:2\n")
-    network = f"name=miniorch,ip={address},driver-opt=miniorch.task={name},driver-opt=miniorch.networks={app}"
+    network = f"name=miniorch,ip={address},driver-opt=miniorch.task={name},driver-opt=miniorch.networks={app}/default"
     argv = ["run", "-d", "--name", name, "--network", network, "-v", f"{resolv}:/etc/resolv.conf:ro"]
     node.docker(*argv, "busybox:1", *(command or ("sleep", "1000")))
 

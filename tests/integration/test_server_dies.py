@@ -62,7 +62,7 @@ class Mortal:
         if self._process is not None:
             assert self._process.returncode == -9, self._log.read_text()[-2000:]
             self.deaths += 1
-        command = [sys.executable, "-c", PROGRAM, "--socket", self.api.path, "--state-directory", str(self._folder)]
+        command = [sys.executable, "-c", PROGRAM, "--socket", self.api.place, "--state-directory", str(self._folder)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env={**os.environ, "DIES": str(int(self.deaths < DEATHS))}, stdout=log, stderr=log

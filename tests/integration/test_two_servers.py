@@ -34,7 +34,7 @@ class ServerProcess:
         self.log = folder / f"{name}.log"
         self.api = UnixTransport(str(folder / f"{name}.sock"), timeout_seconds=20.0)
         self._command = [
-            *(sys.executable, "-m", "miniorch.server", "--name", name, "--socket", self.api.path),
+            *(sys.executable, "-m", "miniorch.server", "--name", name, "--socket", self.api.place),
             *("--state-directory", str(folder / name), "--lease-seconds", str(LEASE), "--store", store),
         ]
         self.process: subprocess.Popen[bytes] | None = None

@@ -11,6 +11,7 @@ import pytest
 from miniorch.api.routes import Route
 from miniorch.client import list_kind, mirror
 from miniorch.errors import NotFound, Unreachable
+from miniorch.identity import LOCAL
 from miniorch.model import Node
 from miniorch.server import Server
 from miniorch.simulation.loop import VirtualClock, run
@@ -133,8 +134,8 @@ def test_mirror_loses_nothing_in_bad_weather() -> None:
 
 
 async def register(wire: Wire, name: str) -> None:
-    """From node1."""
-    await SimTransport(wire, "node1").request("POST", f"/v1/nodes/{name}/register", CAPACITY)
+    """From node1's place, by an administrator."""
+    await SimTransport(wire, "node1", caller=LOCAL).request("POST", f"/v1/nodes/{name}/register", CAPACITY)
 
 
 async def outcomes(wire: Wire) -> set[str]:

@@ -23,9 +23,13 @@ CASE = Case(5, nodes=2, seconds=90.0).with_faults(KINDS)
 HISTORY = """
 import sys, types
 # Keys and certificates are no part of a simulation, and their library is built for one version of Python.
-for name, words in (("miniorch.authority", ["Authority"]), ("miniorch.state.backup", ["Content", "take"])):
+for name, words in (
+    ("miniorch.authority", "Authority"),
+    ("miniorch.state.backup", "Content take"),
+    ("miniorch.certificates", "LIFE_SECONDS SKEW_SECONDS Subject digest_of_certificate digest_of_key key_in"),
+):
     sys.modules[name] = types.ModuleType(name)
-    for word in words:
+    for word in words.split():
         setattr(sys.modules[name], word, type(word, (), {}))
 from miniorch.simulation.chaos import KINDS, Case
 from miniorch.simulation.command import live

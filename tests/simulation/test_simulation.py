@@ -16,7 +16,7 @@ import pytest
 from agent.engine import Container
 from miniorch.codec import decode, to_plain
 from miniorch.errors import Temporary
-from miniorch.model import Leader
+from miniorch.model import Leader, NodeState
 from miniorch.simulation.chaos import KINDS, Case, Fault
 from miniorch.simulation.command import command, failure, live, many
 from miniorch.simulation.day import APP, Day, dockchat
@@ -120,7 +120,7 @@ def test_node_that_loses_its_power_runs_its_tasks_again_when_it_is_back() -> Non
         await world.power_off("node1")
         await asyncio.sleep(20)
         assert not [place for place in world.picture().running if place[0] == "node1"]
-        assert not world.picture().nodes["node1"].ready
+        assert world.picture().nodes["node1"].state is NodeState.DOWN
         world.power_on("node1")
         await asyncio.sleep(60)
 
@@ -170,7 +170,7 @@ def test_processes_that_restart_at_rest_touch_no_container() -> None:
         before = {box.id: box.started_at for boxes in world.picture().boxes.values() for box in boxes}
         for process in world.processes * 3:
             await world.crash(process)
-            await asyncio.sleep(world.chance(process).uniform(0.1, 20.0))
+            await asyncio.sleep(world.chance(process).uniform(0.1, 2.0))  # longer, and its node is given up
             world.restart(process)
             await asyncio.sleep(3)
         await asyncio.sleep(20)

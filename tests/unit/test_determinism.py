@@ -22,8 +22,11 @@ ADAPTERS = {
     "miniorch/clock.py": "the machine's time and chance",
     "miniorch/client.py": "HTTP on a socket, read in a thread",
     "miniorch/listener.py": "opens sockets",
+    "miniorch/relay.py": "TLS in a thread of its own",
     "miniorch/up.py": "starts processes and waits for them",
     "miniorch/cli/": "a person's terminal",
+    "miniorch/lab/lab.py": "nodes are started side by side; a person hears how long it took",
+    "miniorch/lab/group.py": "waits for processes to end",
     "miniorch/state/sqlite.py": "all SQL runs in one thread",
     "miniorch/state/etcd": "the etcd client lives in threads",
     "miniorch/state/backup.py": "keys for a file that is encrypted",
@@ -36,7 +39,10 @@ ADAPTERS = {
     "agent/haproxy.py": "a child process",
     "netplugin/main.py": "the host's name; the kernel is asked in a thread",
     "netplugin/driver.py": "the kernel is asked in a thread",
+    "netplugin/trace.py": "probes from inside a container's namespace",
     "netplugin/kernel.py": "netlink sockets",
+    "netplugin/conntrack.py": "netlink sockets",
+    "netplugin/check.py": "the kernel is looked at in a thread",
 }
 MODULES = {"uuid", "secrets", "socket", "threading", "concurrent.futures", "multiprocessing"}
 CALLS = {

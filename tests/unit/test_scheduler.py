@@ -145,9 +145,9 @@ def test_every_node_and_every_rule_is_answered_for() -> None:
     answer = rows(schedule(wish, [NodeView(bad), NodeView(node("node2"))]).verdicts)
     assert [(row["node"], row["fits"]) for row in answer] == [("node2", True), ("node1", False)]
     for row in answer:
-        assert [rule["rule"] for rule in row["rules"]] == ["ready", "capacity", "ports", "volume", "spread"]
+        assert [rule["rule"] for rule in row["rules"]] == ["ready", "drain", "capacity", "ports", "volume", "spread"]
         assert all(rule["detail"] for rule in row["rules"])
-    assert [rule["ok"] for rule in answer[1]["rules"]] == [False, False, False, False, True]
+    assert [rule["ok"] for rule in answer[1]["rules"]] == [False, True, False, False, False, True]
 
 
 @pytest.mark.parametrize(

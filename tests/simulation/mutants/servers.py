@@ -11,9 +11,11 @@ import miniorch.controllers.endpoints as endpoints
 import miniorch.controllers.placement as placement
 import miniorch.controllers.services as services
 from miniorch.api.handlers import Handlers, StatusReport
+from miniorch.api.nodes import Nodes
+from miniorch.api.writing import Writing
 from miniorch.codec import from_plain
 from miniorch.controllers.liveness import Liveness
-from miniorch.model import Cluster, DesiredState, Task, TaskState
+from miniorch.model import Availability, Cluster, DesiredState, NodeState, Task, TaskState
 from miniorch.simulation.chaos import Case
 from miniorch.simulation.store import LEADER, SimStore
 from miniorch.state.records import Write, read
@@ -63,25 +65,25 @@ def watch_from_one_too_far() -> Iterator[None]:
 @mutant("none", Case(0, nodes=2, servers=1, seconds=60.0, tasks=4))
 def vips_without_the_clusters_record() -> Iterator[None]:
     """Two apps that are made at once compare only what is their own: both get the same service addresses."""
-    right = Handlers._commit
+    right = Writing._commit
 
-    async def commit(self: Handlers, writes: list[Write]) -> int:
+    async def commit(self: Writing, writes: list[Write]) -> int:
         return await right(self, [write for write in writes if not isinstance(write.item, Cluster)])
 
-    with instead(Handlers, "_commit", commit):
+    with instead(Writing, "_commit", commit):
         yield
 
 
 @mutant("none", Case(0, nodes=8, servers=1, seconds=60.0))
 def subnets_without_the_clusters_record() -> Iterator[None]:
     """Two nodes that register at once compare only what is their own: both get the same subnet."""
-    right = Handlers._join
+    right = Nodes._join
 
-    async def join(self: Handlers, name: str, registration: Any) -> Any:
+    async def join(self: Nodes, name: str, registration: Any) -> Any:
         self._joining = asyncio.Lock()  # one for each, which keeps out nobody
         return await right(self, name, registration)
 
-    with instead(Handlers, "_join", join), vips_without_the_clusters_record():
+    with instead(Nodes, "_join", join), vips_without_the_clusters_record():
         yield
 
 
@@ -173,8 +175,8 @@ def dead_backends_stay() -> Iterator[None]:
 
 @mutant("crash,pause,partition")
 def no_grace() -> Iterator[None]:
-    """Who begins to lead gives up every node that it has not heard yet."""
-    with instead(Liveness, "grace", lambda self: None):
+    """Who begins to lead counts the time in which it did not listen, and gives up every node that it has not heard."""
+    with instead(Liveness, "grace", lambda self: None), instead(Liveness, "_late", lambda self: 0.0):
         yield
 
 
@@ -183,9 +185,12 @@ def unready_nodes_get_tasks() -> Iterator[None]:
     """A node that is silent is as good as any other."""
     right = placement.node_views
 
-    def views(cache: Any, without: str = "") -> Any:
-        seen = right(cache, without)
-        return {name: replace(view, node=replace(view.node, ready=True)) for name, view in seen.items()}
+    def views(cache: Any, without: str = "", now: float = 0.0) -> Any:
+        seen = right(cache, without, now)
+        return {
+            name: replace(view, node=replace(view.node, ready=True, state=NodeState.READY))
+            for name, view in seen.items()
+        }
 
     with instead(placement, "node_views", views):
         yield
@@ -195,4 +200,38 @@ def unready_nodes_get_tasks() -> Iterator[None]:
 def a_wait_outlasts_a_clock_that_is_set_back() -> Iterator[None]:
     """A slot rests until a moment of the wall clock, however far away that seems to be after the clock was set back."""
     with instead(services._Look, "_is_to_come", lambda self, at, wait_seconds: self.now < at):
+        yield
+
+
+@mutant("none")
+def drained_nodes_get_tasks() -> Iterator[None]:
+    """A node that is to be emptied is as good as any other."""
+    right = placement.node_views
+
+    def views(cache: Any, without: str = "", now: float = 0.0) -> Any:
+        seen = right(cache, without, now)
+        active = Availability.ACTIVE
+        return {name: replace(view, node=replace(view.node, availability=active)) for name, view in seen.items()}
+
+    with instead(placement, "node_views", views):
+        yield
+
+
+@mutant("partition,power")
+def volumes_are_no_reason_to_wait() -> Iterator[None]:
+    """A task with a volume gets a successor like any other when its node is away, although it runs on there."""
+    with instead(services, "volumes_of", lambda task: []):
+        yield
+
+
+@mutant("partition,power")
+def who_is_back_stays_beside_its_successor() -> Iterator[None]:
+    """A task that was replaced while its node was away is not told to stop."""
+    right = services._Look._retire
+
+    def retire(self: Any, task: Task, goal: DesiredState, why: str) -> None:
+        if not (why.endswith("is down") or " has slot " in why):
+            right(self, task, goal, why)
+
+    with instead(services._Look, "_retire", retire):
         yield

@@ -267,7 +267,7 @@ def test_engine_that_is_away_fails_no_task() -> None:
 def test_heartbeat_names_ports_in_foreign_hands_and_the_revision_that_traffic_follows() -> None:
     async def story(stage: Stage) -> None:
         stage.machine.ingress.held = {5000: "nginx (pid 12)"}
-        await asyncio.sleep(12)
+        await asyncio.sleep(3)
         beats = [body for _, action, body in stage.server.posts if action == "heartbeat"]
         assert beats[-1] == {"ready": True, "message": "", "ports_in_use": {"5000": "nginx (pid 12)"}}
         assert 2 <= len(beats) <= 4

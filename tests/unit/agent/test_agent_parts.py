@@ -136,7 +136,7 @@ def test_container_carries_names_that_teach() -> None:
     assert spec.binds == {"/data": ("/v/data", True), "/etc/resolv.conf": ("/t/resolv.conf", True)}
     assert spec.labels["miniorch.task"] == "k3m9x2ab"
     assert spec.labels["miniorch.address"] == "10.200.3.2"
-    assert spec.networks == "dockchat"
+    assert spec.networks == "dockchat/default"
 
 
 def test_container_takes_the_options_of_the_app_file_but_its_labels_are_ours() -> None:

@@ -24,7 +24,7 @@ from agent.engine import Container
 from agent.health import Health
 from agent.reconcile import Known, plan
 from miniorch.model import DesiredState, Status, Task, TaskState
-from miniorch.spec import HealthCheck, Resources, TaskSpec
+from miniorch.spec import HealthCheck, Mount, Resources, TaskSpec
 
 CHECK = HealthCheck(("true",))
 SPEC = TaskSpec("mongo:7")
@@ -241,3 +241,35 @@ def test_every_action_is_a_sentence() -> None:
         )
     ]  # fmt: skip
     assert all("k3m9" in sentence for sentence in said)
+
+
+ALONE = TaskSpec("web:1", stop_after_seconds=30.0)
+
+
+def test_task_that_shall_not_outlive_its_contact_is_stopped_when_no_server_answers() -> None:
+    one = task(TaskState.RUNNING, spec=ALONE)
+    assert step(one, RUNS, known=Known(alone_seconds=29.9)) == []
+    wanted = replace(one.status, health="cut off", message="no server has answered for 30 s")
+    assert step(one, RUNS, known=Known(alone_seconds=30.0)) == [Report(one, wanted)]
+    told = replace(one, status=wanted)
+    assert step(told, RUNS, known=Known(alone_seconds=31.0)) == [Stop(told, RUNS, wanted.message)]
+    ended = replace(RUNS, running=False, exit_code=0)
+    (last,) = step(told, ended, known=Known(alone_seconds=31.0))
+    assert isinstance(last, Conclude)
+    assert last.status.state is TaskState.SHUTDOWN  # and not COMPLETE: it has not done its work
+    waits = task(TaskState.PREPARING, spec=ALONE)
+    assert step(waits, MADE, known=Known(alone_seconds=31.0)) == []
+    assert step(task(TaskState.RUNNING), RUNS, known=Known(alone_seconds=3600.0)) == []
+
+
+def test_task_with_a_volume_starts_only_when_nobody_else_can_write_there() -> None:
+    spec = TaskSpec("db", mounts=(Mount("data", "/data"),))
+    lost = replace(task(TaskState.LOST, spec=spec), id="old")
+    fresh, known = task(TaskState.PREPARING, spec=spec), Known(images={"k3m9": "sha256:1"})
+    left = replace(RUNS, id="c0", task="old")
+    assert plan([lost, fresh], [left], known, 0.0) == [Stop(lost, left, "the task is lost")]
+    assert plan([fresh], [left], known, 0.0) == [Discard(left)]
+    gone = replace(left, running=False, exit_code=0)
+    assert plan([lost, fresh], [gone], known, 0.0) == [Create(fresh, "sha256:1")]
+    free = task(TaskState.PREPARING)
+    assert Create(free, "sha256:1") in plan([free], [left], known, 0.0)

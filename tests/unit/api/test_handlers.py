@@ -14,8 +14,9 @@ import pytest
 from miniorch.api.apply import CHANGES_TOLD
 from miniorch.api.routes import dispatch, stream
 from miniorch.clock import SystemClock
-from miniorch.codec import to_plain
+from miniorch.codec import from_plain, to_plain
 from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, UsageError
+from miniorch.model import Node, NodeState
 from miniorch.server import Server
 from miniorch.spec import (
     AppSpec,
@@ -27,6 +28,7 @@ from miniorch.spec import (
     TaskSpec,
 )
 from miniorch.state.memory import MemoryStore
+from miniorch.state.records import put
 
 SHOP = AppSpec(
     services={
@@ -340,6 +342,10 @@ def test_a_watch_goes_on_from_a_list_and_filters() -> None:
         first, second = await anext(lines), await anext(lines)
         assert [line["put"]["name"] for line in (first, second)] == ["db", "web"]
         await lines.aclose()  # type: ignore[attr-defined]
+        assert first["revision"] == revision < second["revision"]  # a break between the two must not lose the second
+        lines = stream(api.server.handlers, f"/v1/watch/services?revision={first['revision']}&app=shop")
+        assert [await anext(lines), await anext(lines), await anext(lines)][1:] == [first, second]
+        await lines.aclose()  # type: ignore[attr-defined]
         with pytest.raises(UsageError, match="revision"):
             await anext(stream(api.server.handlers, "/v1/watch/services"))
         with pytest.raises(NotFound, match="the server has no cats"):
@@ -429,5 +435,77 @@ def test_only_the_leader_takes_what_needs_its_memory() -> None:
                 await follower("POST", path, {})
         await follower("PUT", "/v1/apps/shop", SHOP)
         assert [service["name"] for service in await follower.items("services")] == ["db", "web"]
+
+    check(scenario)
+
+
+def test_heartbeats_say_when_the_next_is_due_and_bring_a_node_back() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        beat = {"ready": True, "message": "", "ports_in_use": {}}
+        assert await api("POST", "/v1/nodes/n1/heartbeat", beat) == {"next_in_seconds": 1.0}
+        node = (await api.items("nodes"))[0]
+        store = api.server.store
+        down = replace(from_plain(Node, node), state=NodeState.DOWN, state_since=1.0)
+        await store.txn([], [put(down)])
+        await api("POST", "/v1/nodes/n1/heartbeat", beat)
+        assert (await api.items("nodes"))[0]["state"] == "ready"
+        assert "ready again after" in [one["message"] for one in await api.items("events")][-1]
+
+    check(scenario)
+
+
+def test_labels_and_availability_are_an_administrators_and_survive_the_agent() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PATCH", "/v1/nodes/n1", {"labels": {"zone": "b", "disk": "ssd"}, "availability": "drain"})
+        await api("PATCH", "/v1/nodes/n1", {"without": ["disk"]})
+        await api.register()
+        node = (await api.items("nodes"))[0]
+        assert (node["labels"], node["availability"]) == ({"zone": "b"}, "drain")
+        with pytest.raises(UsageError, match="is no label"):
+            await api("PATCH", "/v1/nodes/n1", {"labels": {"a b": "c"}})
+        with pytest.raises(UsageError, match="at most 64"):
+            await api("PATCH", "/v1/nodes/n1", {"labels": {f"k{n}": "" for n in range(65)}})
+        with pytest.raises(NotFound):
+            await api("PATCH", "/v1/nodes/n7", {})
+
+    check(scenario)
+
+
+def test_node_goes_only_when_nothing_is_lost_or_by_force() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        await api("PUT", "/v1/apps/shop", SHOP)
+
+        async def up() -> bool:
+            return set((await states(api)).values()) == {"running"} and len(await states(api)) == 3
+
+        await api.until(up)
+        with pytest.raises(Conflict, match="n1 has the only copy of shop/data"):
+            await api("DELETE", "/v1/nodes/n1")
+        answer = await api("DELETE", "/v1/nodes/n1?force=1")
+        assert answer["lost"] == 3
+        assert (await api.items("nodes"), await api.items("volumes")) == ([], [])
+
+        async def replaced() -> bool:
+            return "lost" in (await states(api)).values()
+
+        await api.until(replaced)
+        await api.register("n2")
+        await api("PATCH", "/v1/nodes/n2", {"availability": "drain"})
+
+    check(scenario)
+
+
+def test_empty_node_must_be_drained_before_it_goes() -> None:
+    async def scenario(api: Api) -> None:
+        await api.register()
+        with pytest.raises(Conflict, match="n1 is ready and may get tasks"):
+            await api("DELETE", "/v1/nodes/n1")
+        await api("PATCH", "/v1/nodes/n1", {"availability": "drain"})
+        assert (await api("DELETE", "/v1/nodes/n1"))["lost"] == 0
+        with pytest.raises(NotFound, match="register first"):
+            await api("POST", "/v1/nodes/n1/heartbeat", {"ready": True, "message": "", "ports_in_use": {}})
 
     check(scenario)

@@ -66,6 +66,14 @@ def test_what_is_wrong_in_a_service_that_others_extend_is_said_once(tmp_path: Pa
     assert [one["code"] for one in error.details] == ["E0104", "E0106"]
 
 
+def test_a_network_that_is_not_declared_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    base = "services:\n  a: {image: x, networks: [frnt]}\n  b: {image: x, networks: {back: {aliases: [c]}}}\n"
+    error = refused(tmp_path, base + "networks: {front: }\n")
+    assert [one["code"] for one in error.details] == ["E0106", "E0106"]
+    assert "service a is on network frnt, which the file does not declare" in error.message
+    assert "write front" in error.message
+
+
 def test_a_second_key_names_the_place_of_the_first(tmp_path: Path) -> None:
     assert "app.yml:3:5 came first" in refused(tmp_path, W + "    image: apache\n").message
 

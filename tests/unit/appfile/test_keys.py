@@ -32,7 +32,7 @@ SERVICE = {
     "links": "links: ['db:d']",
     "scale": "scale: 2", "restart": "restart: 'no'", "stop_grace_period": "stop_grace_period: 1s",
     "stop_signal": "stop_signal: SIGINT", "profiles": "profiles: [dev]", "extends": "extends: rich", "user": "user: u",
-    "secrets": "secrets: [key]", "configs": "configs: [conf]", "networks": "networks: {n: {aliases: [a]}}",
+    "secrets": "secrets: [key]", "configs": "configs: [conf]", "networks": "networks: [n]",
     "working_dir": "working_dir: /x", "hostname": "hostname: h", "labels": "labels: {a: b}", "tty": "tty: true",
     "stdin_open": "stdin_open: true", "read_only": "read_only: true", "init": "init: false",
     "privileged": "privileged: true",
@@ -73,6 +73,7 @@ REST = """
 volumes: {v: , w: }
 secrets: {key: {file: a.env}, key2: {file: b.env}}
 configs: {conf: {file: a.env}}
+networks: {n: }
 """
 
 
@@ -102,7 +103,7 @@ def effective(part: str) -> set[str]:
 
 
 def test_the_table_has_every_key_of_the_specification() -> None:
-    assert set(PARTS["service"]) == set(SPECIFICATION)
+    assert set(PARTS["service"]) == {*SPECIFICATION, "x-miniorch"}
     assert set(PARTS["deploy"]) == set(DEPLOY)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from miniorch.appfile.folder import digest
+from miniorch.appfile.keys import Verdict
 from miniorch.appfile.read import AppFile, read_app_files
 from miniorch.appfile.variables import BadVariable, read_env_file, substitute
 from miniorch.errors import AppFileError, UsageError
@@ -391,6 +392,21 @@ networks: {front: , back: {driver: overlay}}
         "web": ("www",), "db": ("database",), "cache": (),
     }  # fmt: skip
     assert app.spec.services["web"].depends_on == {"db": Condition.STARTED, "cache": Condition.STARTED}
+
+
+def test_networks_are_those_named_or_the_default_one(tmp_path: Path) -> None:
+    text = """
+services:
+  web: {image: x, networks: {front: {aliases: [www]}, back: }}
+  db: {image: x, networks: [back]}
+  log: {image: x}
+networks: {front: , back: {driver: overlay, internal: true}}
+"""
+    app = read(tmp_path, text)
+    assert {name: spec.networks for name, spec in app.spec.services.items()} == {
+        "web": ("back", "front"), "db": ("back",), "log": ("default",),
+    }  # fmt: skip
+    assert {"networks.back.driver", "networks.back.internal"} <= {row.path for row in app.report.of(Verdict.IGNORED)}
 
 
 def test_profiles_leave_services_out(tmp_path: Path) -> None:

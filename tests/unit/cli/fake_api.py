@@ -27,7 +27,8 @@ class FakeApi:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lists: dict[str, list[Any]] = {
-            kind: [] for kind in ("apps", "services", "tasks", "nodes", "volumes", "events", "endpoints", "releases")
+            kind: []
+            for kind in ("apps", "services", "tasks", "nodes", "volumes", "events", "endpoints", "releases", "members")
         }
         self.answers: dict[tuple[str, str], Any] = {
             ("GET", "/v1/version"): {"version": "0.1.0", "cluster": "k3m9x2ab", "revision": 412}
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_GET = do_PUT = do_POST = do_DELETE = _do
+    do_GET = do_PATCH = do_PUT = do_POST = do_DELETE = _do
 
     def address_string(self) -> str:
         return "unix"

@@ -23,15 +23,19 @@ from miniorch.codec import to_plain
 from miniorch.errors import Compacted, Conflict, NotFound
 from miniorch.model import (
     App,
+    Availability,
     Event,
+    Member,
     Node,
+    NodeState,
     Release,
+    Role,
     Service,
     Task,
     TaskState,
     Volume,
 )
-from miniorch.spec import Resources, Restart, RestartPolicy
+from miniorch.spec import Mount, Resources, Restart, RestartPolicy
 
 WEB = Service("shop", "web", shop(2).services["web"], "10.201.0.1")
 FILE = "name: shop\nservices: {web: {image: 'web:1', deploy: {replicas: 2}}}\n"
@@ -63,7 +67,7 @@ def test_ps_json_has_the_promised_keys(there: FakeApi, cli: Cli) -> None:
     assert json.loads(cli("ps", "shop", "--json").stdout)[0] == {
         "id": "k3m9x2a1", "app": "shop", "service": "web", "slot": 1, "state": "running", "desired_state": "running",
         "node": "node1", "address": "10.200.0.2", "image": "web:1", "health": "healthy", "exit_code": None,
-        "next_at": None,
+        "next_at": None, "unknown": False,
     }  # fmt: skip
 
 
@@ -166,15 +170,66 @@ def test_a_job_that_is_done_is_shown_and_one_that_has_a_successor_is_not(there: 
 
 
 def test_nodes_show_what_they_have_and_what_runs_there(there: FakeApi, cli: Cli) -> None:
+    now, capacity = time.time(), Resources(2.0, 4 << 30)
+    node = Node("node1", "10.200.0.0/24", "10.200.0.1", capacity, engine="Docker 20.10.24", address="10.0.0.1")
     there.lists["nodes"] = [
-        Node("node1", "10.200.0.0/24", "10.200.0.1", Resources(2.0, 4 << 30), False, "no heartbeat", "Docker 20.10.24"),
+        replace(node, labels={"zone": "b"}),
+        replace(node, name="node2", state=NodeState.DOWN, state_since=now - 12, role=Role.WORKER),
+        replace(node, name="node3", ready=False, message="no engine"),
+        replace(node, name="node4", availability=Availability.DRAIN),
+    ]
+    there.lists["members"] = [Member("node1", "manager", "k", now + 89.5 * 86_400, now)]
+    head, *lines = cli("nodes").stdout.splitlines()
+    assert head.split() == [
+        "NAME", "ROLE", "STATE", "ADDRESS", "SUBNET", "TASKS", "CPUS", "MEMORY", "LABELS", "CERTIFICATE", "ENGINE",
+        "MESSAGE",
     ]  # fmt: skip
-    head, line = cli("nodes").stdout.splitlines()
-    assert head.split() == ["NAME", "STATE", "ENGINE", "CPUS", "MEMORY", "TASKS", "ADDRESS", "SUBNET", "MESSAGE"]
-    assert " ".join(line.split()) == (
-        "node1 not ready Docker 20.10.24 2 4.0 GB 2 10.200.0.1 10.200.0.0/24 no heartbeat"
+    assert " ".join(lines[0].split()) == (
+        "node1 manager ready 10.0.0.1 10.200.0.0/24 2 0/2 0.0/4.0 GB zone=b 89 days Docker 20.10.24"
     )
+    assert re.search("^node2 +worker +down .* no heartbeat, down since 1[23] s", lines[1])
+    assert re.search("^node3 +manager +not ready .* no engine$", lines[2])
+    assert re.search("^node4 +manager +drained ", lines[3])
     assert json.loads(cli("nodes", "--json").stdout)[0]["tasks"] == 2
+
+
+def test_tasks_of_a_node_that_does_not_answer_are_unknown(there: FakeApi, cli: Cli) -> None:
+    node = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources(), state=NodeState.DOWN, state_since=time.time() - 12)
+    there.lists["nodes"] = [node]
+    line = cli("ps").stdout.splitlines()[1]
+    assert re.search(r"^shop/web.1 +unknown .*was running; node1 is down since 1[23] s$", line)
+    assert json.loads(cli("ps", "--json").stdout)[0]["unknown"] is True
+    said = cli("node", "inspect", "node1").stdout
+    assert "state    down" in said
+    assert "shop/web.2 was starting; node1 is down" in said
+
+
+def test_node_wishes_are_sent_and_unknown_nodes_named(there: FakeApi, cli: Cli) -> None:
+    there.lists["nodes"] = [Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())]
+    there.answers["PATCH", "/v1/nodes/node1"] = {"revision": 413}
+    there.answers["DELETE", "/v1/nodes/node1"] = {"revision": 414, "lost": 2}
+    assert cli("node", "label", "node1", "zone=b", "disk-").returncode == 0
+    assert there.asked[-2] == ("PATCH", "/v1/nodes/node1", {"labels": {"zone": "b"}, "without": ["disk"]})
+    assert cli("node", "activate", "node1").stdout == "node1 takes new tasks; what has moved away stays away\n"
+    assert cli("node", "rm", "node1", "--force").stdout.endswith("2 of its tasks are lost and replaced\n")
+    assert there.asked[-1][1] == "/v1/nodes/node1?force=1"
+    assert "did you mean node1?" in cli("node", "drain", "node2").stderr
+    assert 'error[E0001]: "zone" is no label' in cli("node", "label", "node1", "zone").stderr
+
+
+def test_drain_waits_and_says_what_stays(there: FakeApi, cli: Cli) -> None:
+    one = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())
+    there.lists["nodes"] = [one, replace(one, name="node2")]
+    there.answers["PATCH", "/v1/nodes/node1"] = {"revision": 413}
+    late = cli("node", "drain", "node1", "--timeout", "0.1")
+    assert (late.returncode, "shop/web.1 and shop/web.2 still run on node1" in late.stderr) == (4, True)
+    with_data = replace(there.lists["tasks"][0].spec, mounts=(Mount("data", "/data"),))
+    there.lists["tasks"] = [replace(there.lists["tasks"][0], spec=with_data)]
+    stays = cli("node", "drain", "node1")
+    assert stays.returncode == 4
+    assert "not empty: shop/web.1 stays with its volume shop/data" in stays.stderr
+    there.lists["tasks"] = []
+    assert cli("node", "drain", "node1").stdout == "node1 is drained\n"
 
 
 def test_inspect_prints_whole_objects_of_apps_services_tasks_and_nodes(there: FakeApi, cli: Cli) -> None:

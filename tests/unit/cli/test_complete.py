@@ -111,7 +111,7 @@ def test_every_kind_of_name_in_the_help_is_known() -> None:
     }
     assert words == {
         "APP", "APP/SERVICE", "APP/SERVICE=N", "TASK", "TASK:PATH", "PATH", "NODE", "CODE", "FILE", "SHELL",
-        "COMMAND...",
+        "COMMAND...", "NAME", "ADDRESS[:PORT",
     }  # fmt: skip
 
 

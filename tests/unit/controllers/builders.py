@@ -71,6 +71,8 @@ def task(
 
 
 def plan_service(*items: object, now: float = T0, liveness: Liveness | None = None, key: str = "shop/web") -> Any:
+    if not any(isinstance(item, Node) for item in items):
+        items = (*items, NODE)
     controller = Services(liveness or Liveness(StoppedClock()), random.Random(1))
     return controller.plan(key, Cache.holding(*items), now)
 

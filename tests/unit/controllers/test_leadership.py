@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from miniorch.controllers.liveness import SILENCE_SECONDS
 from miniorch.errors import NotLeader, UnknownOutcome, Unreachable
 from miniorch.model import App
 from miniorch.server import Server
@@ -236,10 +235,9 @@ def test_a_new_leader_grants_every_node_grace() -> None:
         b = await servers.start("b")
         await servers.until(lambda: servers.leaders() == ["a"])
         await asyncio.sleep(100.0)
-        assert b.liveness.silent_for("n1") > SILENCE_SECONDS
         await servers.kill("a")
         await servers.until(lambda: servers.leaders() == ["b"])
-        assert b.liveness.silent_for("n1") < 0.1
+        assert b.liveness.silent_for("n1") < -1.0  # counted only when it has had time to find the new leader
 
     with_servers(story)
 

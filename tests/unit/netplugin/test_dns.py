@@ -10,6 +10,7 @@ from dnslib import EDNS0, QTYPE, RCODE, DNSRecord
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Port, Resources
 from netplugin.dns import FORWARD, TTL_SECONDS, Answerer, refusal
+from netplugin.driver import Endpoint
 
 NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())
 HOST, WEB_1, WEB_2, WEB_3, DB_1, OTHER = (
@@ -103,14 +104,34 @@ def test_app_sees_only_its_own_names() -> None:
     assert found("secret.other.miniorch.internal", asker=OTHER) == ["10.201.0.9"]
 
 
+def test_only_names_on_a_shared_network_exist() -> None:
+    apart = (
+        Endpoints("chat", "web", "10.201.0.2", (), (backend(1, WEB_1),), (), ("front", "back")),
+        Endpoints("chat", "db", "10.201.0.3", (), (backend(1, DB_1),), ("mongo",), ("back",)),
+        Endpoints("chat", "log", "10.201.0.4", (), (backend(1, OTHER),), (), ("front",)),
+    )
+    answerer = Answerer(Cluster("c1"), NODE, apart)
+
+    def exists(name: str, asker: str, kind: str = "A") -> bool:
+        return bool(ask(name, kind, asker, answerer).rr)
+
+    for asker, seen in ((WEB_1, {"web", "db", "log"}), (DB_1, {"web", "db"}), (OTHER, {"web", "log"})):
+        assert {name for name in ("web", "db", "log") if exists(f"{name}.chat.miniorch.internal", asker)} == seen
+    assert not exists("mongo.chat.miniorch.internal", OTHER)
+    assert not exists("tasks.db.chat.miniorch.internal", OTHER)
+    assert not exists("5.0.200.10.in-addr.arpa", OTHER, "PTR")
+    assert answerer.answer(bytes(DNSRecord.question("db").pack()), OTHER) == FORWARD
+
+
 def test_node_itself_may_ask_for_every_full_name() -> None:
     assert found("secret.other.miniorch.internal", asker=HOST) == ["10.201.0.9"]
     assert found("web.chat.miniorch.internal", asker="127.0.0.1") == ["10.201.0.2"]
 
 
-def test_unknown_container_finds_nothing_until_its_app_is_known() -> None:
+def test_unknown_container_finds_nothing_until_its_networks_are_known() -> None:
     assert code("web.chat.miniorch.internal", asker="10.200.0.77") == "NXDOMAIN"
-    fresh = Answerer(Cluster("c1"), NODE, ENDPOINTS, {"10.200.0.77": "chat"}.get)
+    wired = Endpoint("e1", "10.200.0.77", "t-new", "chat/default")
+    fresh = Answerer(Cluster("c1"), NODE, ENDPOINTS, {"10.200.0.77": wired}.get)
     assert ask("web", asker="10.200.0.77", answerer=fresh).rr[0].rdata.data == (10, 201, 0, 2)
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from miniorch.errors import MiniorchError
 from netplugin import driver as driver_module
-from netplugin.driver import Driver, EndpointNotes
+from netplugin.driver import Driver, Endpoint, EndpointNotes
 
 ID = "ab12cd34" * 8
 CREATE = {
     "EndpointID": ID,
     "Interface": {"Address": "10.200.0.5/24"},
-    "Options": {"miniorch.task": "t1", "miniorch.networks": "chat,back"},
+    "Options": {"miniorch.task": "t1", "miniorch.networks": "chat/default,chat/back"},
 }
 JOIN = {"EndpointID": ID, "SandboxKey": "/run/docker/netns/x", "Options": {}}
 
@@ -49,11 +49,16 @@ class Plugin:
         self.folder = folder
         self.wires = Wires()
         self.logged: list[str] = []
+        self.admitted: list[tuple[str, str]] = []
         self.restart()
 
     def restart(self) -> None:
         self.notes = EndpointNotes(self.folder / "endpoints")
-        self.driver = Driver(self.wires, self.notes, self.logged.append)
+        self.driver = Driver(self.wires, self.notes, self.logged.append, self.admit)
+
+    async def admit(self, endpoint: Endpoint) -> None:
+        assert endpoint.id in self.wires.wired
+        self.admitted.append((endpoint.address, endpoint.networks))
 
     def call(self, name: str, body: Any = None) -> dict[str, Any]:
         data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
@@ -87,7 +92,8 @@ def test_address_survives_a_restart_between_create_and_join(plugin: Plugin) -> N
     plugin.restart()
     assert "Err" not in plugin.call("NetworkDriver.Join", JOIN)
     assert plugin.wires.wired == {ID: "10.200.0.5"}
-    assert plugin.notes.app_of("10.200.0.5") == "chat"
+    assert (note := plugin.notes.at("10.200.0.5")) is not None
+    assert (note.task, note.networks) == ("t1", "chat/default,chat/back")
 
 
 def test_every_call_may_be_repeated(plugin: Plugin) -> None:
@@ -101,7 +107,7 @@ def test_delete_removes_device_and_note_even_without_leave(plugin: Plugin) -> No
     plugin.call("NetworkDriver.CreateEndpoint", CREATE)
     plugin.call("NetworkDriver.Join", JOIN)
     assert plugin.call("NetworkDriver.DeleteEndpoint", JOIN) == {}
-    assert (plugin.wires.wired, plugin.notes.all(), plugin.notes.app_of("10.200.0.5")) == ({}, [], "")
+    assert (plugin.wires.wired, plugin.notes.all(), plugin.notes.at("10.200.0.5")) == ({}, [], None)
 
 
 def test_unknown_endpoints_may_leave_but_not_join(plugin: Plugin) -> None:

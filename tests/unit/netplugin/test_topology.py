@@ -41,7 +41,7 @@ def test_service_with_one_task_goes_there() -> None:
 def test_task_that_is_not_ready_gets_no_traffic() -> None:
     web = service("web", "10.201.0.2", ("10.200.3.2", True), ("10.200.3.3", False), ("", True))
     assert "dnat to 10.200.3.2" in rules(web)
-    assert not any("10.200.3.3" in line for line in rules(web))
+    assert not any("dnat" in line and "10.200.3.3" in line for line in rules(web))
 
 
 def test_service_without_ready_task_has_no_chain_and_so_is_refused() -> None:

@@ -1,0 +1,172 @@
+"""Images from the other nodes: no registry is needed, and nothing is built twice.
+
+The problem: an image that was built on one node, or loaded by hand there, must run on every node, also in a classroom
+without an uplink. The idea: before a node pulls or builds an image it asks the others. Whoever has it sends it as
+`docker save` writes it, over the agents' own mutual TLS; who is just making it is waited for. Of two that ask each
+other at the same moment, the one whose name comes first makes it.
+
+An answer is a hint: a node that cannot be reached, or breaks off, is passed over, and at last the image is pulled or
+built here as on a cluster of one. Who does this for real: k3s and Spegel, peer to peer. Where we differ: whole images
+instead of layers, which costs a second per 100 MB on a local network and works with every engine.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol, cast
+from urllib.parse import quote
+
+from agent.engine import Progress
+from miniorch.errors import EngineError
+from miniorch.exchange import Exchange
+from miniorch.identity import AGENT_PORT
+from miniorch.model import Node, NodeState
+
+log = logging.getLogger("agent")
+
+ANSWER_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 0.5
+STALLED_SECONDS = 30.0
+SENDING_AT_ONCE = 2
+ASKING, MAKING = "asking", "making"
+
+
+class Images(Protocol):
+    """The images of this node's engine. Every method may raise `EngineError`."""
+
+    async def find(self, image: str) -> str:
+        """The id of an image; "" if it is not here."""
+
+    def save(self, image: str) -> AsyncIterator[bytes]:
+        """All of it as a tar stream."""
+
+    async def load(self, tar: AsyncIterator[bytes]) -> None:
+        """Take in what `save` gave on another node, with its name."""
+
+
+def url_of(node: Node) -> str:
+    """Where a node's agent listens: its name is checked against its certificate."""
+    return f"https://{node.name}@{node.address}:{AGENT_PORT}"
+
+
+class Peers:
+    """What the nodes of a cluster have for each other. `nodes` is set anew whenever it changes."""
+
+    def __init__(
+        self,
+        images: Images,
+        name: str,
+        url_of: Callable[[Node], str] = url_of,
+        further: Mapping[str, str] | None = None,
+    ) -> None:
+        """`further` are URLs of others that give images and are no nodes: the host of a lab."""
+        self._images = images
+        self._name = name
+        self._url_of = url_of
+        self._further = further or {}
+        self.nodes: Iterable[Node] = ()
+        self._doing: dict[str, str] = {}  # image -> ASKING or MAKING
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._sending = asyncio.Semaphore(SENDING_AT_ONCE)
+
+    # ---- for the others ----
+
+    async def state(self, image: str) -> Mapping[str, str]:
+        """What is said of an image here: its `id`, or what is being done for it, or nothing."""
+        return {"id": await self._images.find(image), "doing": self._doing.get(image, "")}
+
+    async def archive(self, image: str) -> AsyncIterator[bytes]:
+        """The image as a stream, for a few at a time. Raises `EngineError` if it is not here."""
+        async with self._sending, aclosing(cast(Any, self._images.save(image))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    # ---- from the others ----
+
+    async def obtain(self, image: str, make: Callable[[], Awaitable[str]], progress: Progress) -> str:
+        """The id of an image: from here, from another node, or else made. Raises what `make` raises."""
+        async with self._locks.setdefault(image, asyncio.Lock()):
+            found = await self._images.find(image)
+            if found or not self._others():
+                return found or await make()
+            self._doing[image] = ASKING
+            try:
+                return await self._from_others(image, progress) or await self._make(image, make)
+            finally:
+                del self._doing[image]
+
+    async def _make(self, image: str, make: Callable[[], Awaitable[str]]) -> str:
+        self._doing[image] = MAKING
+        return await make()
+
+    async def _from_others(self, image: str, progress: Progress) -> str:
+        """The id of the image that another node has sent; "" if it must be made here."""
+        failed: set[str] = set()
+        while True:
+            others = {name: url for name, url in self._others().items() if name not in failed}
+            answers = await asyncio.gather(*(self._ask(name, url, image) for name, url in others.items()))
+            said = dict(zip(others, answers, strict=True))
+            for name, url in others.items():
+                if said[name].get("id"):
+                    progress(f"gets {image} from {name}")
+                    if await self._load(name, url, image):
+                        return await self._images.find(image)
+                    failed.add(name)
+            makers = [name for name, answer in said.items() if self._goes_before(name, answer.get("doing", ""))]
+            if not makers:
+                return ""
+            progress(f"waits for {makers[0]}, which makes {image}")
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+    def _goes_before(self, name: str, doing: str) -> bool:
+        return doing == MAKING or (doing == ASKING and name < self._name)
+
+    def _others(self) -> Mapping[str, str]:
+        """Who can be asked: name -> URL, in an order that is everybody's."""
+        known = [node for node in self.nodes if node.name != self._name and node.address]
+        ready = {node.name: self._url_of(node) for node in known if node.state is NodeState.READY}
+        return {**self._further, **dict(sorted(ready.items()))}
+
+    async def _ask(self, name: str, url: str, image: str) -> Mapping[str, str]:
+        """What a node says of an image; nothing if it does not answer in time."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                exchange = await Exchange.open(url, "GET", f"/v1/images?name={quote(image, safe='')}")
+                try:
+                    await exchange.head()
+                    body = b"".join([piece async for piece in exchange.body()])
+                finally:
+                    exchange.close()
+            return dict(json.loads(body)) if exchange.status == 200 else {}
+        except (OSError, EOFError, ValueError, TimeoutError) as error:
+            log.info("node %s says nothing of %s: %s", name, image, error)
+            return {}
+
+    async def _load(self, name: str, url: str, image: str) -> bool:
+        """Take an image from a node; False if that did not work."""
+        try:
+            target = f"/v1/images/archive?name={quote(image, safe='')}"
+            exchange = await Exchange.open(url, "GET", target)
+            try:
+                await asyncio.wait_for(exchange.head(), STALLED_SECONDS)
+                if exchange.status != 200:
+                    raise EngineError(f"it answered {exchange.status}")
+                await self._images.load(_unstalled(exchange.body()))
+            finally:
+                exchange.close()
+        except (OSError, EOFError, TimeoutError, EngineError) as error:
+            log.warning("%s was not to be had from %s: %s", image, name, error)
+            return False
+        return True
+
+
+async def _unstalled(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces; raises `TimeoutError` when none comes for a while."""
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(pieces), STALLED_SECONDS)
+        except StopAsyncIteration:
+            return
+        yield piece

@@ -1,0 +1,299 @@
+"""A cluster of three: miniorch beside Docker Swarm, each in a lab of its own, one after the other in every round.
+
+    sudo .venv/bin/python benchmarks/cluster.py [--rounds 3] [--replicas 30]
+
+Both get the same machines (`miniorch/lab`: namespaces, a Docker Engine each, one wire), the same busybox image, already
+there, and an overlay network. Measured, in seconds unless said otherwise:
+
+- start: from the command until all replicas run. The *floor* is the same containers by plain calls of Docker's API,
+  eight at a time per node, in the same lab.
+- down: from pulling a node's cable until the manager calls it down; moved: until all replicas run on the others.
+- overlay: MB/s of one TCP connection and microseconds of a ping, between two nodes, beside the bare wire.
+- join: three machines with engines until all are ready. Memory (MB) and processor (%) of our processes with the
+  replicas running, over ten quiet seconds.
+
+Swarm runs without live-restore, which it does not allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
+
+from docker import DockerClient  # noqa: E402 (found by the line above)
+
+from miniorch.client import UnixTransport  # noqa: E402
+from miniorch.lab.lab import Lab  # noqa: E402
+from miniorch.lab.machine import Machine  # noqa: E402
+from miniorch.lab.plan import Place, free_wire, ordered  # noqa: E402
+from miniorch.lab.wire import routes  # noqa: E402
+
+PLACE = Place("bench")
+MEGABYTES = 1000
+AT_ONCE = 8
+PORT = 5001
+TAKE = f"""
+import socket, time
+listener = socket.create_server(("", {PORT}))
+print("listening", flush=True)
+wire, _ = listener.accept()
+room, got, began = bytearray(1 << 20), 0, time.monotonic()
+while size := wire.recv_into(room):
+    got += size
+print(got / 1e6 / (time.monotonic() - began))
+"""
+GIVE = f"""
+import socket, sys
+wire = socket.create_connection((sys.argv[1], {PORT}))
+data = bytes(1 << 20)
+for _ in range({MEGABYTES}):
+    wire.sendall(data)
+"""
+APP = """
+services:
+  web:
+    image: busybox:1
+    command: ["sleep", "1000000"]
+    deploy: {replicas: %d}
+"""
+Figures = dict[str, float]
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> float:
+    """Seconds until a condition holds."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise SystemExit(f"after {seconds:g} s still not: {what}")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def busybox(folder: Path) -> Path:
+    """An image of one static file, as a tar for `docker import`."""
+    root = folder / "root"
+    (root / "bin").mkdir(parents=True)
+    (root / "tmp").mkdir()
+    found = subprocess.run(["which", "busybox"], capture_output=True, text=True, check=True).stdout.strip()
+    (root / "bin/busybox").write_bytes(Path(found).read_bytes())
+    (root / "bin/busybox").chmod(0o755)
+    for name in subprocess.run([found, "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if name != "busybox":
+            (root / "bin" / name).symlink_to("busybox")
+    subprocess.run(["tar", "-C", str(root), "-cf", str(folder / "busybox.tar"), "."], check=True)
+    return folder / "busybox.tar"
+
+
+def load(machines: list[Machine], tar: Path) -> None:
+    change = ["--change", 'CMD ["sh"]', "--change", "ENV PATH=/bin"]
+    for machine in machines:
+        machine.run(["docker", "import", *change, str(tar), "busybox:1"])
+
+
+def flow(giver: Machine, taker: Machine, address: str, inside: tuple[str, str] = ("", "")) -> tuple[float, float]:
+    """MB/s of one connection, and microseconds of a ping, between two machines; `inside`: between containers on them.
+
+    Only the network is theirs: both ends are the same Python, so no container needs a tool.
+    """
+
+    def argv(machine: Machine, container: str, *command: str) -> list[str]:
+        if not container:
+            return machine.argv(command)
+        pid = machine.run(["docker", "inspect", "-f", "{{.State.Pid}}", container]).stdout.strip()
+        return machine.argv(["nsenter", "-t", pid, "-n", "--", *command])
+
+    take = argv(taker, inside[1], sys.executable, "-c", TAKE)
+    with subprocess.Popen(take, stdout=subprocess.PIPE, text=True) as taking:
+        assert taking.stdout is not None
+        taking.stdout.readline()
+        subprocess.run(argv(giver, inside[0], sys.executable, "-c", GIVE, address), check=True, timeout=120)
+        rate = float(taking.stdout.readline())
+    ping = argv(giver, inside[0], "busybox", "ping", "-q", "-c", "100", "-i", "0.02", address)
+    found = re.search(r"= [\d.]+/([\d.]+)/", subprocess.run(ping, capture_output=True, text=True, check=True).stdout)
+    return rate, 1000 * float(found[1] if found else "nan")
+
+
+def floor(machines: list[Machine], replicas: int) -> float:
+    """The same containers by plain calls, on a network of Docker's own."""
+    clients = [DockerClient(base_url=f"unix://{one.docker_socket}") for one in machines]
+    for client in clients:
+        client.networks.create("floor")
+
+    def start(number: int) -> Any:
+        client = clients[number % len(clients)]
+        return client.containers.run("busybox:1", ["sleep", "1000000"], detach=True, network="floor", init=True)
+
+    pools = [ThreadPoolExecutor(AT_ONCE) for _ in clients]
+    began = time.monotonic()
+    jobs = [pools[number % len(pools)].submit(start, number) for number in range(replicas)]
+    containers = [job.result() for job in jobs]
+    seconds = time.monotonic() - began
+    ends = [pools[number % len(pools)].submit(one.remove, force=True) for number, one in enumerate(containers)]
+    for end in ends:
+        end.result()
+    for client in clients:
+        client.networks.get("floor").remove()
+        client.close()
+    return seconds
+
+
+def ours(replicas: int, tar: Path, folder: Path) -> Figures:
+    """One round of miniorch."""
+    figures: Figures = {}
+    lab = Lab(PLACE, lambda line: None)
+    try:
+        lab.up(3, "", {}, 0.0, 0)
+        figures["join"] = lab.seconds["manager"] + lab.seconds["workers"]
+        machines = lab.machines
+        load(machines, tar)
+        assert lab.plan is not None
+        figures["wire MB/s"], figures["wire us"] = flow(*machines[:2], lab.plan.address(machines[1].node))
+        figures["floor"] = floor(machines, replicas)
+        api = UnixTransport(str(PLACE.api_socket))
+        file = folder / "bench.yml"
+        file.write_text(APP % replicas)
+
+        def tasks(service: str) -> list[Any]:
+            listed = api.request_now("GET", "/v1/tasks")["items"]
+            return [one for one in listed if one["service"] == service and one["status"]["state"] == "running"]
+
+        def node(name: str) -> Any:
+            return next(one for one in api.request_now("GET", "/v1/nodes")["items"] if one["name"] == name)
+
+        environment = {**os.environ, "MINIORCH_LAB": PLACE.name}
+        miniorch = [sys.executable, "-m", "miniorch.cli.main"]
+        began = time.monotonic()
+        subprocess.run([*miniorch, "run", str(file), "--name", "bench", "-q"], env=environment, check=True)
+        figures["start"] = time.monotonic() - began
+        figures |= costs(machines)
+        at = {one["node"]: one["status"] for one in tasks("web")}
+        pair = (at["node1"]["container_id"], at["node2"]["container_id"])
+        figures["overlay MB/s"], figures["overlay us"] = flow(*machines[:2], at["node2"]["address"], pair)
+        began = time.monotonic()
+        lab.cut("node3")
+        until(lambda: node("node3")["state"] == "down", "node3 is down")
+        figures["down"] = time.monotonic() - began
+        until(lambda: sum(one["node"] != "node3" for one in tasks("web")) == replicas, "all run elsewhere")
+        figures["moved"] = time.monotonic() - began
+    finally:
+        lab.down(images=True)
+    return figures
+
+
+def costs(machines: list[Machine]) -> Figures:
+    """Memory and processor time of the manager's server and of each agent, over ten quiet seconds."""
+    look = "for p in server agent net; do read -r pid rest < /run/miniorch/$p.pid; cat /proc/$pid/stat; done"
+
+    def ticks() -> list[list[str]]:
+        return [line.rpartition(")")[2].split() for line in machines[0].run(["sh", "-c", look]).stdout.splitlines()]
+
+    before = ticks()
+    time.sleep(10.0)
+    after = ticks()
+    figures: Figures = {}
+    for name, old, new in zip(("server", "agent", "net"), before, after, strict=True):
+        figures[f"{name} %"] = (int(new[11]) + int(new[12]) - int(old[11]) - int(old[12])) / 10.0
+        figures[f"{name} MB"] = int(new[21]) * 4096 / 1e6
+    return figures
+
+
+def swarm(replicas: int, tar: Path) -> Figures:
+    """One round of Docker Swarm."""
+    figures: Figures = {}
+    lab = Lab(PLACE, lambda line: None)
+    try:
+        lab.plan = ordered(None, 3, "", {}, 0.0, 0, free_wire(routes()))
+        PLACE.state.mkdir(parents=True, exist_ok=True)
+        lab.wire.ensure()
+        machines = lab.machines
+        for machine in machines:
+            machine.start([])
+            lab.wire.plug(machine)
+            settings = machine.folder / "etc/docker/daemon.json"
+            settings.write_text(json.dumps({**json.loads(settings.read_text()), "live-restore": False}))
+            machine.start_dockerd()
+        load(machines, tar)
+        first = machines[0]
+
+        def docker(*argv: str) -> str:
+            return first.run(["docker", *argv]).stdout
+
+        began = time.monotonic()
+        docker("swarm", "init", "--advertise-addr", lab.plan.address(first.node))
+        token = docker("swarm", "join-token", "-q", "worker").strip()
+        for machine in machines[1:]:
+            machine.run(["docker", "swarm", "join", "--token", token, f"{lab.plan.address(first.node)}:2377"])
+        until(lambda: docker("node", "ls", "--format", "{{.Status}}").split() == ["Ready"] * 3, "three nodes are ready")
+        figures["join"] = time.monotonic() - began
+        docker("network", "create", "-d", "overlay", "--attachable", "over")
+        began = time.monotonic()
+        docker(
+            "service", "create", "-q", "--detach", "--name", "web", "--network", "over",
+            "--replicas", str(replicas), "--no-resolve-image", "busybox:1", "sleep", "1000000",
+        )  # fmt: skip
+        listed = ("service", "ls", "--format", "{{.Replicas}}")
+        until(lambda: docker(*listed).strip() == f"{replicas}/{replicas}", "all replicas run")
+        figures["start"] = time.monotonic() - began
+        for machine in machines[:2]:
+            machine.run(["docker", "run", "-d", "--name", "far", "--network", "over", "busybox:1", "sleep", "1000000"])
+        inspect = ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.over.IPAddress}}", "far"]
+        address = machines[1].run(inspect).stdout.strip()
+        figures["overlay MB/s"], figures["overlay us"] = flow(*machines[:2], address, ("far", "far"))
+        began = time.monotonic()
+        lab.cut("node3")
+        status = ("node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+        until(lambda: "node3 Down" in docker(*status), "node3 is down")
+        figures["down"] = time.monotonic() - began
+        where = ("service", "ps", "web", "--filter", "desired-state=running", "--format", "{{.Node}} {{.CurrentState}}")
+
+        def elsewhere() -> bool:
+            rows = [line.split() for line in docker(*where).splitlines()]
+            return sum(row[0] != "node3" and row[1] == "Running" for row in rows) == replicas
+
+        until(elsewhere, "all run elsewhere")
+        figures["moved"] = time.monotonic() - began
+    finally:
+        lab.down(images=True)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--replicas", type=int, default=30)
+    options = parser.parse_args()
+    mine: list[Figures] = []
+    theirs: list[Figures] = []
+    with tempfile.TemporaryDirectory() as folder:
+        tar = busybox(Path(folder))
+        for number in range(options.rounds):
+            print(f"round {number + 1}, load {os.getloadavg()[0]:.1f}", flush=True)
+            mine.append(ours(options.replicas, tar, Path(folder)))
+            print("  miniorch", {name: round(value, 2) for name, value in mine[-1].items()}, flush=True)
+            theirs.append(swarm(options.replicas, tar))
+            print("  swarm   ", {name: round(value, 2) for name, value in theirs[-1].items()}, flush=True)
+    print(f"\n{'':14}{'miniorch':>10}{'swarm':>10}{'ratio':>8}   (medians)")
+    for name in mine[0]:
+        value = statistics.median(one[name] for one in mine)
+        other = statistics.median(one.get(name, float("nan")) for one in theirs)
+        print(f"{name:14}{value:10.2f}{other:10.2f}{value / other:8.2f}")
+    start, least = (statistics.median(one[name] for one in mine) for name in ("start", "floor"))
+    print(f"start / floor {start / least:.2f}")
+
+
+if __name__ == "__main__":
+    main()

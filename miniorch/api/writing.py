@@ -1,0 +1,75 @@
+"""What all handlers share: read with a revision, write one transaction, start again when somebody else was faster.
+
+A handler that changes something reads it with its revision, and tries again from the start when the transaction shows
+that it has moved on meanwhile (`retrying`). So two people may scale the same service at once, and both orders of their
+requests are the same as if one had waited for the other.
+"""
+
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from miniorch.api.routes import Call
+from miniorch.clock import Clock
+from miniorch.controllers.loop import event_about
+from miniorch.errors import Conflict, NotFound, UsageError
+from miniorch.model import Service, Task
+from miniorch.state.limits import TXN_OPERATIONS
+from miniorch.state.records import Versioned, Write, commit, put, read
+from miniorch.state.store import Store
+
+ATTEMPTS = 10
+T = TypeVar("T")
+W = TypeVar("W", bound="Writing")
+Handler = Callable[[W, Call], Awaitable[Any]]
+
+
+class Retry(Exception):
+    """A transaction lost a race: read again."""
+
+
+def retrying(handler: Handler[W]) -> Handler[W]:
+    """A handler that starts again from its first read when it has lost a race."""
+
+    async def attempts(self: W, call: Call) -> Any:
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(Retry):
+                return await handler(self, call)
+        raise Conflict("too many others write the same object at the same time", remedy="run the command again")
+
+    return attempts
+
+
+@dataclass(eq=False)
+class Writing:
+    """A group of handlers over a store."""
+
+    _store: Store
+    _clock: Clock
+    _chance: random.Random
+
+    async def _must(self, cls: type[T], key: str, otherwise: str) -> Versioned[T]:
+        found = await read(self._store, cls, key)
+        if found is None:
+            raise NotFound(
+                f"{otherwise}: {key}", remedy={Task: "miniorch ps -a", Service: "miniorch services"}.get(cls, "")
+            )
+        return found
+
+    async def _commit(self, writes: list[Write]) -> int:
+        now = self._clock.now()
+        events = [event_about(write.item, write.why, now, self._chance) for write in writes if write.why]
+        if len(writes) > TXN_OPERATIONS:
+            raise UsageError(
+                f"this would change {len(writes)} objects at once, at most {TXN_OPERATIONS} can be",
+                remedy="split the app file into several apps",
+            )
+        fits = len(writes) + len(events) <= TXN_OPERATIONS
+        revision = await commit(self._store, writes, events if fits else ())
+        if revision is None:
+            raise Retry
+        for start in range(0, 0 if fits else len(events), TXN_OPERATIONS):  # what is told may come a moment later
+            await self._store.txn([], [put(event) for event in events[start : start + TXN_OPERATIONS]])
+        return revision

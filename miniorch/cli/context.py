@@ -1,0 +1,116 @@
+"""`context`: this user's ways to clusters, and certificates for users.
+
+`create` runs where an administrator is, on a manager, and prints one file with everything in it; `add` takes it in on
+the laptop. Whoever has that file is that user until it is revoked or its time is over, so it is a secret.
+"""
+
+import json as jsonlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from miniorch.authority import write_private
+from miniorch.certificates import new_key, read_certificate, request_for
+from miniorch.cli.cluster import seconds_of
+from miniorch.cli.output import ago, as_json, did_you_mean, outcome, table
+from miniorch.clock import SystemClock
+from miniorch.contexts import LOCAL_NAME, chosen, folder_of, home, known, transport_now
+from miniorch.errors import Conflict, NotFound, UsageError
+from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, SERVER_PORT, SERVERS_FILE, servers_of
+
+FILES = {"authority": AUTHORITY_FILE, "certificate": CERTIFICATE_FILE, "key": KEY_FILE}
+MAX_BYTES = 1 << 20
+
+
+def create(name: str, role: str, ttl: str) -> None:
+    """Print a context as one JSON object."""
+    transport, key = transport_now(), new_key()
+    nodes = transport.request_now("GET", "/v1/nodes")["items"]
+    addresses = [one["address"] for one in nodes if one["role"] == "manager" and one.get("address")]
+    if not addresses:
+        raise Conflict("this cluster cannot be reached from other machines", remedy="miniorch init")
+    said = {"request": request_for(key), "name": name, "role": role, "ttl_seconds": seconds_of(ttl)}
+    answer = transport.request_now("POST", "/v1/certificates", said)
+    servers = [f"https://{f'[{one}]' if ':' in one else one}:{SERVER_PORT}" for one in addresses]
+    as_json({"context": name, "role": role, "servers": servers, "key": key,
+             "certificate": answer["certificate"], "authority": answer["authority"]})  # fmt: skip
+    print(f"this is a key to the cluster: keep it to yourself. On the laptop: miniorch context add FILE. "
+          f"To take it back: miniorch context revoke {name}", file=sys.stderr)  # fmt: skip
+
+
+def add(file: str, name: str, *, json: bool) -> None:
+    """Take in what `create` printed, and use it."""
+    try:
+        text = sys.stdin.read(MAX_BYTES) if file == "-" else Path(file).read_text()[:MAX_BYTES]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {file}: {error}", remedy=f"ls -l {file}") from None
+    try:
+        said = jsonlib.loads(text)
+        parts = {file: str(said[part]).encode() for part, file in FILES.items()}
+        read_certificate(parts[CERTIFICATE_FILE])
+        servers = [str(one) for one in said["servers"] if str(one).startswith("https://")]
+        name = name or str(said["context"])
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{file} is no context", remedy="miniorch context create NAME > FILE, on a manager") from None
+    folder = folder_of(name)
+    if name == LOCAL_NAME or folder.exists():
+        raise Conflict(f"there is a context {name} already", remedy=f"miniorch context rm {name}, or add --name OTHER")
+    folder.mkdir(mode=0o700, parents=True)
+    for one, data in parts.items():
+        write_private(folder / one, data)
+    write_private(folder / SERVERS_FILE, "\n".join([*servers, ""]).encode())
+    use(name, json=json)
+
+
+def use(name: str, *, json: bool) -> None:
+    _must_exist(name)
+    if name == LOCAL_NAME:
+        (home() / "current").unlink(missing_ok=True)
+    else:
+        write_private(home() / "current", f"{name}\n".encode())
+    outcome(f"commands now speak to {name}", json=json, outcome="used", context=name)
+
+
+def ls(*, json: bool) -> None:
+    now, current = SystemClock().now(), chosen() or LOCAL_NAME
+    rows = [{"name": LOCAL_NAME, "current": current == LOCAL_NAME, "role": "admin", "servers": [], "until": 0.0}]
+    for name in known():
+        own = read_certificate((folder_of(name) / CERTIFICATE_FILE).read_bytes())
+        rows.append({"name": name, "current": name == current, "role": own.role,
+                     "servers": servers_of(folder_of(name)), "until": own.until})  # fmt: skip
+    if json:
+        as_json(rows)
+        return
+    cells: list[tuple[str, ...]] = [_cells(row, now) for row in rows]
+    table(("CURRENT", "NAME", "ROLE", "SERVERS", "CERTIFICATE"), cells, "")
+
+
+def _cells(row: dict[str, Any], now: float) -> tuple[str, ...]:
+    left = ago(row["until"] - now) if row["until"] > now else "ended"
+    servers = ", ".join(row["servers"]) or "this machine, or its lab"
+    return "*" if row["current"] else "-", row["name"], row["role"], servers, left if row["until"] else "-"
+
+
+def rm(name: str, *, json: bool) -> None:
+    """Forget a context here. Its certificate goes on to be good for whoever has a copy."""
+    _must_exist(name)
+    if name == LOCAL_NAME:
+        raise UsageError("this machine cannot be removed from itself", remedy="miniorch context ls")
+    if chosen() == name:
+        (home() / "current").unlink(missing_ok=True)
+    shutil.rmtree(folder_of(name))
+    outcome(f"{name} is forgotten here; miniorch context revoke on a manager makes it worthless", json=json,
+            outcome="removed", context=name)  # fmt: skip
+
+
+def revoke(name: str, *, json: bool) -> None:
+    """On a manager: this user's certificate is refused from the next request on."""
+    transport_now().request_now("DELETE", f"/v1/certificates/{name}")
+    outcome(f"the certificate of {name} is refused from now on", json=json, outcome="revoked", context=name)
+
+
+def _must_exist(name: str) -> None:
+    if name != LOCAL_NAME and not servers_of(folder_of(name)):
+        names = [LOCAL_NAME, *known()]
+        raise NotFound(f"there is no context {name}{did_you_mean(name, names)}", remedy="miniorch context ls")

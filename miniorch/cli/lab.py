@@ -1,0 +1,141 @@
+"""`lab`: the commands around `miniorch/lab/lab.py`."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from miniorch.cli.ask import Server
+from miniorch.cli.output import as_json, detaching, outcome, suggest, table
+from miniorch.client import UnixTransport
+from miniorch.codec import from_plain
+from miniorch.errors import MiniorchError
+from miniorch.lab.lab import Lab
+from miniorch.lab.machine import Machine
+from miniorch.lab.plan import Place, read_labels, read_memory
+from miniorch.up import need_root
+
+ASK_SECONDS = 2.0
+DONE = {
+    "cut": "the cable of {0} is pulled; miniorch lab heal {0} plugs it in",
+    "heal": "the cable of {0} is plugged in",
+    "kill": "{0} has lost its power; miniorch lab start {0} gives it back",
+    "start": "{0} is ready",
+    "pause": "time stands still on {0}; miniorch lab resume {0} lets it go on",
+    "resume": "time goes on on {0}",
+}
+
+
+def open_lab(*, quiet: bool = False) -> Lab:
+    return Lab(Place.here(), (lambda _: None) if quiet else print)
+
+
+def up(nodes: int, store: str, labels: Sequence[str], cpus: float, memory: str, *, quiet: bool, json: bool) -> None:
+    lab = open_lab(quiet=quiet or json)
+    began = time.monotonic()
+    with detaching("interrupted; miniorch lab up makes the rest, miniorch lab down removes all"):
+        lab.up(nodes, store, read_labels(labels), cpus, read_memory(memory))
+    took = time.monotonic() - began
+    phases = {what: round(seconds, 2) for what, seconds in lab.seconds.items()}
+    names = [machine.name for machine in lab.machines]
+    words = f"{len(names)} nodes are ready after {took:.1f} s: {', '.join(names)}"
+    if (why := lab.wire.no_way_out) and not quiet:
+        words += f"\nthey reach nothing outside of the lab: {why}"
+    outcome(words, json=json, outcome="up", nodes=names, seconds=round(took, 2), phases=phases)
+    suggest("miniorch nodes; miniorch run FILE; miniorch lab cut node2", quiet=quiet or json)
+
+
+def ls(*, json: bool) -> None:
+    lab = open_lab()
+    if lab.plan is None:
+        outcome("there is no lab: miniorch lab up makes one", json=json, nodes=[], ports={})
+        return
+    need_root("look into the lab", "sudo miniorch lab ls")
+    plugged = lab.wire.ports()
+    cluster = _cluster_says(lab.place)
+    nodes = [
+        {
+            "name": machine.name,
+            "address": machine.plan.address(machine.node),
+            "power": machine.state,
+            "cable": {True: "plugged", False: "cut", None: ""}[plugged.get(machine.name)],
+            "cluster": cluster.get(machine.name, ""),
+            "pid": machine.pid_file.pid(),
+        }
+        for machine in lab.machines
+    ]
+    ports = lab.ports()
+    if json:
+        as_json({"nodes": nodes, "ports": ports, "socket": str(lab.place.api_socket)})
+        return
+    head = ("NODE", "ADDRESS", "POWER", "CABLE", "CLUSTER", "PID")
+    table(head, [[str(value or "") for value in node.values()] for node in nodes], "")
+    for port, service in ports.items():
+        print(f"http://localhost:{port}  {service}")
+
+
+def _cluster_says(place: Place) -> dict[str, str]:
+    """What the lab's server calls its nodes; empty when it does not answer."""
+    from miniorch.model import Node
+
+    transport = UnixTransport(str(place.api_socket), ASK_SECONDS)
+    try:
+        return {
+            node.name: _word(node) for node in (from_plain(Node, plain) for plain in Server(transport).plain("nodes"))
+        }
+    except MiniorchError:
+        return {}
+
+
+def _word(node: Any) -> str:
+    if node.state.value != "ready":
+        return str(node.state.value)
+    return "ready" if node.ready else "not ready"
+
+
+def exec_(name: str, command: Sequence[str]) -> None:
+    """Become the command: its terminal, signals and exit code are its own."""
+    need_root("enter a node", "sudo miniorch lab exec")
+    _become(open_lab().machine(name), command)
+
+
+def shell(name: str) -> None:
+    need_root("enter a node", "sudo miniorch lab shell")
+    _become(open_lab().machine(name), [os.environ.get("SHELL") or "/bin/sh"])
+
+
+def _become(machine: Machine, command: Sequence[str]) -> None:
+    argv = machine.argv(command, os.getcwd())
+    os.execvpe(argv[0], argv, machine.environment())
+
+
+def trouble(verb: str, name: str, *, quiet: bool, json: bool) -> None:
+    """Cut, heal, kill, start, pause, resume: each is done when it returns."""
+    need_root(f"{verb} a node", f"sudo miniorch lab {verb} {name}")
+    lab = open_lab(quiet=True)
+    began = time.monotonic()
+    done = {
+        "cut": lambda: lab.cut(name),
+        "heal": lambda: lab.cut(name, healed=True),
+        "kill": lambda: lab.kill(name),
+        "start": lambda: lab.start(name),
+        "pause": lambda: lab.pause(name, on=True),
+        "resume": lambda: lab.pause(name, on=False),
+    }[verb]()
+    seconds = round(time.monotonic() - began, 2)
+    outcome(DONE[verb].format(done), json=json, outcome=verb, node=done, seconds=seconds)
+
+
+def load(image: str, *, quiet: bool, json: bool) -> None:
+    need_root("copy images into the lab", f"sudo miniorch lab load {image}")
+    lab = open_lab(quiet=quiet or json)
+    names = lab.load(image)
+    outcome(f"{image} is on {', '.join(names)}", json=json, outcome="loaded", nodes=names)
+
+
+def down(*, images: bool, quiet: bool, json: bool) -> None:
+    lab = open_lab(quiet=quiet or json)
+    lab.down(images=images)
+    kept = not images and lab.place.state.exists()
+    words = "the lab is gone" + (f"; images are kept in {lab.place.state}: miniorch lab down --images" * kept)
+    outcome(words, json=json, outcome="removed", images_kept=kept)

@@ -1,0 +1,153 @@
+"""`trace`: the way of a packet from a task to a service, each step as the state has it, the kernel has it, and live.
+
+    miniorch trace web.1 db        the first thing to run when something does not connect
+
+The agent of each end looks at its half. Next file: `path.py`, the verdicts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from miniorch.cli.ask import Server, resolve
+from miniorch.cli.output import as_json, coloured, did_you_mean
+from miniorch.cli.path import Step, View, Way, walk
+from miniorch.codec import from_plain
+from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
+from miniorch.model import Backend, Endpoints, Task
+
+TITLE_WIDTH, VIEW_WIDTH, WIDTH = 11, 8, 80
+LEGEND = "(state: what shall be; kernel: what the node holds; both: these agree; live: tried just now, from inside)"
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two ends of the way. `backend` is the task that is looked at; None if none has an address."""
+
+    source: Task
+    own: Endpoints  # of the sender's service
+    service: Endpoints
+    backend: Backend | None
+    name: str
+
+
+def trace(source: str, target: str, *, json: bool) -> int:
+    """Print the way; 0 if all of it is right, 1 if not."""
+    server = Server()
+    ends = find(source, target, server)
+    way, near, far, silence = look(server, ends)
+    steps = walk(way, near, far, silence)
+    if json:
+        as_json({"way": way, "steps": steps, "views": {"near": near, "far": far}})
+    else:
+        print("\n".join(lines(way, steps, colour=coloured())))
+    return 0 if all(step.ok for step in steps) else 1
+
+
+def find(source: str, target: str, server: Server) -> Ends:
+    """Who is meant. `web.1` will do where one app has it. Raises `NotFound`, `UsageError`, `Conflict`."""
+    services, tasks = server.services(), server.tasks()
+    if "/" not in source and "." in source:
+        apps = [one.app for one in services if one.name == source.partition(".")[0]]
+        if len(apps) > 1:
+            raise UsageError(f"{source} is in several apps", remedy=f"miniorch trace {apps[0]}/{source} {target}")
+        source = f"{apps[0]}/{source}" if apps else source
+    named = resolve(source, services, tasks)
+    running = [task for task in named.tasks if task.live and task.status.address]
+    if not running:
+        raise Conflict(f"{source} does not run, so it sends nothing", remedy=f"miniorch explain {source}")
+    sender = running[0 if named.whole_service else -1]
+    known = [from_plain(Endpoints, plain) for plain in server.plain("endpoints")]
+    app, _, name = target.rpartition("/")
+    name, _, slot = name.partition(".")
+    of_app = [one for one in known if one.app == (app or sender.app)]
+    service = next((one for one in of_app if name == one.service or name in one.aliases), None)
+    if service is None:
+        hint = did_you_mean(name, [one.service for one in of_app])
+        raise NotFound(f"there is no service {app or sender.app}/{name}{hint}", remedy="miniorch services")
+    own = next(one for one in known if one.key == sender.service_key)
+    there = [one for one in service.backends if one.address and slot in ("", str(one.slot))]
+    there.sort(key=lambda one: (not one.ready, one.task == sender.id, one.slot))
+    return Ends(sender, own, service, there[0] if there else None, name)
+
+
+def look(server: Server, ends: Ends) -> tuple[Way, View, View | None, str]:
+    """Ask both ends; the far one first, since it knows the port at which the near one then knocks.
+
+    The text says why there is no far view.
+    """
+    source, service, backend = ends.source, ends.service, ends.backend
+    far: View | None = None
+    silence = ""
+    if backend is not None:
+        try:
+            far = _ask(server, backend.task, target=source.status.address)
+        except MiniorchError as error:
+            silence = error.message
+    ports = [one.rpartition(":") for one in far["listening"]] if far else []
+    known = [port.target for port in service.ports] + [int(port) for host, _, port in ports if host != "127.0.0.1"]
+    port = known[0] if known else 0
+    full = f"{ends.name}.{service.app}.miniorch.internal"
+    words = {"vip": service.vip, "chain": f"to-{service.key}", "name": full, "port": str(port)}
+    near = _ask(server, source.id, target=backend.address if backend else "", **words)
+    shared = set(ends.own.networks) & set(service.networks) if ends.own.app == service.app else set[str]()
+    way = Way(
+        source=f"{source.app}/{source.name}",
+        source_node=source.node,
+        source_address=source.status.address,
+        name=ends.name,
+        service=service.key,
+        vip=service.vip,
+        tasks=len(service.backends),
+        ready=sum(one.ready for one in service.backends),
+        shared=tuple(f"{service.app}/{network}" for network in sorted(shared)),
+        target=f"{service.key}.{backend.slot}" if backend else "",
+        target_node=backend.node if backend else "",
+        target_address=backend.address if backend else "",
+        port=port,
+    )
+    return way, near, far, silence
+
+
+def _ask(server: Server, task: str, **words: str) -> Any:
+    query = urlencode({name: word for name, word in words.items() if word})
+    return server.transport.request_now("GET", f"/v1/tasks/{task}/trace?{query}")
+
+
+def lines(way: Way, steps: Sequence[Step], *, colour: bool) -> list[str]:
+    """What a person sees: a line per step, its views below it, and at the end what is wrong and what helps."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    shown = [f"a packet from {way.source} to {way.name}", *_wrap(LEGEND, width), ""]
+    for step in steps:
+        mark = "✓" if step.ok else "✗"
+        mark = f"\x1b[{32 if step.ok else 31}m{mark}\x1b[0m" if colour else mark
+        first, *rest = _wrap(step.text, width - TITLE_WIDTH - 2)
+        shown.append(f"{mark} {step.title:<{TITLE_WIDTH}}{first}")
+        shown += [" " * (TITLE_WIDTH + 2) + line for line in rest]
+        for view, text in _merged(step.views):
+            first, *rest = _wrap(text, width - TITLE_WIDTH - 2 - VIEW_WIDTH)
+            shown.append(f"{'':<{TITLE_WIDTH + 2}}{view + ':':<{VIEW_WIDTH}}{first}")
+            shown += [" " * (TITLE_WIDTH + 2 + VIEW_WIDTH) + line for line in rest]
+    wrong = next((step for step in steps if not step.ok), None)
+    if wrong is None:
+        return [*shown, "", f"{way.source} reaches {way.name}"]
+    said = _wrap(f"{way.source} does not reach {way.name}: {wrong.text}", width)
+    first, *rest = _wrap(wrong.why, width - 6)
+    return [*shown, "", *said, f"why:  {first}", *(f"      {line}" for line in rest), f"help: {wrong.help}"]
+
+
+def _merged(views: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """State and kernel as one where they say the same."""
+    held = dict(views)
+    if "kernel" in held and held.get("state") == held["kernel"]:
+        return [("both", held["kernel"])]
+    return views
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]

@@ -1,0 +1,218 @@
+"""A lab of three nodes inside the test node: cut, kill, pause, reboot, and nothing left behind.
+
+One lab for all stories, in the order of the file: each leaves three ready nodes to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine import Machine
+from node import TestNode, until
+
+pytestmark = [pytest.mark.root, pytest.mark.docker]
+
+NAME = f"t{os.getpid()}"
+TAG = f"miniorch-lab-{NAME}"
+WEB = """\
+services:
+  web:
+    image: busybox:1
+    command: ["sh", "-c", "mkdir -p /www && hostname > /www/index.html && exec httpd -f -p 8000 -h /www"]
+    healthcheck:
+      test: ["CMD", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8000/"]
+      interval: 1s
+    ports: ["8100:8000"]
+    deploy:
+      replicas: 3
+"""
+PAGE = "http://127.0.0.1:8100/"
+
+
+class LabMachine(Machine):
+    """The machine that the lab is on. Every command of miniorch there speaks of the lab."""
+
+    def miniorch(self, *argv: str, env: dict[str, str] | None = None, **more: Any) -> Any:
+        return super().miniorch(*argv, env={"MINIORCH_LAB": NAME, **(env or {})}, **more)
+
+    def power(self) -> dict[str, str]:
+        return {node["name"]: node["power"] for node in self.json("lab", "ls")["nodes"]}
+
+    def states(self) -> dict[str, str]:
+        return {node["name"]: node["cluster"] for node in self.json("lab", "ls")["nodes"]}
+
+    def places(self) -> list[str]:
+        """Where tasks of web run that are wanted."""
+        wanted = [task for task in self.tasks("web") if task["desired_state"] == "running"]
+        return sorted(task["node"] for task in wanted if task["state"] == "running")
+
+    def inside(self, name: str, *argv: str) -> str:
+        out: str = self.miniorch("lab", "exec", name, "--", *argv).stdout
+        return out
+
+
+def traces(node: TestNode) -> list[str]:
+    """What is there of the lab on the test node, one line each."""
+    found = node.run(["sh", "-c", f"ls -d /run/{TAG} /sys/fs/cgroup/{TAG} /sys/fs/cgroup/*/{TAG}"], check=False)
+    lines = found.stdout.split()
+    lines += [line for line in node.run(["ip", "-br", "link"]).stdout.splitlines() if line.startswith(f"mo-{NAME}")]
+    lines += [line for line in node.run(["nft", "list", "tables"]).stdout.splitlines() if NAME in line]
+    lines += [line for line in node.run(["cat", "/proc/mounts"]).stdout.splitlines() if f"{TAG}/" in line]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (command := _command(entry)) and (TAG in command or f"forward {NAME}" in command):
+            lines.append(f"process {entry.name}: {command}")
+    return lines
+
+
+def _command(entry: Path) -> str:
+    try:
+        return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def lab(node: TestNode, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabMachine]:
+    """Three nodes that are ready, with `busybox:1`. Their engines' disks stay in the cache."""
+    disks = data_root.with_name(f"{data_root.name}-lab")
+    disks.mkdir(exist_ok=True)
+    node.run(["mkdir", f"/var/lib/{TAG}"])
+    node.run(["mount", "--bind", str(disks), f"/var/lib/{TAG}"])
+    node.run(["ip", "route", "add", "default", "via", "198.51.100.1"])  # so that the lab wants a way out
+    for way in "io":
+        node.run(["iptables", "-I", "DOCKER-USER", f"-{way}", f"mo-{NAME}", "-j", "ACCEPT"])
+    machine = LabMachine(node, tmp_path_factory.mktemp("lab"))
+    try:
+        began = time.monotonic()
+        machine.miniorch("lab", "up", "--nodes", "3", "--label", "n2:zone=b")
+        print(f"\nlab up: {time.monotonic() - began:.1f} s")
+        machine.miniorch("lab", "load", "busybox:1")
+        yield machine
+    finally:
+        machine.miniorch("lab", "down")
+        left = [name for name in os.listdir(disks) if set(os.listdir(disks / name)) != {"docker"}]
+        found = traces(node)
+        for way in "io":
+            node.run(["iptables", "-D", "DOCKER-USER", f"-{way}", f"mo-{NAME}", "-j", "ACCEPT"])
+        node.run(["ip", "route", "delete", "default"])
+        node.run(["umount", f"/var/lib/{TAG}"])
+    assert (found, left) == ([], [])
+
+
+@pytest.fixture(scope="module")
+def web(lab: LabMachine) -> LabMachine:
+    lab.miniorch("run", lab.file(WEB, "web.yml"))
+    return lab
+
+
+def test_three_nodes_are_ready_each_with_an_engine_and_an_address_of_its_own(lab: LabMachine) -> None:
+    nodes = {node["name"]: node for node in lab.json("nodes")}
+    assert {name: node["address"] for name, node in nodes.items()} == {
+        f"node{number}": f"10.210.0.{number}" for number in (1, 2, 3)
+    }
+    assert all(node["ready"] for node in nodes.values())
+    assert nodes["node2"]["labels"] == {"zone": "b"}
+    assert lab.inside("n2", "hostname") == "node2\n"
+    assert "Server Version" in lab.inside("2", "docker", "info")
+    assert lab.inside("node2", "cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"  # dockerd's doing
+    assert "default via 10.210.0.254" in lab.inside("node3", "ip", "route")
+    assert TAG.replace("-", "_") in lab.node.run(["nft", "list", "tables"]).stdout
+    assert "-P FORWARD DROP" in lab.inside("node2", "iptables", "-S", "FORWARD")
+
+
+def test_the_same_again_changes_nothing_and_other_wishes_are_refused(lab: LabMachine) -> None:
+    before = lab.json("lab", "ls")["nodes"]
+    lab.miniorch("lab", "up")
+    assert lab.json("lab", "ls")["nodes"] == before
+    assert "3 nodes already" in lab.miniorch("lab", "up", "--nodes", "2", code=7).stderr
+    assert "did you mean node3" in lab.miniorch("lab", "cut", "nod3", code=2).stderr
+
+
+def test_an_app_is_spread_and_its_port_answers_on_localhost(web: LabMachine) -> None:
+    assert web.places() == ["node1", "node2", "node3"]
+    assert len({web.fetch(PAGE) for _ in range(9)}) == 3
+    assert web.json("lab", "ls")["ports"] == {"8100": "web/web"}
+
+
+def test_a_node_whose_cable_is_cut_is_replaced_and_converges_when_healed(web: LabMachine) -> None:
+    web.miniorch("lab", "cut", "node2")
+    began = time.monotonic()
+    until(lambda: len(web.places()) == 3 and "node2" not in web.places(), 30, "web runs elsewhere", pause=0.2)
+    print(f"\ncut node2: replaced after {time.monotonic() - began:.1f} s")
+    assert web.fetch(PAGE)
+    assert web.states()["node2"] in ("unreachable", "down")
+    assert web.inside("node2", "docker", "ps", "-q").strip()  # it goes on, unheard
+    web.miniorch("lab", "heal", "node2")
+    until(lambda: web.states()["node2"] == "ready", 20, "node2 is ready again", pause=0.2)
+    until(lambda: not web.inside("node2", "docker", "ps", "-q").strip(), 20, "the surplus container is gone", pause=0.2)
+
+
+def test_a_node_without_power_comes_back_as_the_same_node(web: LabMachine) -> None:
+    identity = web.inside("node3", "sha256sum", f"/var/lib/{TAG}/node3/state/identity.crt")
+    web.miniorch("lab", "kill", "node3")
+    assert web.power()["node3"] == "off"
+    assert "lab start node3" in web.miniorch("lab", "exec", "node3", "--", "true", code=5).stderr
+    until(lambda: web.fetch(PAGE), 10, "another node answers")
+    web.miniorch("lab", "start", "node3")
+    until(lambda: set(web.states().values()) == {"ready"}, 20, "all nodes are ready", pause=0.2)
+    assert web.inside("node3", "sha256sum", f"/var/lib/{TAG}/node3/state/identity.crt") == identity
+
+
+def test_time_stands_still_on_a_paused_node(web: LabMachine) -> None:
+    web.miniorch("lab", "pause", "node2")
+    assert web.power()["node2"] == "paused"
+    assert "lab resume node2" in web.miniorch("lab", "exec", "node2", "--", "true", code=5).stderr
+    web.miniorch("lab", "resume", "node2")
+    assert web.inside("node2", "echo", "here") == "here\n"
+
+
+def test_after_a_reboot_of_the_host_it_is_the_same_cluster(web: LabMachine, node: TestNode) -> None:
+    cluster = web.json("version")["cluster"]
+    group = f"from miniorch.lab.group import Group; Group('{TAG}').kill()"
+    node.run([sys.executable, "-c", group])
+    node.run(["rm", "-rf", f"/run/{TAG}"])
+    node.run(["nft", "delete", "table", "ip", TAG.replace("-", "_")])
+    until(lambda: traces(node) == [], 5, "all is gone but for the disks")
+    web.miniorch("lab", "up")
+    assert web.json("version")["cluster"] == cluster
+    until(lambda: len(web.places()) == 3 and web.fetch(PAGE), 30, "web answers again", pause=0.2)
+
+
+def test_only_the_right_token_makes_a_node_and_removing_the_node_ends_it(lab: LabMachine) -> None:
+    manager = next(node["address"] for node in lab.json("nodes") if node["role"] == "manager")
+
+    def on_n3(*argv: str) -> Any:
+        command = [sys.executable, "-m", "miniorch.cli.main", *argv]
+        return lab.miniorch("lab", "exec", "n3", "--", *command, code=None)
+
+    def token(*words: str) -> str:
+        text: str = lab.miniorch("token", *words, "--quiet").stdout
+        return text.strip()
+
+    assert "a node sees only its own tasks" in on_n3("nodes").stderr
+    lab.miniorch("node", "rm", "node3", "--force")
+    assert "no longer one of this cluster's" in on_n3("nodes").stderr
+    on_n3("down", "--all")
+    old, good = token("show", "--role", "worker"), token("rotate", "--role", "worker")
+    foreign = "-".join([*good.split("-")[:3], "a" * 52, good.split("-")[4]])
+    for bad, more, words in (
+        (old, (), "rotated or revoked"),
+        (token("create", "--ttl", "1s"), (), "has expired"),
+        (foreign, (), "Nothing was sent"),
+        (good, ("--manager",), "makes no manager"),
+        (token("show", "--role", "manager"), (), "no second one"),
+    ):
+        if words == "has expired":
+            time.sleep(1)
+        done = on_n3("join", "--token", bad, *more, manager)
+        assert done.returncode, words
+        assert words in done.stderr
+    done = on_n3("join", "--token", good, manager)
+    assert "node3 has joined as worker and is ready" in done.stdout, done.stderr
+    assert lab.states()["node3"] == "ready"

@@ -1,0 +1,291 @@
+"""Three machines on one wire, each with a net process and containers that are network namespaces: no Docker needed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node import TestNode, until
+from wire import Wire
+
+from miniorch.codec import encode
+from miniorch.model import Backend, Cluster, Endpoints, Node
+from miniorch.spec import Resources
+from netplugin.known import Known
+from netplugin.overlay import mac, network_number, peers_of
+
+pytestmark = [pytest.mark.root]
+
+REPOSITORY = Path(__file__).parents[2]
+CLUSTER = Cluster("c1")
+FRONT, WEB, OTHER = "10.200.1.5", "10.200.2.5", "10.200.1.6"  # on node1, node2, node1
+VIP = "10.201.0.2"
+
+SERVE = """
+import socket
+server = socket.create_server(("", 80))
+while True:
+    client, peer = server.accept()
+    client.sendall(peer[0].encode() + b" " + b"x" * 1_000_000)
+    client.close()
+"""
+ASK = """
+import socket, sys, time
+began = time.monotonic()
+try:
+    with socket.create_connection((sys.argv[1], 80), 5) as client:
+        data = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    print(data.split()[0].decode(), len(data) > 1_000_000)
+except OSError as error:
+    print(type(error).__name__, error.errno, time.monotonic() - began < 1)
+"""
+HEAR = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
+    ear.bind(("", 9))
+    print("ready", flush=True)
+    while (word := ear.recv(99)) != b"end":
+        print(word.decode(), flush=True)
+"""
+
+
+class Machine:
+    """A node with its net process, which knows what `learn` said and has no server."""
+
+    def __init__(self, node: TestNode) -> None:
+        self.node = node
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = node.scratch / "net.log"
+
+    def start(self, known: Known) -> None:
+        """(Re)start with this knowledge, and wait until the kernel holds it."""
+        self.end()
+        self.node.run(["sh", "-c", "cat > /var/lib/miniorch/net.json"], input=encode(known).decode())
+        assert known.node is not None
+        with self.log.open("ab") as log:
+            argv = [sys.executable, "-m", "netplugin.main", "--node", self.node.name]
+            self.process = self.node.popen(argv, cwd=REPOSITORY, stderr=log)
+        until(lambda: self.answers(known.node), 15, f"the DNS of {self.node.name} answers: {self.log.read_text()}")
+
+    def answers(self, own: Node | None) -> bool:
+        assert own is not None
+        asked = ["dig", "+short", "+tries=1", "+time=1", f"@{own.pool_address}", "web.chat.miniorch.internal"]
+        return VIP in self.node.run(asked, check=False).stdout
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(timeout=10) == 0
+            self.process = None
+
+    def run(self, *argv: str, inside: str = "") -> str:
+        """Run something on the machine, or in the network of a container."""
+        enter = ["nsenter", f"--net=/run/netns/{inside}"] if inside else []
+        return self.node.run([*enter, *argv]).stdout.strip()
+
+    def script(self, text: str, *words: str, inside: str = "") -> str:
+        return self.run(sys.executable, "-c", text, *words, inside=inside)
+
+    def background(self, text: str, inside: str) -> subprocess.Popen[bytes]:
+        argv = ["nsenter", f"--net=/run/netns/{inside}", sys.executable, "-c", text]
+        return self.node.popen(argv, stdout=subprocess.PIPE)
+
+    def plugin(self, call: str, body: dict[str, Any]) -> Any:
+        """Ask the net process what Docker would ask."""
+        connection = http.client.HTTPConnection("plugin")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(f"/proc/{self.node.pid}/root/run/docker/plugins/miniorch.sock")
+        connection.request("POST", f"/NetworkDriver.{call}", json.dumps(body))
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        assert "Err" not in answer, answer
+        return answer
+
+    def contain(self, name: str, number: int, address: str) -> None:
+        """A network namespace that is wired as Docker would wire a container."""
+        endpoint = {"EndpointID": f"{number:064x}"[::-1]}
+        options = {"miniorch.task": name, "miniorch.networks": "chat/default"}
+        self.plugin("CreateEndpoint", {**endpoint, "Interface": {"Address": f"{address}/24"}, "Options": options})
+        device = self.plugin("Join", endpoint)["InterfaceName"]["SrcName"]
+        self.run("sh", "-ec", f"ip netns add {name}; ip link set {device} netns {name} name eth0")
+        inside = f"""
+            ip link set lo up; ip link set eth0 up; ip address add {address}/32 dev eth0
+            ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1"""
+        self.run("sh", "-ec", inside, inside=name)
+
+    def verify(self, *more: str) -> Any:
+        argv = [sys.executable, "-m", "netplugin.main", "--node", self.node.name, "--verify", *more]
+        return json.loads(self.node.run(argv, cwd=REPOSITORY).stdout)
+
+    def picture(self) -> str:
+        script = "ip -br link; ip -br -4 address; ip -4 route show table all; nft list ruleset"
+        return self.node.run(["sh", "-c", script]).stdout
+
+
+def known(number: int, addresses: list[str]) -> Known:
+    """What node `number` knows of a cluster on these addresses."""
+    nodes = [
+        Node(f"node{n}", f"10.200.{n}.0/24", f"10.200.{n}.1", Resources(), address=address)
+        for n, address in enumerate(addresses, 1)
+    ]
+    front = (Backend("front", 1, "node1", FRONT, True), Backend("other", 2, "node1", OTHER, True))
+    web = (Backend("web", 1, "node2", WEB, True),)
+    endpoints = (Endpoints("chat", "front", "10.201.0.3", (), front), Endpoints("chat", "web", VIP, (), web))
+    own = nodes[number - 1]
+    return Known(CLUSTER, own, peers_of(own, nodes), endpoints)
+
+
+@pytest.fixture(scope="module")
+def machines(rights: None) -> Iterator[list[Machine]]:
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(TestNode(name=f"node{number}")) for number in (1, 2, 3)]
+        wire = stack.enter_context(Wire(nodes, mtu=1400))
+        machines = [Machine(node) for node in nodes]
+        before = [machine.picture() for machine in machines]
+        for number, machine in enumerate(machines, 1):
+            machine.start(known(number, list(wire.addresses.values())))
+        machines[0].contain("front", 1, FRONT)
+        machines[0].contain("other", 2, OTHER)
+        machines[1].contain("web", 3, WEB)
+        servers = [machines[0].background(SERVE, "front"), machines[1].background(SERVE, "web")]
+        until(lambda: machines[0].script(ASK, WEB, inside="front") == f"{FRONT} True", 5, "web answers")
+        yield machines
+        for server in servers:
+            server.kill()
+            server.wait()
+            assert server.stdout is not None
+            server.stdout.close()
+        for machine, was in zip(machines, before, strict=True):
+            machine.end()
+            machine.run("sh", "-c", "ip -all netns delete")
+            machine.node.run([sys.executable, "-m", "netplugin.main", "--undo"], cwd=REPOSITORY)
+            assert machine.picture() == was, "undo left something on the machine"
+
+
+def test_containers_on_two_nodes_reach_each_other_by_address_and_service(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    assert one.script(ASK, WEB, inside="front") == f"{FRONT} True", "the source address is kept"
+    assert two.script(ASK, FRONT, inside="web") == f"{WEB} True"
+    assert one.script(ASK, VIP, inside="front") == f"{FRONT} True"
+    assert two.script(ASK, VIP, inside="web") == "10.200.2.1 True", "a task that reaches itself is seen as its node"
+    assert one.script(ASK, VIP) == "10.200.1.1 True", "a node is seen with its pool address"
+    assert machines[2].script(ASK, VIP) == "10.200.3.1 True"
+
+
+def test_mtu_is_the_wires_less_the_headers_of_vxlan(machines: list[Machine]) -> None:
+    assert machines[0].run("cat", "/sys/class/net/mo-vxlan/mtu") == "1350"
+    assert "mtu 1350" in machines[0].run("ip", "link", "show", "eth0", inside="front")
+
+
+def test_address_that_nobody_has_is_refused_at_once_on_whatever_node_it_would_be(machines: list[Machine]) -> None:
+    refused = ("OSError 113 True", "ConnectionRefusedError 111 True")  # no route to host, or shut out by isolation
+    for address in ("10.200.1.77", "10.200.2.77", "10.200.9.9"):
+        assert machines[0].script(ASK, address, inside="front") in refused, address
+        assert machines[0].script(ASK, address) == refused[0], address
+
+
+def vxlan(source: str, word: str) -> str:
+    """A program that sends one frame to node2's tunnel: UDP from `source` to web's port 9, with `word` in it."""
+    udp = struct.pack("!HHHH", 999, 9, 8 + len(word), 0) + word.encode()
+    ip = [0x4500, 20 + len(udp), 0, 0, 0x4011, 0]
+    ends = socket.inet_aton(source) + socket.inet_aton(WEB)
+    total = sum(ip) + sum(struct.unpack("!4H", ends))
+    total = (total & 0xFFFF) + (total >> 16)
+    ip[5] = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    addresses = bytes.fromhex((mac("10.200.2.1") + mac("10.200.1.1")).replace(":", ""))
+    frame = addresses + b"\x08\x00" + struct.pack("!6H", *ip) + ends + udp
+    data = b"\x08\0\0\0" + struct.pack("!I", network_number(CLUSTER.id) << 8) + frame
+    return f"import socket; socket.socket(2, 2).sendto({data!r}, ('198.51.100.2', 4789))"
+
+
+def test_tunnel_takes_only_what_a_peer_sends_for_its_own_containers(machines: list[Machine]) -> None:
+    one, two, three = machines
+    ear = two.background(HEAR, "web")
+    assert ear.stdout is not None
+    try:
+        assert ear.stdout.readline() == b"ready\n"
+        one.script(vxlan("10.200.1.1", "peer"))
+        three.script(vxlan("10.200.1.1", "a peer that forges the address of another's container"))
+        one.script(vxlan("10.200.7.1", "an address of nobody"))
+        one.script(vxlan("10.200.1.1", "a container that passes for its node"), inside="front")
+        two.script(vxlan("10.200.1.1", "a container to its own node"), inside="web")
+        two.start(known(2, ["198.51.100.1", "198.51.100.2"]))
+        three.script(vxlan("10.200.3.1", "a machine that is no node"))
+        one.script(vxlan("10.200.1.1", "end"))
+        assert ear.communicate(timeout=5)[0] == b"peer\n"
+    finally:
+        ear.kill()
+        ear.wait()
+        two.start(known(2, [f"198.51.100.{n}" for n in (1, 2, 3)]))
+
+
+def test_node_that_leaves_takes_its_three_entries_along_and_the_last_one_the_tunnel(machines: list[Machine]) -> None:
+    three = machines[2]
+    three.start(known(3, ["", "198.51.100.2", "198.51.100.3"]))
+    text = three.run("sh", "-c", "ip route; ip neigh show dev mo-vxlan; bridge fdb show dev mo-vxlan; nft list ruleset")
+    assert "10.200.2.0/24" in text
+    assert not any(gone in text for gone in ("10.200.1.0/24", "10.200.1.1", "0a:6d:0a:c8:01:01", "198.51.100.1"))
+    three.start(known(3, ["", "", "198.51.100.3"]))
+    assert "mo-vxlan" not in three.run("ip", "-br", "link")
+    three.start(known(3, [f"198.51.100.{n}" for n in (1, 2, 3)]))
+    assert three.script(ASK, VIP) == "10.200.3.1 True"
+
+
+def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machine]) -> None:
+    one = machines[0]
+    assert one.verify()["differences"] == []
+    device = one.run("sh", "-c", f"ip route show {FRONT} | cut -d' ' -f3")
+    one.run("sh", "-ec", f"""
+        bridge fdb del 0a:6d:0a:c8:02:01 dev mo-vxlan dst 198.51.100.2 self
+        bridge fdb append 0a:6d:0a:c8:02:01 dev mo-vxlan dst 198.51.100.9 self permanent
+        ip neigh del 10.200.2.1 dev mo-vxlan
+        ip route del 10.200.3.0/24
+        ip route del {FRONT}
+        ip route add 10.200.2.64/26 via 10.200.3.1 dev mo-vxlan onlink proto 109
+        ip link set eth0 mtu 1300
+        nft 'delete element ip miniorch peers {{ 198.51.100.3 }}'
+        nft 'flush chain ip miniorch spoofed'""")  # fmt: skip
+    damaged = [
+        'chain spoofed: is absent; should be iifname "mo*" fib saddr . iif oif missing drop',
+        "device mo-vxlan: is ",
+        "fdb 0a:6d:0a:c8:02:01: is dst 198.51.100.9; should be dst 198.51.100.2",
+        "neighbour 10.200.2.1: is absent; should be lladdr 0a:6d:0a:c8:02:01",
+        f"route {FRONT}/32: is absent; should be dev {device} src 10.200.1.1",
+        "route 10.200.2.64/26: is via 10.200.3.1 dev mo-vxlan onlink; should be absent",
+        "route 10.200.3.0/24: is absent; should be via 10.200.3.1 dev mo-vxlan onlink src 10.200.1.1",
+        "set peers: is absent; should be 198.51.100.3",
+    ]
+    found = one.verify()
+    assert all(line.startswith(start) for line, start in zip(found["differences"], damaged, strict=True)), found
+    assert "the server does not answer" in found["note"]
+    mended = one.verify("--repair")
+    assert mended["differences"] == []
+    assert mended["repaired"] == found["differences"]
+    assert one.verify()["differences"] == []
+    assert one.run("cat", "/sys/class/net/mo-vxlan/mtu") == "1250", "the wire has become narrower"
+    assert one.script(ASK, VIP, inside="front") == f"{FRONT} True", "big packets find their way, too"
+    assert machines[1].script(ASK, FRONT, inside="web") == f"{WEB} True"
+
+
+def test_address_on_no_device_is_said_and_containers_here_keep_their_network(machines: list[Machine]) -> None:
+    one = machines[0]
+    one.run("ip", "address", "del", "198.51.100.1/24", "dev", "eth0")
+    try:
+        done = one.node.run([sys.executable, "-m", "netplugin.main", "--node", "node1", "--verify"],
+                            cwd=REPOSITORY, check=False)  # fmt: skip
+        assert done.returncode == 7
+        assert "this node's address 198.51.100.1 is on none of its devices" in done.stderr
+        assert one.script(ASK, FRONT, inside="other") == f"{OTHER} True"
+    finally:
+        one.run("ip", "address", "add", "198.51.100.1/24", "dev", "eth0")
+    assert one.verify("--repair")["differences"] == []

@@ -1,0 +1,155 @@
+"""Images go from node to node by themselves: rules of asking, waiting and falling back, over real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from agent.inside import Inside
+from agent.peers import Peers
+from miniorch.errors import EngineError
+from miniorch.listener import QuietServer, listen
+from miniorch.model import Node, NodeState
+from miniorch.spec import Resources
+
+
+class Shelf:
+    """The images of one node: name -> id. `breaks` cuts every stream after its first piece."""
+
+    def __init__(self, *images: str) -> None:
+        self.images = {image: f"sha256:{image}" for image in images}
+        self.breaks = False
+        self.sent = 0
+
+    async def find(self, image: str) -> str:
+        return self.images.get(image, "")
+
+    async def save(self, image: str) -> AsyncIterator[bytes]:
+        if image not in self.images:
+            raise EngineError(f"there is no image {image} on this node")
+        self.sent += 1
+        yield image.encode()
+        if self.breaks:
+            raise EngineError("Docker hung up in the middle")
+        yield b" and its layers"
+
+    async def load(self, tar: AsyncIterator[bytes]) -> None:
+        image = b"".join([piece async for piece in tar]).decode().removesuffix(" and its layers")
+        self.images[image] = f"sha256:{image}"
+
+
+class Machines:
+    """Nodes whose agents listen on Unix sockets in a folder."""
+
+    def __init__(self, folder: Path, shelves: dict[str, Shelf]) -> None:
+        self.made: list[str] = []
+        self.said: list[str] = []
+        self.peers = {
+            name: Peers(shelf, name, lambda node: f"unix://{folder / node.name}") for name, shelf in shelves.items()
+        }
+        self.shelves = shelves
+        self._folder = folder
+        for peers in self.peers.values():
+            peers.nodes = [self.node(name) for name in shelves]
+        self._running: list[tuple[QuietServer, asyncio.Task[None]]] = []
+
+    @staticmethod
+    def node(name: str) -> Node:
+        return Node(name, "10.200.0.0/24", "10.200.0.1", Resources(), address="192.0.2.1", state=NodeState.READY)
+
+    async def __aenter__(self) -> "Machines":
+        for name, peers in self.peers.items():
+            server = QuietServer(Inside(lambda task: None, NO_ENGINE, peers))
+            serving = asyncio.create_task(server.serve(sockets=[listen(self._folder / name, 0o600)]))
+            self._running.append((server, serving))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for server, serving in self._running:
+            server.stop()
+            await serving
+
+    def make(self, name: str, image: str, *, until: asyncio.Event | None = None) -> Callable[[], Awaitable[str]]:
+        async def make() -> str:
+            self.made.append(name)
+            if until is not None:
+                await until.wait()
+            self.shelves[name].images[image] = f"sha256:{image}"
+            return f"sha256:{image}"
+
+        return make
+
+    async def obtain(self, name: str, image: str, until: asyncio.Event | None = None) -> str:
+        return await self.peers[name].obtain(image, self.make(name, image, until=until), self.said.append)
+
+
+NO_ENGINE = cast(Any, None)  # never asked here
+
+
+def test_an_image_that_another_node_has_comes_from_there(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1")}) as machines:
+            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+            assert machines.made == []
+            assert machines.said == ["gets web:1 from node2"]
+
+    asyncio.run(story())
+
+
+def test_an_image_that_nobody_has_is_made_and_then_found_here(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf()}) as machines:
+            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+            assert machines.made == ["node1"]
+
+    asyncio.run(story())
+
+
+def test_three_nodes_that_want_one_image_at_once_make_it_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        names = ("node1", "node2", "node3")
+        async with Machines(tmp_path, {name: Shelf() for name in names}) as machines:
+            ids = await asyncio.gather(*(machines.obtain(name, "web:1") for name in names))
+            assert set(ids) == {"sha256:web:1"}
+            assert len(machines.made) == 1
+
+    asyncio.run(story())
+
+
+def test_who_is_making_an_image_is_waited_for_and_after_a_failure_another_makes_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf()}) as machines:
+            never = asyncio.Event()
+            maker = asyncio.create_task(machines.obtain("node2", "web:1", never))
+            while not machines.made:
+                await asyncio.sleep(0)
+            waiter = asyncio.create_task(machines.obtain("node1", "web:1"))
+            while not machines.said:
+                await asyncio.sleep(0.01)
+            assert machines.said[0] == "waits for node2, which makes web:1"
+            maker.cancel()
+            await asyncio.gather(maker, return_exceptions=True)
+            assert await waiter == "sha256:web:1"
+            assert machines.made == ["node2", "node1"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("trouble", ["breaks", "gone", "down"])
+def test_a_node_that_cannot_send_is_passed_over(tmp_path: Path, trouble: str) -> None:
+    async def story() -> None:
+        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1"), "node3": Shelf()}) as machines:
+            if trouble == "breaks":
+                machines.shelves["node2"].breaks = True
+            elif trouble == "gone":
+                (tmp_path / "node2").unlink()
+            else:
+                others = machines.peers["node1"].nodes
+                machines.peers["node1"].nodes = [node for node in others if node.name != "node2"]
+            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+            assert machines.made == ["node1"]
+
+    asyncio.run(story())
