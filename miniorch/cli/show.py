@@ -71,9 +71,10 @@ def services(app: str, *, json: bool) -> None:
     found, tasks = server.services(app), server.tasks(app)
     if app and not found:
         server.must_have(app)
+    nodes, now = {node.name: node for node in server.nodes()}, SystemClock().now()
     rows = []
     for one in found:
-        own = [task for task in tasks if task.service_key == one.key]
+        own = [task for task in tasks if task.service_key == one.key and not unknown(task, nodes.get(task.node), now)]
         running = sum(1 for task in own if task.status.state is TaskState.RUNNING)
         done = sum(1 for task in own if is_done(task, one))
         rows.append((one, running, done, [f"{port.published}->{port.target}" for port in one.spec.ports]))
