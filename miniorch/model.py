@@ -186,8 +186,12 @@ class Node:
     availability: Availability = Availability.ACTIVE
     labels: Mapping[str, str] = field(default_factory=dict)  # the administrator's: "zone" -> "b"
     platform: str = ""  # "linux/amd64"
-    certificate_until: float = 0.0  # when its certificate ends; 0 without one
     state_since: float = 0.0  # when `state` was entered
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether new tasks may go there."""
+        return self.state is NodeState.READY and self.availability is Availability.ACTIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class Cache:
         self._tasks_of: dict[str, dict[str, Task]] = {}
         self._tasks_on: dict[str, dict[str, Task]] = {}
         self.draining: dict[str, Task] = {}
+        self.closed: dict[str, Node] = {}  # nodes that take no new tasks
         self._moved = asyncio.Event()
 
     @classmethod
@@ -147,6 +148,8 @@ class Cache:
             self._tasks_on.setdefault(item.node, {})[item.id] = item
             if item.live and item.desired_state is DesiredState.DRAINING:
                 self.draining[item.id] = item
+        if isinstance(item, Node) and not item.takes_work:
+            self.closed[item.name] = item
         on_change(item, False)
 
     def _drop(self, path: str, on_change: OnChange) -> None:
@@ -159,6 +162,8 @@ class Cache:
         item: object | None = getattr(self, kind).pop(key, None)
         if item is not None:
             self._modified.pop(id(item), None)
+        if isinstance(item, Node):
+            self.closed.pop(item.name, None)
         if isinstance(item, Task):
             self.draining.pop(item.id, None)
             for index, key in ((self._tasks_of, item.service_key), (self._tasks_on, item.node)):

@@ -84,8 +84,9 @@ class Services:
         return look.plan_slots(self._chance)
 
     def _plan_node(self, name: str, cache: Cache, now: float) -> Plan:
-        nodes = {name, *(node.name for node in cache.nodes.values() if not takes_work(node))}
-        keys = sorted({task.service_key for node in nodes for task in cache.tasks_on(node) if task.live})
+        keys = sorted(
+            {task.service_key for node in {name, *cache.closed} for task in cache.tasks_on(node) if task.live}
+        )
         writes: list[Write] = []
         again: list[float] = []
         for plan in (self.plan(key, cache, now) for key in keys):
@@ -94,11 +95,6 @@ class Services:
             if len(writes) >= WRITES_PER_PLAN:
                 return Plan(writes, 0.0)
         return Plan(writes, min(again, default=None))
-
-
-def takes_work(node: Node) -> bool:
-    """Whether new tasks may go there."""
-    return node.state is NodeState.READY and node.availability is Availability.ACTIVE
 
 
 class _Look:
@@ -209,7 +205,7 @@ class _Look:
             if left > 0:
                 self._look_again(left)
                 return False
-        return any(takes_work(node) for node in self.cache.nodes.values() if node.name != task.node)
+        return any(node.takes_work for node in self.cache.nodes.values() if node.name != task.node)
 
     def _serves(self, task: Task) -> bool:
         """Whether a task does its part: it takes traffic, or its work is done."""
