@@ -15,6 +15,7 @@ than a request, so TLS connections are used again; Unix ones are not, they cost 
 The command line uses the blocking methods directly; importing asyncio would cost it 30 ms per command.
 """
 
+import abc
 import contextlib
 import http.client
 import json
@@ -77,7 +78,7 @@ class _Connection(http.client.HTTPConnection):
         return young and not ready.poll(0)
 
 
-class HttpTransport:
+class HttpTransport(abc.ABC):
     """HTTP with the standard library, blocking. `connect` makes a connection, `place` says where to for a person."""
 
     reuses = False
@@ -92,8 +93,9 @@ class HttpTransport:
         for connection in self._idle:
             connection.close()
 
+    @abc.abstractmethod
     def connect(self) -> socket.socket:
-        raise NotImplementedError
+        """A connected socket. Raises `OSError`."""
 
     def _connection(self) -> _Connection:
         while self._idle:

@@ -63,7 +63,9 @@ async def _body(request: Request) -> Any:
                 if size <= MAX_BODY_BYTES:  # the rest is read and dropped: who is still sending hears no answer
                     received += chunk
     except TimeoutError:
-        raise UsageError(f"the request's body was not there after {BODY_SECONDS:g} s") from None
+        raise UsageError(
+            f"the request's body was not there after {BODY_SECONDS:g} s", remedy="the same again, over a better network"
+        ) from None
     if size > MAX_BODY_BYTES:
         raise UsageError(
             f"the request is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB", remedy="split the app file into several"

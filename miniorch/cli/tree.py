@@ -21,6 +21,8 @@ Exit codes: 0 done and true; 1 the app failed; 2 wrong usage; 3 app file refused
 Example: miniorch run examples/dockchat.yml
 """
 
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
 app = typer.Typer(
     help="A container orchestrator small enough to read in an afternoon and real enough to run.",
     epilog=EXIT_CODES,
@@ -28,8 +30,17 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings=HELP,
 )
+
+
+def group(name: str, help: str, example: str) -> typer.Typer:
+    """Commands that stand under one name: `miniorch lab up`."""
+    own = typer.Typer(
+        help=help, epilog=f"Example: {example}", no_args_is_help=True, rich_markup_mode=None, context_settings=HELP
+    )
+    app.add_typer(own, name=name)
+    return own
 
 
 class Goal(StrEnum):
@@ -67,6 +78,11 @@ Tail = Annotated[int, typer.Option("--tail", "-n", min=0, metavar="LINES", help=
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the outcome.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Pool = Annotated[str, typer.Option("--pool", metavar="NETWORK", help="For containers and services; first start.")]
+NodeName = Annotated[str, typer.Option("--node", metavar="NAME", help="This machine's name in the cluster.")]
+StoreUrl = Annotated[
+    str, typer.Option("--store", metavar="URL", help="sqlite:///PATH or etcd://HOST:PORT,...; kept for later.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NoInput = Annotated[bool, typer.Option("--no-input", help="Never ask; refuse what would need a question.")]
 

@@ -5,16 +5,9 @@ from typing import Annotated
 
 import typer
 
-from miniorch.cli.tree import Json, Quiet, app
+from miniorch.cli.tree import Json, NodeName, Pool, Quiet, StoreUrl, app, group
 
-token = typer.Typer(
-    help="What admits machines to the cluster. Show, rotate, create, revoke.",
-    epilog="Example: miniorch token show",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-app.add_typer(token, name="token")
+token = group("token", "What admits machines to the cluster. Show, rotate, create, revoke.", "miniorch token show")
 
 
 class MachineRole(StrEnum):
@@ -32,13 +25,9 @@ def init(
     advertise: Annotated[
         str, typer.Option("--advertise", metavar="ADDRESS", help="This machine's, where the others reach it.")
     ] = "",
-    pool: Annotated[
-        str, typer.Option("--pool", metavar="NETWORK", help="For containers and services; first start.")
-    ] = "",
-    node: Annotated[str, typer.Option("--node", metavar="NAME", help="This machine's name in the cluster.")] = "",
-    store: Annotated[
-        str, typer.Option("--store", metavar="URL", help="sqlite:///PATH or etcd://HOST:PORT,...; kept for later.")
-    ] = "",
+    pool: Pool = "",
+    node: NodeName = "",
+    store: StoreUrl = "",
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -111,14 +100,9 @@ def revoke(
     command.revoke_token(name, json=json)
 
 
-context = typer.Typer(
-    help="Which cluster commands speak to. For a laptop, and for users with fewer rights.",
-    epilog="Example: miniorch context ls",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+context = group(
+    "context", "Which cluster commands speak to. For a laptop, and for users with fewer rights.", "miniorch context ls"
 )
-app.add_typer(context, name="context")
 
 
 class UserRole(StrEnum):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from miniorch.cli.tree import Json, Quiet, app
+from miniorch.cli.tree import Json, Quiet, group
 
 
 class Store(StrEnum):
@@ -15,14 +15,11 @@ class Store(StrEnum):
     ETCD = "etcd"
 
 
-lab = typer.Typer(
-    help="A real cluster on this one Linux machine. Each node has its own Docker Engine, address and agent.",
-    epilog="Example: miniorch lab up --nodes 3",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+lab = group(
+    "lab",
+    "A real cluster on this one Linux machine. Each node has its own Docker Engine, address and agent.",
+    "miniorch lab up --nodes 3",
 )
-app.add_typer(lab, name="lab")
 
 OneNode = Annotated[str, typer.Argument(metavar="NODE", help="A node of the lab: node2, n2 or 2.")]
 

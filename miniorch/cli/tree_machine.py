@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from miniorch.cli.tree import Json, NoInput, Quiet, Yes, app
+from miniorch.cli.tree import Json, NodeName, NoInput, Pool, Quiet, StoreUrl, Yes, app, group
 
 
 class Shell(StrEnum):
@@ -18,13 +18,9 @@ class Shell(StrEnum):
 
 @app.command(epilog="Example: miniorch up")
 def up(
-    pool: Annotated[
-        str, typer.Option("--pool", metavar="NETWORK", help="For containers and services; first start.")
-    ] = "",
-    node: Annotated[str, typer.Option("--node", metavar="NAME", help="This machine's name in the cluster.")] = "",
-    store: Annotated[
-        str, typer.Option("--store", metavar="URL", help="sqlite:///PATH or etcd://HOST:PORT,...; kept for later.")
-    ] = "",
+    pool: Pool = "",
+    node: NodeName = "",
+    store: StoreUrl = "",
     systemd: Annotated[bool, typer.Option("--systemd", help="Hand the processes over to systemd.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -100,14 +96,7 @@ def doctor(json: Json = False) -> None:
     raise typer.Exit(command.doctor(json=json))
 
 
-net = typer.Typer(
-    help="The network between nodes.",
-    epilog="Example: miniorch net verify",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-app.add_typer(net, name="net")
+net = group("net", "The network between nodes.", "miniorch net verify")
 
 
 @net.callback()

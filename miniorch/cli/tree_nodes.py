@@ -4,16 +4,13 @@ from typing import Annotated
 
 import typer
 
-from miniorch.cli.tree import Detach, Json, Quiet, Timeout, app
+from miniorch.cli.tree import Detach, Json, Quiet, Timeout, group
 
-node = typer.Typer(
-    help="One machine of the cluster. Empty it, take it back, label it, look at it, remove it.",
-    epilog="Example: miniorch node drain node2",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+node = group(
+    "node",
+    "One machine of the cluster. Empty it, take it back, label it, look at it, remove it.",
+    "miniorch node drain node2",
 )
-app.add_typer(node, name="node")
 
 OneNode = Annotated[str, typer.Argument(metavar="NODE", help="A node's name, as miniorch nodes shows it.")]
 

@@ -14,7 +14,7 @@ KINDS = {
 }
 FOR_PROGRAMS = (  # only a program that speaks the API wrongly gets these
     "the server knows no", "wants a component of", "the server has no", "a watch needs", "the request's body is not",
-    "end of stream", "was not this store", "list again", "the request's body was not there",
+    "end of stream", "was not this store", "list again",
 )  # fmt: skip
 
 
