@@ -84,6 +84,7 @@ class Resources:
 
     cpus: float = 0.0
     memory_bytes: int = 0
+    generic: Mapping[str, int] = field(default_factory=dict)  # whole things that are counted: "gpu" -> 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,33 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """One condition on where a task may go, whichever engine's spelling it was written in.
+
+    What it looks at is either an attribute of the node, or what lies on it (`service`, `task`, `image`,
+    `container.labels.tier`, `replicas`). Nodes with the same value of `within` count as one place for the latter.
+    """
+
+    subject: str  # "node.labels.zone"; all attributes stand in `scheduler/attributes.py`
+    operator: str  # one of `scheduler/constraints.py`: "==", "in", "evenly", ...
+    values: tuple[str, ...] = ()
+    within: str = "node.name"
+    weight: int = 0  # 0: it must hold; above: it is preferred, so much
+    text: str = ""  # as the user wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where tasks of a service may and should go. A change of it moves only tasks that may not stay where they are."""
+
+    constraints: tuple[Constraint, ...] = ()
+    spread: tuple[str, ...] = ()  # attributes over which the tasks are evened out, the outermost first
+    max_per_node: int = 0  # 0: any number
+    platforms: tuple[str, ...] = ()  # "linux/amd64"; none: any
+    strategy: str = ""  # "spread", "binpack" or "random"; "": spread
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """What a user asks for. Only a change of `task` replaces containers."""
 
@@ -151,6 +179,7 @@ class ServiceSpec:
     restart: RestartPolicy = RestartPolicy()
     aliases: tuple[str, ...] = ()  # further names under which the app's services find this one
     networks: tuple[str, ...] = ("default",)  # of the app; services that share none cannot reach each other
+    placement: Placement = Placement()
 
 
 @dataclass(frozen=True, slots=True)

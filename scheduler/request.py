@@ -1,19 +1,46 @@
-"""What the scheduler is asked, and the words in which it answers.
+"""What the scheduler is asked: a request, and the board that it is decided from.
 
-The problem: "why is my task here, why is it nowhere?" can only be answered completely if looking for a node and
-explaining the search are the same act. The idea: the answer always carries one `Verdict` per node with one `Rule` per
-rule, fitting or not. Nothing is cut short, so there is nothing to run again when somebody asks.
+The problem: a decision that reads from here and there can be neither repeated nor explained. The idea: two values hold
+all of it. The `Request` is one more task of a service; the `Board` is every node with the tasks on it, and what else
+may bind. The same two give the same answer, now or for a question about tomorrow (`what-if`). The words of the answer
+are in `miniorch/verdicts.py`.
 
-Who does this for real: Kubernetes keeps a status per node and plugin and shows counts of them in an event; Swarm counts
-per filter. Where we differ: every node and every rule is kept, with the value seen. Next file: `scheduler/filters.py`.
+Who does this for real: the snapshot of kube-scheduler's cache; Nomad's state snapshot of an evaluation. Next file:
+`scheduler/filters.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar, cast
 
 from miniorch.model import DesiredState, Node, Task
 from miniorch.spec import Resources, ServiceSpec
+from miniorch.verdicts import Change, Edit, Rule, Score, Verdict
+
+__all__ = [
+    "AROUND",
+    "NODE",
+    "PLACED",
+    "SERVICE",
+    "TASK",
+    "VOLUME",
+    "Board",
+    "Change",
+    "Edit",
+    "NodeView",
+    "Request",
+    "Rule",
+    "Score",
+    "Verdict",
+]
+
+NODE, TASK, VOLUME, SERVICE, PLACED, AROUND = "node", "task", "volume", "service", "placed", "around"
+"""Kinds of change that may help: of this node, a task's end on it, a volume, a service's rules; a task has been placed
+on it; and anything of these on any node.
+"""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,12 +55,28 @@ class NodeView:
     def reserved(self) -> Resources:
         """What live tasks have reserved. One that is being stopped counts until it has ended."""
         live = [task.spec.reserved for task in self.tasks if task.live]
-        return Resources(sum(item.cpus for item in live), sum(item.memory_bytes for item in live))
+        generic: dict[str, int] = {}
+        for item in live:
+            for name, amount in item.generic.items():
+                generic[name] = generic.get(name, 0) + amount
+        cpus = sum(round(item.cpus * 1000) for item in live) / 1000  # 0.1 + 0.2 is 0.3
+        return Resources(cpus, sum(item.memory_bytes for item in live), generic)
 
     @cached_property
     def staying(self) -> tuple[Task, ...]:
         """Tasks that are meant to run on: those that are on their way out do not count when work is spread."""
         return tuple(task for task in self.tasks if task.live and task.desired_state is DesiredState.RUNNING)
+
+    def count(self, service_key: str) -> int:
+        """How many tasks of a service are here to stay."""
+        return self._counts.get(service_key, 0)
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for task in self.staying:
+            counts[task.service_key] = counts.get(task.service_key, 0) + 1
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +88,36 @@ class Request:
     spec: ServiceSpec
     volumes: Mapping[str, str] = field(default_factory=dict)  # name of a volume that exists -> the node it lies on
 
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What one rule says of one node: the value seen, and when it does not fit also the value wanted."""
-
-    rule: str
-    ok: bool
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All rules for one node."""
-
-    node: str
-    rules: tuple[Rule, ...]
-
     @property
-    def fits(self) -> bool:
-        return all(rule.ok for rule in self.rules)
+    def key(self) -> str:
+        return f"{self.app}/{self.service}"
 
-    @property
-    def against(self) -> str:
-        """Every reason why this node does not fit, in one line; empty if it fits."""
-        return ", ".join(rule.detail for rule in self.rules if not rule.ok)
+
+@dataclass(frozen=True)
+class Board:
+    """The cluster at one moment: all that a decision is made from, besides the request.
+
+    `services` are the specs of all services by `app/name`: what already runs may refuse a newcomer beside it.
+    `failures` counts how often tasks of a service's present version have failed on a node lately.
+    """
+
+    views: Mapping[str, NodeView]  # by the node's name, in the order of names
+    services: Mapping[str, ServiceSpec] = field(default_factory=dict)
+    failures: Mapping[tuple[str, str], int] = field(default_factory=dict)  # ("app/service", node) -> how many
+    seed: int = 0  # for the strategy `random`: the same board and seed give the same answer
+
+    @classmethod
+    def of(cls, views: Iterable[NodeView], services: Mapping[str, ServiceSpec] | None = None, seed: int = 0) -> "Board":
+        """A board of some nodes."""
+        ordered = sorted(views, key=lambda view: view.node.name)
+        return cls({view.node.name: view for view in ordered}, services or {}, {}, seed)
+
+    def once(self, key: object, work: Callable[[], T]) -> T:
+        """What `work` gives, done once for this board: a rule that counts over all nodes is asked by each of them."""
+        if key not in self._known:
+            self._known[key] = work()
+        return cast(T, self._known[key])
+
+    @cached_property
+    def _known(self) -> dict[object, object]:
+        return {}

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from miniorch.model import DesiredState, Node, Status, Task, TaskState
 from miniorch.spec import Mount, Port, Resources, ServiceSpec, TaskSpec
-from scheduler.explain import rows
 from scheduler.filters import FILTERS, amount
-from scheduler.places import Places
-from scheduler.schedule import NodeView, Placement, Request, Unschedulable, schedule
+from scheduler.schedule import Board, Decision, NodeView, Request, Rule, Unschedulable, schedule
 
 MIB = 1024 * 1024
 NOTHING = Resources()
@@ -40,13 +38,13 @@ def web(
 
 
 def chosen(request: Request, *views: NodeView) -> str:
-    answer = schedule(request, views)
-    assert isinstance(answer, Placement), answer
+    answer = schedule(request, Board.of(views))
+    assert isinstance(answer, Decision), answer
     return answer.node
 
 
 def refused(request: Request, *views: NodeView) -> str:
-    answer = schedule(request, views)
+    answer = schedule(request, Board.of(views))
     assert isinstance(answer, Unschedulable), answer
     return answer.summary
 
@@ -108,8 +106,9 @@ def test_tasks_follow_their_volume() -> None:
 
 def test_folder_of_a_node_is_no_volume() -> None:
     wish = replace(web(), spec=ServiceSpec(TaskSpec("image", mounts=(Mount("", "/src", host_path="/home"),))))
-    assert FILTERS[-1].check(wish, NodeView(node("node1"))) is None
-    assert FILTERS[-1].seen(wish, NodeView(node("node1"))) == "uses no volume"
+    view = NodeView(node("node1"))
+    [answer] = schedule(wish, Board.of([view])).verdicts
+    assert next(rule for rule in answer.rules if rule.rule == "volume") == Rule("volume", True, "uses no volume")
 
 
 def test_equal_reasons_of_many_nodes_are_told_once() -> None:
@@ -135,19 +134,19 @@ def test_outgoing_tasks_do_not_push_their_successors_away() -> None:
 
 def test_equal_nodes_are_taken_in_the_order_of_their_names_whatever_the_order_given() -> None:
     views = [NodeView(node(name)) for name in ("b", "a", "c")]
-    assert schedule(web(), views) == schedule(web(), views[::-1])
+    assert schedule(web(), Board.of(views)) == schedule(web(), Board.of(views[::-1]))
     assert chosen(web(), *views) == "a"
 
 
 def test_every_node_and_every_rule_is_answered_for() -> None:
     bad = node("node1", ready=False, message="x", cpus=0.0, ports_in_use={"5000": "nginx (pid 12)"})
     wish = web(reserved=Resources(1.0), ports=(5000,), volumes={"data": "node2"})
-    answer = rows(schedule(wish, [NodeView(bad), NodeView(node("node2"))]).verdicts)
-    assert [(row["node"], row["fits"]) for row in answer] == [("node2", True), ("node1", False)]
-    for row in answer:
-        assert [rule["rule"] for rule in row["rules"]] == ["ready", "drain", "capacity", "ports", "volume", "spread"]
-        assert all(rule["detail"] for rule in row["rules"])
-    assert [rule["ok"] for rule in answer[1]["rules"]] == [False, True, False, False, False, True]
+    worse, good = schedule(wish, Board.of([NodeView(bad), NodeView(node("node2"))])).verdicts
+    assert (worse.node, worse.fits, good.node, good.fits) == ("node1", False, "node2", True)
+    for verdict in (worse, good):
+        assert [rule.rule for rule in verdict.rules] == [rule.name for rule in FILTERS]
+        assert all(rule.detail for rule in verdict.rules)
+    assert [rule.rule for rule in worse.rules if not rule.ok] == ["ready", "capacity", "ports", "volume"]
 
 
 @pytest.mark.parametrize(
@@ -180,9 +179,9 @@ def wishes(draw: st.DrawFn) -> Request:
     return web(reserved=draw(shares), volumes=where, ports=draw(st.sampled_from([(), (5000,)])))
 
 
-def grow(views: list[NodeView], wish: Request, slot: int) -> tuple[list[NodeView], Placement | Unschedulable]:
+def grow(views: list[NodeView], wish: Request, slot: int) -> tuple[list[NodeView], Decision | Unschedulable]:
     """Ask once and put the task there."""
-    answer = schedule(wish, views)
+    answer = schedule(wish, Board.of(views))
     if isinstance(answer, Unschedulable):
         return views, answer
     new = task(slot=slot, reserved=wish.spec.task.reserved)
@@ -198,9 +197,10 @@ def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
     for slot, wish in enumerate(wanted):
         before = {view.node.name: view for view in views}
         views, answer = grow(views, wish, slot)
-        fitting = {name for name, view in before.items() if all(rule.check(wish, view) is None for rule in FILTERS)}
+        board = Board(before)
+        fitting = {name for name, view in before.items() if all(rule.passes(wish, view, board) for rule in FILTERS)}
         assert {verdict.node for verdict in answer.verdicts} == set(before)
-        if isinstance(answer, Placement):
+        if isinstance(answer, Decision):
             assert answer.node in fitting
         else:
             assert not fitting
@@ -208,19 +208,6 @@ def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
         for view in views:
             assert round(view.reserved.cpus, 6) <= view.node.capacity.cpus
             assert view.reserved.memory_bytes <= view.node.capacity.memory_bytes
-
-
-@settings(deadline=None)
-@given(clusters(), wishes(), st.integers(0, 12))
-def test_many_tasks_at_once_go_where_they_would_go_one_by_one(views: list[NodeView], wish: Request, count: int) -> None:
-    now, places = {view.node.name: view for view in views}, Places(wish, views)
-    for slot in range(count):
-        grown, answer = grow(list(now.values()), wish, slot)
-        now = {view.node.name: view for view in grown}
-        name = places.take()
-        assert name == (answer.node if isinstance(answer, Placement) else None)
-        if name is not None:
-            places.changed(now[name])
 
 
 @settings(deadline=None)

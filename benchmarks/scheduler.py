@@ -1,0 +1,414 @@
+"""How fast the scheduler decides, and how fast a decision gets through the store to who watches it.
+
+    .venv/bin/python benchmarks/scheduler.py [decide] [flat] [scale] [storm] [store] [loop] [--rounds 5]
+
+Every figure is a ratio to a yardstick that runs beside it, round by round: a scheduler in plain Python that looks at
+all nodes once per service and keeps those that fit in a heap. On a quiet machine it decides 4 to 5 times as fast as
+swarmkit's Go code; swarmkit gets 0.037 of the yardstick's rate from its store to a watcher, in memory. Seconds are of
+the processor, so that other load counts little; for SQLite they are of the clock.
+
+The cluster is half full when the clock starts. One half of what is decided are new services of 100 replicas, the other
+half are running services that grow from 50 to 100. In the same run the answers are compared: they are the yardstick's,
+node by node, and no node is above its capacity or lacks the label.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import heapq
+import logging
+import os
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from miniorch.clock import SystemClock  # noqa: E402 (found by the line above)
+from miniorch.controllers.loop import Loop  # noqa: E402
+from miniorch.controllers.placement import Placer  # noqa: E402
+from miniorch.model import Event, Node, Service, Status, Task, TaskState  # noqa: E402
+from miniorch.spec import Constraint, Placement, Resources, ServiceSpec, TaskSpec  # noqa: E402
+from miniorch.state.memory import MemoryStore  # noqa: E402
+from miniorch.state.records import Write, from_entry, path_of, put, transactions  # noqa: E402
+from miniorch.state.sqlite import SqliteStore  # noqa: E402
+from miniorch.state.store import Compare, Store  # noqa: E402
+from scheduler.index import Index  # noqa: E402
+from scheduler.request import Request  # noqa: E402
+
+MIB = 1024 * 1024
+CACHE = ROOT / ".cache"  # on a disk, which a folder for temporary files need not be
+SWARMKIT = 0.037  # of the yardstick's rate, from the store to a watcher
+SIZES = ((4, 8192), (8, 16384), (16, 32768), (32, 65536))  # of nodes: processors, MiB
+SHAPES = ((0.1, 128), (0.2, 256), (0.25, 512), (0.5, 512), (0.5, 1024))  # of tasks
+NOW = 1_000_000.0
+
+
+def cluster(count: int) -> list[Node]:
+    """Nodes of four sizes; every second one has an SSD."""
+    nodes = []
+    for number in range(count):
+        cpus, memory = SIZES[number % len(SIZES)]
+        labels = {"disk": "ssd" if number // len(SIZES) % 2 else "hdd", "zone": "abc"[number % 3]}
+        capacity = Resources(float(cpus), memory * MIB)
+        nodes.append(Node(f"node{number:06}", "", "", capacity, platform="linux/amd64", labels=labels))
+    return nodes
+
+
+def service(number: int, scale: float = 1.0) -> Request:
+    """A service of 100 replicas that wants one kind of disk."""
+    cpus, memory = SHAPES[number % len(SHAPES)]
+    reserved = Resources(round(cpus * scale, 3), int(memory * MIB * scale))
+    disk = Constraint("node.labels.disk", "==", ("ssd" if number % 2 else "hdd",))
+    spec = ServiceSpec(TaskSpec("web:1", reserved=reserved), 100, placement=Placement((disk,)))
+    return Request("shop", f"s{number}", spec)
+
+
+class Yardstick:
+    """All nodes are looked at once per service; those that fit stand in a heap."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.rows = [[one.name, round(one.capacity.cpus * 1000), one.capacity.memory_bytes, 0, one.labels["disk"]] for one in nodes]  # fmt: skip # noqa: E501
+        self.own: dict[str, dict[str, int]] = {}
+
+    def place(self, request: Request, count: int) -> list[str]:
+        reserved, own = request.spec.task.reserved, self.own.setdefault(request.key, {})
+        cpus, memory = round(reserved.cpus * 1000), reserved.memory_bytes
+        disk = request.spec.placement.constraints[0].values[0]
+        heap: list[Any] = [
+            (own.get(row[0], 0), row[3], row[0], row)  # type: ignore[call-overload]
+            for row in self.rows
+            if row[4] == disk and row[1] >= cpus and row[2] >= memory  # type: ignore[operator]
+        ]
+        heapq.heapify(heap)
+        places: list[str] = []
+        while heap and len(places) < count:
+            mine, total, name, row = heap[0]
+            row[1] -= cpus
+            row[2] -= memory
+            row[3] += 1
+            own[name] = mine + 1
+            places.append(name)
+            if row[1] >= cpus and row[2] >= memory:
+                heapq.heapreplace(heap, (mine + 1, total + 1, name, row))
+            else:
+                heapq.heappop(heap)
+        return places
+
+
+@dataclass
+class Case:
+    """A cluster that is half full, and what is to be decided: services with how many more tasks each gets."""
+
+    nodes: list[Node]
+    services: list[Request]
+    filled: list[tuple[Request, int]]
+    wanted: list[tuple[Request, int]]
+
+    @classmethod
+    def of(cls, nodes: int, tasks: int) -> Case:
+        """`tasks` are decided, and as many are there before. Together they want about 95 % of the processors."""
+        machines = cluster(nodes)
+        count = tasks // 100
+        shapes = statistics.mean(cpus for cpus, _ in SHAPES)
+        scale = 0.95 * sum(node.capacity.cpus for node in machines) / (shapes * 2 * tasks)
+        services = [service(number, scale) for number in range(count * 3 // 2)]
+        growing, full = services[:count], services[count:]
+        new = [service(number, scale) for number in range(len(services), len(services) + count // 2)]
+        filled = [*((one, 50) for one in growing), *((one, 100) for one in full)]
+        wanted = [*((one, 50) for one in growing), *((one, 100) for one in new)]
+        random.Random(1).shuffle(wanted)
+        return cls(machines, [*services, *new], filled, wanted)
+
+    def index(self) -> Index:
+        index = Index()
+        for node in self.nodes:
+            index.node(node.name, node)
+        for request in self.services:
+            index.service(request.key, request.spec)
+        for number, (request, count) in enumerate(self.filled):
+            index.place(request, [f"f{number}.{task}" for task in range(count)])
+        return index
+
+    def batches(self) -> Iterator[tuple[Request, list[str]]]:
+        for number, (request, count) in enumerate(self.wanted):
+            yield request, [f"t{number}.{task}" for task in range(count)]
+
+
+def said(what: str, text: str) -> None:
+    print(f"{what:7} {text}   load {os.getloadavg()[0]:.1f}", flush=True)
+
+
+def median(what: str, values: Sequence[float], goal: str) -> None:
+    low, high = min(values), max(values)
+    print(f"{what:7} median {statistics.median(values):.2f} ({low:.2f} to {high:.2f}); {goal}\n", flush=True)
+
+
+def decide(rounds: int, nodes: int = 5_000, tasks: int = 100_000) -> None:
+    """Ours beside the yardstick, service by service, on the same cluster."""
+    case, ratios = Case.of(nodes, tasks), []
+    for _ in range(rounds):
+        index, yardstick = case.index(), Yardstick(case.nodes)
+        for request, count in case.filled:
+            yardstick.place(request, count)
+        ours = theirs = 0.0
+        placed = 0
+        for request, ids in case.batches():
+            started = time.process_time()
+            places = index.place(request, ids)
+            between = time.process_time()
+            wanted = yardstick.place(request, len(ids))
+            ours, theirs = ours + between - started, theirs + time.process_time() - between
+            assert places == [*wanted, *[None] * (len(ids) - len(wanted))], request.key
+            placed += len(wanted)
+        check(index, case.nodes)
+        ratios.append(theirs / ours)
+        said("decide", f"{placed} of {tasks}: {placed / ours:9,.0f}/s, yardstick {placed / theirs:9,.0f}/s, ratio {ratios[-1]:.2f}")  # fmt: skip # noqa: E501
+    median("decide", ratios, "at least 3 is wanted, 5 hoped for")
+
+
+def check(index: Index, nodes: Sequence[Node]) -> None:
+    """By the tasks themselves: nobody is above capacity, everybody has the disk that was asked for."""
+    views = index.board().views
+    assert len(views) == len(nodes)
+    for node in nodes:
+        tasks = views[node.name].tasks
+        assert sum(round(task.spec.reserved.cpus * 1000) for task in tasks) <= round(node.capacity.cpus * 1000)
+        assert sum(task.spec.reserved.memory_bytes for task in tasks) <= node.capacity.memory_bytes
+        disks = {"ssd" if int(task.service[1:]) % 2 else "hdd" for task in tasks}
+        assert disks <= {node.labels["disk"]}
+
+
+def flat(rounds: int) -> None:
+    """What a placement costs in clusters of all sizes: the best of the rounds, as a table for docs/scheduling.md."""
+    best: dict[tuple[int, str], float] = {}
+    for _ in range(rounds):
+        for count in (100, 1_000, 10_000, 100_000):
+            case = Case.of(count, 20_000)
+            index, yardstick = case.index(), Yardstick(case.nodes)
+            few = case.wanted[: 20 if count > 10_000 else 100]
+            for name, work in (
+                ("ours", lambda request, ids, index=index: index.place(request, ids)),
+                ("looking at all", lambda request, ids, yard=yardstick: yard.place(request, len(ids))),
+            ):
+                started = time.process_time()
+                for number, (request, many) in enumerate(few):
+                    work(request, [f"{number}.{task}" for task in range(many)])
+                took = (time.process_time() - started) / sum(many for _, many in few) * 1e6
+                best[count, name] = min(took, best.get((count, name), took))
+    print("   nodes   microseconds per placement; the bar is ours, one # per tenth of one")
+    for count in (100, 1_000, 10_000, 100_000):
+        ours, theirs = best[count, "ours"], best[count, "looking at all"]
+        print(f"{count:8,}   {ours:5.1f}  looking at all {theirs:8.1f}   {'#' * round(ours * 10)}")
+    said("flat", "cost must not grow with the cluster")
+
+
+def scale(nodes: int = 100_000, tasks: int = 1_000_000) -> None:
+    """A very large cluster, empty, with an object for each task. The clock has 10 s, memory 4 GB."""
+    machines = cluster(nodes)
+    services = [service(number, 0.25) for number in range(tasks // 100)]
+    status = Status(TaskState.ASSIGNED, "", NOW)
+    gc.collect()
+    started = time.process_time()
+    index = Index()
+    for request in services:
+        index.service(request.key, request.spec)
+    for node in machines:
+        index.node(node.name, node)
+    made = []
+    for number, request in enumerate(services):
+        ids, spec = [f"{number}.{task}" for task in range(100)], request.spec.task
+        for slot, (identifier, name) in enumerate(zip(ids, index.place(request, ids), strict=True), start=1):
+            assert name is not None
+            task = Task(identifier, request.app, request.service, slot, spec, NOW, node=name, status=status)
+            index.task(None, task)
+            made.append(task)
+    took = time.process_time() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / 1024
+    said("scale", f"{nodes:,} nodes, {len(made):,} tasks: {took:.1f} s, {len(made) / took:,.0f}/s, {memory:.2f} GB")
+    check(index, machines)
+
+
+def storm(rounds: int, waiting: int = 100_000, nodes: int = 5_000) -> None:
+    """Tasks that fit nowhere, and nodes that join one at a time: what one join costs."""
+    for _ in range(rounds):
+        index = Index()
+        services = [service(number, 8.0) for number in range(waiting // 100)]  # too large for what there is
+        for node in cluster(nodes):
+            index.node(node.name, replace(node, capacity=Resources(0.5, 256 * MIB)))
+        for request in services:
+            index.service(request.key, request.spec)
+        left = {request.key: (request, 100) for request in services}
+        started = time.process_time()
+        for request in services:
+            assert index.place(request, ["x"]) == [None]
+        first, costs, taken = time.process_time() - started, [], 0
+        for number in range(50):
+            started = time.process_time()
+            name = f"new{number}"
+            index.node(name, replace(cluster(4)[3], name=name))
+            for key, (request, count) in list(left.items()):
+                if not index.fits(request, name):
+                    continue
+                places = [place for place in index.place(request, [f"{key}.{count - one}" for one in range(count)]) if place]  # fmt: skip # noqa: E501
+                assert set(places) <= {name}
+                left[key] = (request, count - len(places))
+                taken += len(places)
+            costs.append(time.process_time() - started)
+        said("storm", f"{waiting:,} waiting: all refused once {first * 1e3:.0f} ms; a join {statistics.median(costs) * 1e3:.1f} ms (worst {max(costs) * 1e3:.1f}), {taken} placed by 50 joins")  # fmt: skip # noqa: E501
+
+
+def yard_rate(case: Case) -> float:
+    """The yardstick's decisions per second, now."""
+    yardstick = Yardstick(case.nodes)
+    for request, count in case.filled:
+        yardstick.place(request, count)
+    some = case.wanted[: max(20, len(case.wanted) // 10)]
+    started = time.process_time()
+    placed = sum(len(yardstick.place(request, count)) for request, count in some)
+    return placed / (time.process_time() - started)
+
+
+async def fill(store: Store, items: Sequence[object]) -> None:
+    operations = [put(item) for item in items]
+    for first in range(0, len(operations), 120):
+        await store.txn([], operations[first : first + 120])
+
+
+async def through(store: Store, case: Case, clock: Callable[[], float]) -> tuple[int, float]:
+    """Decide, write each task with its node, and wait until a watcher that reads every object has seen all."""
+    index = case.index()
+    batches = list(case.batches())
+    await fill(
+        store,
+        [
+            Task(identifier, request.app, request.service, slot, request.spec.task, NOW)
+            for request, ids in batches
+            for slot, identifier in enumerate(ids, start=1)
+        ],
+    )
+    listing = await store.list("/tasks/")
+    revisions = {entry.key: entry.modified for entry in listing.entries}
+    tasks: dict[str, Task] = {task.id: task for task in map(from_entry, listing.entries)}
+    seen: set[str] = set()
+    wanted, all_seen, status = -1, asyncio.Event(), Status(TaskState.ASSIGNED, "waits for the node's agent", NOW)
+
+    async def watch() -> None:
+        async for changes in store.watch("/tasks/", listing.revision):
+            for change in changes:
+                assert change.entry is not None
+                task = from_entry(change.entry)
+                index.task(None, task)
+                seen.add(task.id)
+            if len(seen) == wanted:
+                all_seen.set()
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    gc.collect()
+    started, written, pending = clock(), 0, []
+    for request, ids in batches:
+        writes = []
+        for identifier, name in zip(ids, index.place(request, ids), strict=True):
+            if name is not None:
+                task = tasks[identifier]
+                writes.append(Write(replace(task, node=name, status=status), revisions[path_of(task)]))
+        written += len(writes)
+        for one in transactions(writes, lambda write: Event("", 0.0, "", "", ""), Compare("/leaders/leader", 0)):
+            pending.append(asyncio.create_task(store.txn(one.compares, one.operations)))
+        if len(pending) > 64:
+            assert all(await asyncio.gather(*pending))
+            pending = []
+    assert all(await asyncio.gather(*pending))
+    wanted = written
+    while len(seen) < wanted:
+        await asyncio.wait_for(all_seen.wait(), 60)
+    took = clock() - started
+    watcher.cancel()
+    await store.close()
+    check(index, case.nodes)
+    return written, took
+
+
+def store(rounds: int, nodes: int = 5_000, tasks: int = 100_000) -> None:
+    """From the decision through the store to a watcher: in memory, and in SQLite with fsync."""
+    case = Case.of(nodes, tasks)
+    found: dict[str, list[float]] = {"memory": [], "SQLite": []}
+    for _ in range(rounds):
+        rate = yard_rate(case)
+        for name, ratios in found.items():
+            with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+                kept = MemoryStore() if name == "memory" else SqliteStore(Path(folder, "state.db"))
+                clock = time.process_time if name == "memory" else time.perf_counter
+                written, took = asyncio.run(through(kept, case, clock))
+            ratios.append(written / took / rate / SWARMKIT)
+            said("store", f"{name}: {written} written and seen, {written / took:8,.0f}/s, yardstick {rate:9,.0f}/s, {ratios[-1]:.1f} x swarmkit")  # fmt: skip # noqa: E501
+    median("memory", found["memory"], "at least 10 times swarmkit's is wanted, 25 hoped for")
+    median("SQLite", found["SQLite"], "at least 5 times swarmkit's in memory is wanted")
+
+
+async def looped(case: Case) -> tuple[int, float]:
+    """The server's own loop with its controller of waiting tasks: events and records of decisions are written, too."""
+    kept = MemoryStore()
+    loop = Loop(kept, [Placer()], SystemClock(), random.Random(1))
+    items: list[object] = [*case.nodes]
+    items += [Service(one.app, one.service, one.spec, "10.201.0.1") for one in case.services]
+    for request, ids in case.batches():
+        items += [Task(one, request.app, request.service, slot, request.spec.task, NOW) for slot, one in enumerate(ids)]
+    await fill(kept, items)
+    done = asyncio.Event()
+
+    def changed(item: object, gone: bool) -> None:
+        loop.changed(item, gone)
+        if not loop.cache.waiting:
+            done.set()
+
+    follower = asyncio.create_task(loop.cache.follow(kept, changed))
+    await asyncio.sleep(0)
+    await loop.cache.reached(await kept.revision())
+    done.clear()
+    started = time.process_time()
+    runner = asyncio.create_task(loop.run(Compare("/leaders/leader", 0)))
+    count = sum(len(ids) for _, ids in case.batches())
+    await asyncio.wait_for(done.wait(), 600)
+    took = time.process_time() - started
+    for task in (runner, follower):
+        task.cancel()
+    assert len([task for task in loop.cache.tasks.values() if task.node]) == count
+    return count, took
+
+
+def loop(rounds: int, nodes: int = 5_000, tasks: int = 20_000) -> None:
+    case, ratios = Case.of(nodes, tasks), []
+    for _ in range(rounds):
+        rate = yard_rate(case)
+        count, took = asyncio.run(looped(case))
+        ratios.append(count / took / rate / SWARMKIT)
+        said("loop", f"{count} placed, {count / took:8,.0f}/s, yardstick {rate:9,.0f}/s, {ratios[-1]:.1f} x swarmkit")
+    median("loop", ratios, "with events and records of decisions; no figure is asked for")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=[], metavar="PART")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    CACHE.mkdir(exist_ok=True)
+    works = {"decide": decide, "flat": flat, "scale": lambda _: scale(), "storm": storm, "store": store, "loop": loop}
+    for part in options.parts or works:
+        works[part](options.rounds)
+
+
+if __name__ == "__main__":
+    main()

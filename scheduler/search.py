@@ -1,0 +1,305 @@
+"""One search: nodes for some tasks of one service, taken from the shelves of `scheduler/rows.py`.
+
+The problem: "the fewest tasks of this service first" is another order for every service, and keeping the nodes sorted
+in every order would cost more than looking at all of them. The idea: for a service, nearly all nodes are strangers.
+Those without a task of it come first, in the one order that is kept for all: by tasks in all, then by name. Only the
+few nodes that have one (or where the service keeps failing) have a heap of their own, and they come after.
+
+Where preferences or neighbours count, the shelves are divided into *lanes*: nodes that are equal in all of that. Within
+a lane the order is the simple one; between lanes it is decided anew for every task. `binpack` and `random` rank every
+node by itself, and so do rules about a node's name: those look at all nodes once.
+
+Who does this for real: swarmkit's decision tree over spread preferences (manager/scheduler/nodeset.go) has our lanes
+as its leaves. Next file: `scheduler/index.py`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from scheduler.attributes import value
+from scheduler.company import Company
+from scheduler.constraints import holds
+from scheduler.request import Request
+from scheduler.rows import Class, Level, Row, Rows
+from scheduler.scorers import branch, counting, lot, unreserved
+from scheduler.terms import IDENTITY, Terms
+
+Key = tuple[Any, ...]
+NOTHING = float("-inf")
+
+
+class Search:
+    """What is known of one request while places are taken for its tasks.
+
+    `own`: node -> how many tasks of the service stay there; `leaving`: node -> how many are on their way out.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        request: Request,
+        terms: Terms,
+        own: dict[str, int],
+        leaving: Mapping[str, int],
+        failures: Mapping[str, int],
+        company: Company | None,
+        seed: int,
+    ) -> None:
+        self.rows, self.request, self.terms, self.own, self.leaving = rows, request, terms, own, leaving
+        self.company, self.seed = company, seed
+        self.tallies = [one for one in company.hard if one.constraint.within in IDENTITY] if company else []
+        self.failures = {name: many for name, count in failures.items() if (many := counting(count))}
+        # Nodes that come after the strangers.
+        self.known: dict[str, int] = {**self.failures, **own} if self.failures else own
+        self.plain = not (terms.generic or self.tallies or (terms.most and leaving))  # strangers need only room
+        self.count = sum(own.values()) if terms.strategy == "random" else 0
+        self.branches: list[dict[tuple[str, ...], int]] = [{} for _ in terms.spread]
+        for name, count in own.items() if terms.spread else ():
+            self._branch_out(rows.by_name[name], count)
+        self.lanes: list[Lane] = []
+
+    def run(self, count: int) -> list[Row]:
+        """Take places for so many tasks, or for as many as fit."""
+        taken: list[Row] = []
+        self.lanes = self._lanes()
+        if len(self.lanes) == 1 and self.company is None:
+            lane = self.lanes[0]
+            while len(taken) < count and (some := lane.strangers(count - len(taken))):
+                self._put(some)
+                lane.later += some
+                taken += some
+            while len(taken) < count and lane.first() is not None:
+                taken.append(lane.take())
+                self._put(taken[-1:])
+        while len(taken) < count and (best := self._best()) is not None:
+            taken.append(best)
+            self._put([best])
+        for lane in self.lanes:
+            lane.close()
+        self.lanes = []  # they know us: nothing of the search is left to the garbage collector
+        return taken
+
+    def admits(self, row: Row) -> bool:
+        """Whether one more task may go to a node, by all rules."""
+        only = self._only()
+        if row.kind is None or row.node is None or (only is not None and row not in only):
+            return False
+        company = self.company is None or self.company.passes(row.node)
+        return company and row.kind.passes(self.request, self.terms.signature) and self.fits(row)
+
+    def fits(self, row: Row) -> bool:
+        """Whether one more task fits, as far as the row alone can say."""
+        terms, node = self.terms, row.node
+        if node is None or (terms.cpus and row.cpus < terms.cpus) or (terms.memory and row.memory < terms.memory):
+            return False
+        if terms.most and self.own.get(row, 0) + self.leaving.get(row, 0) >= terms.most:
+            return False
+        if any(row.generic.get(name, 0) < amount for name, amount in terms.generic.items()):
+            return False
+        return all(one.passes(one.place(node)) for one in self.tallies)
+
+    def rank(self, row: Row) -> Key:
+        """The row's place within its lane; the scores of `scheduler/strategies.py` that differ there."""
+        name, failures = row.name, self.failures.get(row, 0)
+        if self.terms.strategy == "spread":
+            return failures, self.own.get(name, 0), row.total, name
+        if self.terms.strategy == "random":
+            return failures, lot(self.seed, self.request.key, self.count, name), name
+        assert row.node is not None
+        capacity = row.node.capacity
+        cpus, memory = round(capacity.cpus * 1000), capacity.memory_bytes
+        free = unreserved(cpus - row.cpus, cpus) + unreserved(memory - row.memory, memory)
+        return failures, free, -row.total, name
+
+    def _best(self) -> Row | None:
+        """The next row, out of its lane."""
+        best, at = None, None
+        for lane in self.lanes:
+            if lane.open and (first := lane.first()) is not None:
+                key = (first[0], lane.unmet, *lane.counts(), *first[1:])
+                if at is None or key < at:
+                    best, at = lane, key
+        return best.take() if best else None
+
+    def _put(self, rows: Sequence[Row]) -> None:
+        terms, own = self.terms, self.own
+        self.rows.put(rows, terms.cpus, terms.memory)
+        self.count += len(rows)
+        if len(rows) > 1:  # strangers
+            own.update(dict.fromkeys(rows, 1))
+        else:
+            own[rows[0]] = own.get(rows[0], 0) + 1
+        if self.known is not own:
+            self.known.update(dict.fromkeys(rows, 0))
+        if not (terms.generic or terms.spread or self.company):
+            return
+        for row in rows:
+            for name, amount in terms.generic.items():
+                row.generic[name] = row.generic.get(name, 0) - amount
+            if self.company and row.node:
+                self.company.add(row.node)
+            self._branch_out(row, 1)
+
+    def _branch_out(self, row: Row, count: int) -> None:
+        if self.branches and row.node:
+            path = branch(row.node, self.terms.spread)
+            for depth, counts in enumerate(self.branches, start=1):
+                counts[path[:depth]] = counts.get(path[:depth], 0) + count
+
+    def _lanes(self) -> "list[Lane]":
+        """The classes that may take the service, by what else differs between them."""
+        terms, only = self.terms, self._only()
+        if self.company is not None:
+            rules = (*self.company.hard, *self.company.wishes)
+            groups = self._groups([rule.constraint.within for rule in rules])
+        else:
+            if terms.version != self.rows.version:
+                terms.version, terms.groups = self.rows.version, self._groups([])
+            groups = terms.groups
+        return [Lane(self, kinds, unmet=unmet, only=only) for unmet, kinds in groups]
+
+    def _groups(self, within: Sequence[str]) -> list[tuple[int, list[Class]]]:
+        """Classes that the service may use, with the weight of its wishes that they do not meet."""
+        terms = self.terms
+        found: dict[Key, list[Class]] = {}
+        for kind in self.rows.classes.values():
+            if kind.passes(self.request, terms.signature):
+                unmet = sum(one.weight for one in terms.wishes if not holds(one, kind.sample))
+                places = [value(kind.sample, one) for one in within if one not in IDENTITY]
+                found.setdefault((unmet, branch(kind.sample, terms.spread), *places), []).append(kind)
+        return [(key[0], kinds) for key, kinds in found.items()]
+
+    def _only(self) -> list[Row] | None:
+        """The nodes that the request names, by a volume that lies there or by a rule; None if it names none."""
+        rules, volumes = self.terms.named, self.request.volumes
+        nodes = dict.fromkeys(volumes[name] for name in self.terms.volumes if name in volumes)
+        if not nodes and not rules:
+            return None
+        rows: Iterable[Row] = self.rows.by_name.values()
+        if nodes:
+            rows = [self.rows.by_name[node] for node in nodes if node in self.rows.by_name and len(nodes) == 1]
+        return [row for row in rows if row.node and all(holds(one, row.node) for one in rules)]
+
+
+class Lane:
+    """Nodes that differ in nothing but what is on them, the best first."""
+
+    def __init__(self, search: Search, kinds: list[Class], *, unmet: int, only: list[Row] | None) -> None:
+        self._search = search
+        self._kinds = kinds
+        self._unmet = unmet
+        self._sample = kinds[0].sample
+        self._path = branch(self._sample, search.terms.spread)
+        self._ready: list[Row] = []  # strangers out of their levels, the best last
+        self._unfit: list[Row] = []  # out of their levels as well
+        self.later: list[Row] = []  # were strangers before this search
+        self._heap: list[tuple[Key, Row]] = []  # all others, by rank
+        self._levels: list[Level] = []
+        self._waiting: Iterable[Row] = ()  # all others, before anybody asks for them
+        if only is not None:
+            self._waiting = only
+        elif search.terms.strategy != "spread":
+            self._waiting = (row for kind in kinds for row in kind.rows.values())
+        else:
+            by_name, known = search.rows.by_name, tuple(search.known)
+            self._waiting = (by_name[name] for name in known if name in by_name)
+            self._levels = search.rows.levels(kinds, search.terms.cpus, search.terms.memory)
+
+    @property
+    def open(self) -> bool:
+        """Whether the rules about whole places let one more task in."""
+        company, node = self._search.company, self._sample
+        rules = company.hard if company else ()
+        return all(one.passes(one.place(node)) for one in rules if one.constraint.within not in IDENTITY)
+
+    @property
+    def unmet(self) -> int:
+        company = self._search.company
+        return self._unmet + (company.unmet(self._sample) if company else 0)
+
+    def counts(self) -> Iterator[int]:
+        for depth, counts in enumerate(self._search.branches, start=1):
+            yield counts.get(self._path[:depth], 0)
+
+    def first(self) -> Key | None:
+        """The rank of the best row."""
+        search = self._search
+        while self._ready or self._levels:
+            if not self._ready:
+                self._ready = self.strangers(1 + len(search.known) // len(search.lanes))[::-1]
+            elif search.tallies and not search.fits(self._ready[-1]):
+                self._unfit.append(self._ready.pop())
+            else:
+                return search.rank(self._ready[-1])
+        self.later += [row for row in self._waiting if row.kind in self._kinds]
+        self._waiting = ()
+        if self.later and search.terms.strategy == "random":  # another lot for every task
+            self.later += [row for _, row in self._heap]
+            self._heap = []
+        if self.later:
+            more = [(search.rank(row), row) for row in self.later if search.fits(row)]
+            self.later = []
+            if len(more) == 1:
+                heappush(self._heap, more[0])
+            else:
+                self._heap += more
+                heapify(self._heap)
+        while self._heap and not search.fits(self._heap[0][1]):
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def take(self) -> Row:
+        """The best row, after `first` has found it."""
+        row = self._ready.pop() if self._ready else heappop(self._heap)[1]
+        self.later.append(row)
+        return row
+
+    def strangers(self, most: int) -> list[Row]:
+        """At most so many of the best nodes that have no task of the service. They are out of their levels."""
+        while self._levels:
+            total = self._levels[-1].total
+            same = [level for level in self._levels if level.total == total]
+            found = [row for level in same for row in self._pick(level, most)]
+            if len(same) > 1:
+                found.sort()
+            if len(found) >= most:
+                self._back(found[most:])
+                return found[:most]
+            del self._levels[-len(same) :]
+            if found:
+                return found
+        return []
+
+    def _pick(self, level: Level, most: int) -> list[Row]:
+        search, terms = self._search, self._search.terms
+        known, plain = search.known, search.plain
+        cpus, memory = terms.cpus or NOTHING, terms.memory or NOTHING
+        found: list[Row] = []
+        kept = []
+        last = None
+        level.order()
+        while (level.rows or level.fresh) and len(found) < most:
+            row = level.next()
+            if row.level is not level or row is last:
+                continue
+            last = row
+            if row in known or row.cpus < cpus or row.memory < memory or not (plain or search.fits(row)):
+                kept.append(row)
+            else:
+                found.append(row)
+        for rows in (level.rows, level.fresh):
+            while rows and rows[-1] is last:
+                rows.pop()
+        level.rows += kept[::-1]  # all that are left come after them
+        return found
+
+    def _back(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            row.level.fresh.append(row)
+
+    def close(self) -> None:
+        """Give back what was looked at and not taken."""
+        self._back(self._ready)
+        self._back(self._unfit)
+        self._ready, self._unfit = [], []

@@ -1,0 +1,122 @@
+"""Spellings: how each engine writes a placement rule, read into one `Constraint`.
+
+The problem: an app file of 2015 says `constraint:storage==ssd`, one of 2020 `node.labels.storage == ssd`, one of
+Marathon `["storage", "IS", "ssd"]`, and all three mean one thing. The idea: a parser per spelling, a few lines each,
+which knows the engine's words and nothing of what they mean. What comes out has been checked (`constraints.check`).
+
+Who does this for real: classicswarm's filter expressions, swarmkit's constraint.Parse, Marathon's Constraints. Where we
+differ: in classic Swarm all soft expressions were dropped together when they could not all hold; here each has a
+weight. Next file: `scheduler/scorers.py`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+from miniorch.spec import Constraint
+from scheduler import attributes
+from scheduler.constraints import CONTAINER_LABEL, REPLICAS, Misspelt, check
+
+_CLASSIC_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]+")
+_CLASSIC_SUBJECTS = {"container": "task", "image": "image", "com.docker.compose.service": "service"}
+_MARATHON_FIELDS = {
+    "hostname": "node.name",
+    "@hostname": "node.name",
+    "@region": "labels.region",
+    "@zone": "labels.zone",
+}
+_MARATHON = ("UNIQUE", "CLUSTER", "GROUP_BY", "LIKE", "UNLIKE", "MAX_PER", "IS")
+_EXPRESSION = re.compile(r"\s*([^\s=!<>~]+)(?:\s*([=!<>~]+)|\s+(not\s+\w+|\w+))\s*(.*?)\s*", re.S | re.I)
+_WITHIN = re.compile(r"(.*?)(?:\bwithin\s+(\S+))?", re.S)
+
+
+def expression(text: str, weight: int = 0) -> Constraint:
+    """`node.labels.disk == ssd`, `node.labels.zone in a, b`, `service != web within node.labels.zone`.
+
+    Swarm mode's form; it has `==` and `!=` alone.
+    """
+    match = _EXPRESSION.fullmatch(text)
+    if match is None:
+        right = "as in: node.labels.disk == ssd"
+        raise Misspelt(f'"{text[:60]}" has no operator' if text.strip() else "a rule is empty", right)
+    subject, sign, word, rest = match.groups()
+    operator = sign or " ".join(word.lower().split())
+    rest, within = _WITHIN.fullmatch(rest).groups("")  # type: ignore[union-attr]
+    if within and attributes.known(subject):
+        raise Misspelt(f"{subject} is one node's, and within no place", f"delete within {within[:30]}")
+    values: tuple[str, ...] = tuple(filter(None, [rest.strip()]))
+    if operator in ("in", "not in"):
+        values = tuple(filter(None, (one.strip() for one in rest.strip("[]() ").split(","))))
+    elif operator.endswith("matches") and values:
+        values = (_pattern(values[0]),)
+    return _checked(Constraint(subject, operator, values, within or "node.name", weight, text.strip()))
+
+
+def classic(kind: str, text: str) -> Constraint:
+    """Classic Swarm's `constraint:node==swarm-*` or `affinity:container!=~/^db/`: `text` is what follows the colon."""
+    operator = "==" if "==" in text else "!="
+    key, found, wanted = text.partition(operator)
+    if not found:
+        right = text.replace("=", "==", 1) if "=" in text else f"{text}==VALUE, or !="
+        raise Misspelt(f'"{kind}:{text[:60]}" has no operator', f"write {kind}:{right[:60]}")
+    if not _CLASSIC_KEY.fullmatch(key):
+        raise Misspelt(f'"{key[:60]}" is no key of classic Swarm', f"write {kind}:storage{operator}{wanted[:30]}")
+    weight, wanted = (1, wanted[1:]) if wanted.startswith("~") else (0, wanted)
+    if kind == "affinity":
+        subject = _CLASSIC_SUBJECTS.get(key, CONTAINER_LABEL + key)
+    else:
+        subject = "node.name" if key == "node" else f"labels.{key}"
+    word = "matches" if operator == "==" else "not matches"
+    return _checked(Constraint(subject, word, (_pattern(wanted),), weight=weight, text=f"{kind}:{text}"))
+
+
+def marathon(words: Sequence[str]) -> tuple[Constraint, ...]:
+    """Marathon's `[field, OPERATOR, value]`. A field that a node lacks fails there, except for UNLIKE."""
+    shown = f"[{', '.join(words)}]"
+    if not 2 <= len(words) <= 3 or not words[0]:
+        raise Misspelt(f"{shown} is no rule", "write [zone, GROUP_BY, 2]")
+    field, operator, value = words[0], words[1].upper(), words[2:]
+    if operator not in _MARATHON:
+        near = get_close_matches(operator, _MARATHON, 1, 0.5)
+        right = f"write {near[0]}" if near else f"write one of: {' '.join(_MARATHON)}"
+        raise Misspelt(f'{shown} has an operator "{words[1][:20]}" that is not known', right)
+    if operator not in ("UNIQUE", "CLUSTER", "GROUP_BY") and not value:
+        raise Misspelt(f"{shown} has no value", f"write [{field}, {operator}, {2 if operator == 'MAX_PER' else 'a'}]")
+    if operator == "UNIQUE" and value:
+        raise Misspelt(f"{shown} has a value, and UNIQUE wants none", f"write [{field}, UNIQUE]")
+    subject = _MARATHON_FIELDS.get(field, f"labels.{field}")
+    if not attributes.known(subject):
+        raise Misspelt(f'"{field[:60]}" is no name of an attribute', f"write [zone, {', '.join(words[1:])}]"[:80])
+    if operator in ("MAX_PER", "GROUP_BY") and value and not re.fullmatch("[1-9][0-9]{0,5}", value[0]):
+        raise Misspelt(f"{shown} wants a number from 1 on", f"write [{field}, {operator}, 2]")
+    own = Constraint(REPLICAS, "together", within=subject, text=shown)
+    made = Constraint(subject, "is", tuple(value), text=shown)
+    found = [made]
+    if operator == "UNIQUE":
+        found = [replace(own, operator="<=", values=("1",))]
+    elif operator == "MAX_PER":
+        found = [replace(own, operator="<=", values=tuple(value))]
+    elif operator == "GROUP_BY":
+        found = [replace(own, operator="evenly", values=tuple(value))]
+    elif operator == "CLUSTER" and not value:
+        found = [own]
+    elif operator.endswith("LIKE"):
+        whole = (f"^(?:{value[0]})$",)
+        found = [replace(made, operator="matches" if operator == "LIKE" else "not matches", values=whole)]
+    checked = [_checked(one) for one in found]
+    if operator == "LIKE" and re.search(checked[0].values[0], ""):
+        checked.append(replace(made, operator="exists", values=()))
+    return tuple(checked)
+
+
+def _checked(constraint: Constraint) -> Constraint:
+    check(constraint)
+    return constraint
+
+
+def _pattern(text: str) -> str:
+    """`/.../` is a regular expression that may match anywhere; else the whole text counts, and `*` is any text."""
+    if len(text) > 1 and text[0] == text[-1] == "/":
+        return text[1:-1]
+    return f"^{text.replace('*', '.*')}$"
