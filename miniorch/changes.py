@@ -45,7 +45,7 @@ def changes(app: str, wanted: AppSpec, services: Sequence[Service]) -> list[Serv
 def _change(name: str, old: ServiceSpec, new: ServiceSpec) -> ServiceChange:
     details = [*_task_details(old.task, new.task)]
     action = "replace" if details else "keep"
-    keys = ("ports", "depends_on", "restart", "aliases", "networks")
+    keys = ("ports", "depends_on", "restart", "aliases", "networks", "placement")
     around = [key for key in keys if getattr(old, key) != getattr(new, key)]
     if around:
         action = "update" if action == "keep" else action

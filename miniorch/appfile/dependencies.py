@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from miniorch.appfile.keys import Verdict
+from miniorch.appfile.placement import beside
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import MANY, Section, Values, label_remedy, name_remedy
 from miniorch.appfile.yaml import Node, shorten
@@ -61,6 +62,10 @@ def read_needs(name: str, keys: Section) -> Needs:
         elif other:
             _add(needs, other, Condition.STARTED, item.place)
             needs.volumes_from[other] = mode == "ro"
+    for key in ("network_mode", "net"):
+        node = keys.get(key)
+        if node is not None:
+            _add(needs, beside(keys, key), Condition.STARTED, node.place)
     networks = keys.get("networks")
     if networks is not None and isinstance(networks.value, dict):
         for network, entry in values.mapping(networks, keys.named("networks")).items():

@@ -50,7 +50,7 @@ env_file               honoured
 ports                  honoured
 expose                 honoured
 volumes                honoured
-volumes_from           approximated  the other service's volumes are mounted at the same places
+volumes_from           approximated  the other service's volumes are mounted at the same places, on its node
 tmpfs                  honoured
 healthcheck            -
 depends_on             honoured
@@ -61,6 +61,7 @@ restart                honoured
 stop_grace_period      honoured
 x-miniorch             -
 stop_signal            honoured
+platform               honoured
 profiles               honoured
 extends                honoured
 secrets                approximated  the file is mounted from the machine where the task runs
@@ -89,8 +90,8 @@ cpus                   honoured
 mem_limit              honoured
 mem_reservation        honoured
 container_name         ignored       every task has a name of its own: miniorch ps
-network_mode           ignored       every task has an address of its own in the app's networks
-net                    ignored       every task has an address of its own in the app's networks
+network_mode           approximated  with service:NAME a task goes to that service's node, with an address of its own
+net                    approximated  with container:NAME a task goes to that service's node, with an address of its own
 external_links         ignored       other apps cannot be reached by name
 dns                    ignored       miniorch answers names, and asks the node's own resolvers for all others
 dns_opt                ignored       miniorch answers names, and asks the node's own resolvers for all others
@@ -99,7 +100,6 @@ domainname             ignored       the domain is APP.miniorch.internal
 logging                ignored       the newest 20 MB of a container's output are kept: miniorch logs
 log_driver             ignored       the newest 20 MB of a container's output are kept: miniorch logs
 log_opt                ignored       the newest 20 MB of a container's output are kept: miniorch logs
-platform               ignored       tasks run on the node's own platform
 pull_policy            ignored       an image is fetched when the node does not have it
 pull_refresh_after     ignored       an image is fetched when the node does not have it
 volume_driver          ignored       volumes are folders on their node
@@ -177,6 +177,14 @@ start_interval         ignored       a starting task is probed often anyway
 
 [x-miniorch]
 stop_after             honoured
+constraints            honoured
+affinities             honoured
+spread                 honoured
+strategy               honoured
+
+[preferred]
+prefer                 honoured
+weight                 honoured
 
 [deploy]
 replicas               honoured
@@ -185,9 +193,17 @@ resources              -
 restart_policy         -
 labels                 ignored       nothing reads labels of services; below labels they are the containers'
 endpoint_mode          approximated  a service's name is one address; tasks.NAME gives every task's
-placement              ignored       a task goes to the node that has the fewest
+placement              -
 update_config          approximated  one task after the other, the old one first; the next waits until it serves
 rollback_config        ignored       a failed update stops; the tasks that are left go on
+
+[placement]
+constraints            honoured
+preferences            -
+max_replicas_per_node  honoured
+
+[preference]
+spread                 honoured
 
 [resources]
 limits                 -
@@ -201,8 +217,15 @@ pids                   honoured
 [reservations]
 cpus                   honoured
 memory                 honoured
-devices                ignored       devices are not handed out
-generic_resources      ignored       devices are not handed out
+devices                ignored       devices are not handed out; generic_resources are counted
+generic_resources      -
+
+[generic resource]
+discrete_resource_spec approximated  counted by the nodes' labels, such as resource.gpu=2; no device is handed out
+
+[discrete resource]
+kind                   honoured
+value                  honoured
 
 [restart_policy]
 condition              honoured

@@ -11,6 +11,7 @@ Who does this for real: compose-go's `override` package. Next file: `miniorch/ap
 from collections.abc import Callable
 from dataclasses import replace
 
+from miniorch.appfile.placement import EXPRESSIONS
 from miniorch.appfile.problems import Place
 from miniorch.appfile.yaml import OVERRIDE, RESET, Entry, Node
 
@@ -67,6 +68,9 @@ def _as_mapping(node: Node, separators: str) -> Node:
         return node
     entries = {}
     for item in node.value:
+        if item.text.startswith(EXPRESSIONS):  # of classic Swarm: two may begin alike, and are no variables
+            entries[item.text] = Entry(item.place, Node(None, item.place))
+            continue
         cut = min((at for mark in separators if (at := item.text.find(mark)) > 0), default=len(item.text))
         name, value = item.text[:cut], item.text[cut + 1 :]
         there = cut < len(item.text)

@@ -5,7 +5,7 @@ names neither file nor line. The idea: the few words that it takes are known her
 stand.
 
 Who does this for real: Kubernetes' API server checks all that it can before anything is stored. Where we differ: what
-only a node can know (devices, sysctls, security profiles) is left to it. Next file: `miniorch/appfile/dependencies.py`.
+only a node can know (devices, sysctls, security profiles) is left to it. Next file: `miniorch/appfile/placement.py`.
 """
 
 import ipaddress

@@ -20,6 +20,7 @@ from pathlib import Path
 from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
+from miniorch.appfile.placement import Placements
 from miniorch.appfile.places import FolderOf, Places, refuse_name
 from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, Problem, refusal
 from miniorch.appfile.report import Report
@@ -239,8 +240,8 @@ def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profil
     folder_of = FolderOf(files.folders)
     declared = _declared(top, "volume", "volume")
     places = Places(values, declared, _file_sources(top, folder_of), folder_of, implicit=files.version_1)
-    reader = ServiceReader(values, app, places, folder_of, images)
     services = _services(top, files)
+    reader = ServiceReader(values, app, places, Placements(values, services), folder_of, images)
     awake, asleep, known = _by_profile(services, values, profiles)
     keys = {one: Section(values, entry.node, "service", f"services.{one}", f"service {shorten(one)}")
             for one, entry in awake.items()}  # fmt: skip

@@ -15,24 +15,15 @@ from miniorch import spec
 from miniorch.appfile import folder as build_folder
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.options import hinted, image, memory, options
+from miniorch.appfile.placement import Placements, generic_resources, without_expressions
 from miniorch.appfile.places import FolderOf, Places
 from miniorch.appfile.problems import Place
 from miniorch.appfile.values import Section, Values, label_remedy
 from miniorch.appfile.yaml import Entry, Node, shorten
-from miniorch.spec import (
-    Build,
-    HealthCheck,
-    Resources,
-    Restart,
-    RestartPolicy,
-    ServiceSpec,
-    TaskSpec,
-)
+from miniorch.spec import Build, HealthCheck, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
 
 DIGEST_SHOWN = 12
 MAX_COMMAND = 131_072  # Linux takes no longer argument
-# Classic Swarm reads these from a container's environment.
-EXPRESSIONS = ("constraint:", "affinity:", "reschedule:")
 POLICIES = {
     "no": Restart.NEVER, "on-failure": Restart.ON_FAILURE, "always": Restart.ANY, "unless-stopped": Restart.ANY,
     "none": Restart.NEVER, "any": Restart.ANY,
@@ -43,11 +34,18 @@ class ServiceReader:
     """Reads the services of one app. `images` are the replacements of `--image`."""
 
     def __init__(
-        self, values: Values, app: str, places: Places, folder_of: FolderOf, images: Mapping[str, str]
+        self,
+        values: Values,
+        app: str,
+        places: Places,
+        placements: Placements,
+        folder_of: FolderOf,
+        images: Mapping[str, str],
     ) -> None:
         self.values = values
         self.app = app
         self.places = places
+        self.placements = placements
         self.folder_of = folder_of
         self.images = images
         self.unsaid: dict[str, list[str]] = {"restart": [], "init": []}  # key -> services that have another default
@@ -78,8 +76,9 @@ class ServiceReader:
         )
         for item in keys.items("expose"):
             self.values.text(item, keys.named("expose"))
-        ports = self.places.ports(keys)
-        return ServiceSpec(task, self._replicas(keys, deploy), ports, restart=self._restart(keys, deploy, job))
+        ports, placement = self.places.ports(keys), self.placements.read(keys, deploy)
+        restart = self._restart(keys, deploy, job)
+        return ServiceSpec(task, self._replicas(keys, deploy), ports, restart=restart, placement=placement)
 
     # --- what it runs ------------------------------------------------------------------------------------------------
 
@@ -155,11 +154,8 @@ class ServiceReader:
         for item in [node] if node is not None and not isinstance(node.value, list) else keys.items("env_file"):
             found.update(self._env_file(item, keys))
         node = keys.get("environment")
-        own = self.values.pairs(node, keys.named("environment"))
+        own = self.values.pairs(without_expressions(node), keys.named("environment"))
         places = dict(_places(node))
-        for name in [name for name in own if name.startswith(EXPRESSIONS)]:
-            why = f"{name}={shorten(own.pop(name))}: a task goes to the node that has the fewest"
-            keys.note("environment", Verdict.IGNORED, why, places.get(name))
         for name, text in own.items():
             hinted(keys, "environment", text, places.get(name))
         return {**found, **own}
@@ -227,7 +223,8 @@ class ServiceReader:
     def _resources(self, keys: Section, part: Section) -> tuple[Resources, Resources, int]:
         reservations = part.part("reservations", "reservations")
         limits = part.part("limits", "limits")
-        reserved = Resources(reservations.cpus("cpus"), reservations.size("memory") or keys.size("mem_reservation"))
+        memory_reserved = reservations.size("memory") or keys.size("mem_reservation")
+        reserved = Resources(reservations.cpus("cpus"), memory_reserved, generic_resources(reservations))
         limit = Resources(
             limits.cpus("cpus") or keys.cpus("cpus"), memory(limits, "memory") or memory(keys, "mem_limit")
         )

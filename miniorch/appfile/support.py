@@ -46,7 +46,8 @@ Files of version 1 (services at the top), 2 and 3 and of today's specification a
 - Of Swarm's templates, `{{.Service.Name}}`, `{{.Service.ID}}`, `{{.Task.Name}}`, `{{.Task.ID}}`, `{{.Task.Slot}}`,
   `{{.Node.Hostname}}` and `{{.Node.ID}}` are filled in, in `environment` and `hostname`.
 - A volume without a name gets one, so that its data outlives the task.
-- Of classic Swarm, `constraint:` and `affinity:` in the environment are taken out of it, reported, and ignored.
+- Of classic Swarm, `constraint:` and `affinity:` in the environment are taken out of it and are placement rules; so
+  are Swarm mode's below `deploy`, and Marathon's below `x-miniorch`: [scheduling.md](scheduling.md) has all of them.
 """
 
 TITLES = {
@@ -58,6 +59,9 @@ TITLES = {
     "env file": "A file below env_file, in the long form", "limits": "resources: limits",
     "reservations": "resources: reservations", "restart_policy": "deploy: restart_policy",
     "x-miniorch": "x-miniorch: what Compose has no key for",
+    "preferred": "A rule below x-miniorch that is preferred", "placement": "deploy: placement",
+    "preference": "deploy: placement: preferences", "generic resource": "reservations: generic_resources",
+    "discrete resource": "reservations: generic_resources: discrete_resource_spec",
 }  # fmt: skip
 
 

@@ -29,7 +29,9 @@ _HOMES = {
 }  # fmt: skip
 _EXAMPLES = {
     "image": "nginx", "context": "./folder", "test": "exit 0", "service": "web: {image: nginx}",
-    "condition": "service_healthy", "stop_after": "30s",
+    "condition": "service_healthy", "stop_after": "30s", "constraints": "[node.labels.disk == ssd]",
+    "prefer": "node.labels.disk == ssd", "spread": "node.labels.zone", "kind": "gpu",
+    "discrete_resource_spec": "{kind: gpu, value: 1}", "platform": "linux/amd64",
 }  # fmt: skip
 # Words of one key that stand behind another, and the word for it there.
 _SYNONYMS = {

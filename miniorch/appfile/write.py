@@ -8,15 +8,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from miniorch.appfile.placement import EXPRESSIONS
 from miniorch.appfile.read import AppFile
-from miniorch.spec import (
-    ContainerOptions,
-    Mount,
-    Port,
-    Resources,
-    RestartPolicy,
-    ServiceSpec,
-)
+from miniorch.spec import ContainerOptions, Mount, Placement, Port, Resources, RestartPolicy, ServiceSpec
 
 
 def config_text(app: AppFile) -> str:
@@ -35,6 +29,7 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
     task, build, check = spec.task, spec.task.build, spec.task.healthcheck
     words = {"entrypoint": task.entrypoint, "command": task.command}  # an empty one says something, too
     resources = _given({"limits": _amounts(task.limit), "reservations": _amounts(task.reserved)})
+    classic, own = _rules(spec.placement)
     return {
         **_given({
             "image": "" if build else task.image,
@@ -44,7 +39,8 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         }),
         **{key: list(value) for key, value in words.items() if value is not None},
         **_given({
-            "environment": task.environment,
+            "platform": next(iter(spec.placement.platforms), ""),
+            "environment": {**task.environment, **dict.fromkeys(classic)},
             "ports": [_port(port) for port in spec.ports],
             "volumes": [_mount(mount) for mount in task.mounts],
             "healthcheck": check and {
@@ -58,11 +54,22 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
             "networks": _networks(spec),
             "deploy": {
                 "replicas": spec.replicas,
-                **_given({"resources": resources, "restart_policy": _policy(spec.restart)}),
+                **_given({
+                    "resources": resources, "restart_policy": _policy(spec.restart),
+                    "placement": _given({
+                        "preferences": [{"spread": one} for one in spec.placement.spread],
+                        "max_replicas_per_node": spec.placement.max_per_node,
+                    }),
+                }),
             },
         }),
         "stop_grace_period": _seconds(task.stop_grace_seconds),
-        **({"x-miniorch": {"stop_after": _seconds(task.stop_after_seconds)}} if task.stop_after_seconds else {}),
+        **_given({
+            "x-miniorch": _given({
+                "stop_after": task.stop_after_seconds and _seconds(task.stop_after_seconds),
+                "constraints": own, "strategy": spec.placement.strategy,
+            }),
+        }),
         **_options(task.options),
     }  # fmt: skip
 
@@ -72,8 +79,22 @@ def _given(items: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in items.items() if value}
 
 
+def _rules(placement: Placement) -> tuple[list[str], list[Any]]:
+    """Classic Swarm's, which stand in the environment; and all others, each as it was written."""
+    classic, own = [], dict[tuple[str, int], Any]()
+    for rule in placement.constraints:
+        if rule.text.startswith(EXPRESSIONS):
+            classic.append(rule.text.replace("$", "$$"))  # a key, and keys are not escaped below
+            continue
+        words: Any = rule.text[1:-1].split(", ", 2) if rule.text.startswith("[") else rule.text
+        own[rule.text, rule.weight] = {"prefer": words, "weight": rule.weight} if rule.weight else words
+    return classic, list(own.values())
+
+
 def _amounts(amount: Resources) -> dict[str, Any]:
-    return _given({"cpus": amount.cpus and _decimal(amount.cpus), "memory": amount.memory_bytes})
+    pieces = [{"discrete_resource_spec": {"kind": kind, "value": count}} for kind, count in amount.generic.items()]
+    cpus = amount.cpus and _decimal(amount.cpus)
+    return _given({"cpus": cpus, "memory": amount.memory_bytes, "generic_resources": pieces})
 
 
 def _port(port: Port) -> str:

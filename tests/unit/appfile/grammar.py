@@ -58,11 +58,30 @@ mounts = one(
 ulimits = one({"nofile": 1024}, {"core": {"soft": 0, "hard": -1}})
 amounts = st.fixed_dictionaries({}, optional={"cpus": one("0.5", 2, ".25"), "memory": sizes})
 jobs = one({"mode": "replicated-job", "restart_policy": {"max_attempts": 3}})
+rules = one("node.labels.disk == ssd", "node.role!=manager", "node.labels.zone in a, b", "node.ip == 10.0.0.0/8")
+own_rules = one(
+    "service == web", "replicas <= 2 within node.labels.zone", "image not matches /^re$$/", "node.labels.gpu exists",
+    ["zone", "GROUP_BY", 2], ["hostname", "LIKE", "a, b.*"], ["zone", "CLUSTER"], {"prefer": "task == web.1"},
+    {"prefer": ["zone", "UNIQUE"], "weight": 10}, "node.labels.${SET} == ${NONE:-d}",
+)  # fmt: skip
+placements = st.fixed_dictionaries({}, optional={
+    "constraints": st.lists(rules, max_size=2), "max_replicas_per_node": st.integers(0, 3),
+    "preferences": one([{"spread": "node.labels.zone"}, {"spread": "node.labels.rack"}]),
+})  # fmt: skip
+classics = one(
+    ["A=1", "constraint:node!=a", "constraint:node!=b"], {"affinity:container=": "web", "B": "2"},
+    ["affinity:image==~redis*", "reschedule:on-node-failure"], {"constraint:disk=": "=/^ssd$$/"},
+)  # fmt: skip
+generic = one([{"discrete_resource_spec": {"kind": "gpu", "value": 2}}])
 signals = one("SIGINT", "term", 9, "${SIGNAL:-SIGRTMIN+3}")
 VALID: dict[str, SearchStrategy[Any]] = {
     "image": images, "build": one("./here", {"context": "here", "args": {"A": "1"}, "target": "t"}),
     "command": st.one_of(words, one("run 'a b'", None)), "entrypoint": st.one_of(words, one("sh -c x", [])),
-    "environment": pairs, "env_file": one("here.env", ["here.env", {"path": "none.env", "required": False}]),
+    "environment": pairs | classics, "platform": one("linux/amd64", "linux/arm64/v8"),
+    "x-miniorch": st.fixed_dictionaries({}, optional={
+        "constraints": st.lists(own_rules, max_size=2), "affinities": one(["service != web", "task != x"]),
+        "spread": one(["node.labels.zone"]), "strategy": one("spread", "binpack", "random"), "stop_after": durations}),
+    "env_file": one("here.env", ["here.env", {"path": "none.env", "required": False}]),
     "ports": st.lists(ports, max_size=2, unique_by=str), "expose": one([80, "90"]),
     "volumes": st.lists(mounts, max_size=3, unique_by=str), "tmpfs": one("/run", ["/run:size=1m", "/more"]),
     "healthcheck": st.fixed_dictionaries(
@@ -71,7 +90,9 @@ VALID: dict[str, SearchStrategy[Any]] = {
     ),
     "deploy": jobs | st.fixed_dictionaries({}, optional={
         "replicas": st.integers(0, 9), "mode": one("replicated", "global"),
-        "resources": st.fixed_dictionaries({}, optional={"limits": amounts, "reservations": amounts}),
+        "resources": st.fixed_dictionaries({}, optional={
+            "limits": amounts, "reservations": amounts | st.fixed_dictionaries({"generic_resources": generic})}),
+        "placement": placements,
         "restart_policy": st.fixed_dictionaries({}, optional={
             "condition": one("any", "none", "on-failure"), "max_attempts": numbers, "delay": durations}),
     }),

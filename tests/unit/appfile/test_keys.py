@@ -41,7 +41,8 @@ SERVICE = {
     "devices": "devices: [/dev/x]", "extra_hosts": "extra_hosts: ['a:1.1.1.1']", "sysctls": "sysctls: {a: 1}",
     "ulimits": "ulimits: {core: 1}", "shm_size": "shm_size: 1m", "pids_limit": "pids_limit: 5", "cpus": "cpus: 1",
     "mem_limit": "mem_limit: 8m", "mem_reservation": "mem_reservation: 1m",
-    "dockerfile": "build: there\ndockerfile: Other",
+    "dockerfile": "build: there\ndockerfile: Other", "platform": "platform: linux/amd64",
+    "network_mode": "network_mode: service:db", "net": "net: container:db",
 }  # fmt: skip
 PARTS_OF_SERVICE = {
     "build": ("build: {context: there, %s}", {
@@ -64,6 +65,18 @@ PARTS_OF_SERVICE = {
     "dependency": ("depends_on: {db: {%s}}", {"condition": "condition: service_healthy", "required": ""}),
     "network": ("networks: {n: {%s}}", {"aliases": "aliases: [a]"}),
     "file reference": ("secrets: [{source: key, %s}]", {"source": "source: key2", "target": "target: other"}),
+    "x-miniorch": ("x-miniorch: {%s}", {
+        "stop_after": "stop_after: 1s", "constraints": "constraints: [[zone, UNIQUE]]", "strategy": "strategy: binpack",
+        "affinities": "affinities: [service == db]", "spread": "spread: [node.labels.zone]"}),
+    "preferred": ("x-miniorch: {constraints: [{prefer: node.role == worker, %s}]}", {
+        "prefer": "prefer: node.role == manager", "weight": "weight: 7"}),
+    "placement": ("deploy: {placement: {%s}}", {
+        "constraints": "constraints: [node.role == worker]", "max_replicas_per_node": "max_replicas_per_node: 2"}),
+    "preference": ("deploy: {placement: {preferences: [{spread: node.role, %s}]}}", {
+        "spread": "spread: node.labels.zone"}),
+    "discrete resource": (
+        "deploy: {resources: {reservations: {generic_resources: [{discrete_resource_spec: {kind: g, value: 1, %s}}]}}}",
+        {"kind": "kind: disk", "value": "value: 2"}),
     "extends": ("extends: {service: rich, %s}", {"service": "service: db", "file": "file: more.yml"}),
     "env file": ("env_file: [{path: a.env, %s}]", {"path": "path: b.env", "required": ""}),
 }  # fmt: skip

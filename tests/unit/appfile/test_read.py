@@ -193,20 +193,6 @@ services:
     }  # fmt: skip
 
 
-def test_classic_swarms_expressions_are_taken_out_of_the_environment_and_reported(tmp_path: Path) -> None:
-    for lines in (
-        "environment: ['constraint:storage==ssd', 'affinity:container!=db', A=1]",
-        "environment: {'constraint:storage': '=ssd', 'affinity:container!': db, A: 1}",
-    ):
-        app = read(tmp_path, "services:\n  web:\n    image: x\n    " + lines)
-        assert app.spec.services["web"].task.environment == {"A": "1"}
-        ignored = [(row.place.line, row.why) for row in app.report.rows.values() if row.verdict == "ignored"]
-        assert ignored == [
-            (4, "constraint:storage==ssd: a task goes to the node that has the fewest"),
-            (4, "affinity:container!=db: a task goes to the node that has the fewest"),
-        ]
-
-
 def test_commands_are_lists_or_split_like_a_shell_would(tmp_path: Path) -> None:
     spec = web(tmp_path, "command: run 'a b' --port 80\nentrypoint: [sh, -c, 'x y']")
     assert spec.command == ("run", "a b", "--port", "80")
