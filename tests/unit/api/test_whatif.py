@@ -1,0 +1,180 @@
+"""Questions about what has not happened, answered by the controllers themselves on a copy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from miniorch.api.whatif import Move, NewNode, Question, places, standing, what_if
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.rehearsal import Rehearsal
+from miniorch.errors import NotFound, UsageError
+from miniorch.model import Node, Service, TaskState
+from miniorch.spec import Condition, Mount, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
+
+T0 = 1_000.0
+GIB = 1 << 30
+NODES = [
+    Node("n1", "", "", Resources(4.0, 4 * GIB), labels={"zone": "a"}),
+    Node("n2", "", "", Resources(4.0, 4 * GIB), labels={"zone": "b"}),
+    Node("n3", "", "", Resources(4.0, 4 * GIB), labels={"zone": "b"}),
+]
+WEB = Service("shop", "web", ServiceSpec(TaskSpec("web", reserved=Resources(1.0)), 4), "10.201.0.1")
+DB = Service("shop", "db", ServiceSpec(TaskSpec("db", mounts=(Mount("data", "/data"),))), "10.201.0.2")
+
+
+def settled(*edits: object, nodes: Sequence[Node] = tuple(NODES)) -> Cache:
+    """A cluster in which everything that was asked for runs: db on n2 with its volume, web on n1, n2, n3 and n1."""
+
+    async def go() -> Cache:
+        rehearsal = Rehearsal(Cache.holding(*nodes), edits or (WEB, DB), T0)
+        await rehearsal.settle()
+        return rehearsal.cache
+
+    return asyncio.run(go())
+
+
+def ask(cache: Cache, **question: Any) -> dict[str, Any]:
+    return asyncio.run(what_if(Question(**question), cache, T0))
+
+
+def on(cache: Cache) -> dict[str, str]:
+    return {task.name: task.node for task in cache.tasks.values()}
+
+
+def test_the_copy_comes_to_rest_where_the_cluster_would() -> None:
+    cache = settled()
+    assert on(cache) == {"db.1": "n2", "web.1": "n1", "web.2": "n2", "web.3": "n3", "web.4": "n1"}
+    assert {task.status.state for task in cache.tasks.values()} == {TaskState.RUNNING}
+
+
+def test_a_question_changes_nothing() -> None:
+    cache = settled()
+    before = dict(cache.tasks), dict(cache.nodes), cache.revision
+    ask(cache, kill=("n1",), strategy="binpack")
+    assert (dict(cache.tasks), dict(cache.nodes), cache.revision) == before
+
+
+def test_tasks_of_a_killed_node_move_and_nothing_else_does() -> None:
+    answer = ask(settled(), kill=("n1",))
+    assert answer["moves"] == [Move("shop/web.1", "n1", "n3"), Move("shop/web.4", "n1", "n2")]
+    assert (answer["lost"], answer["waiting"], answer["dark"]) == (["n1"], [], [])
+
+
+def test_a_task_whose_volume_is_lost_waits_and_its_service_is_dark() -> None:
+    answer = ask(settled(), kill=("n2",))
+    assert answer["waiting"] == [Move("shop/db.1", "n2", "", "its volume shop/data lies on n2")]
+    assert answer["dark"] == ["shop/db"]
+
+
+def test_what_does_not_fit_elsewhere_says_why_it_waits() -> None:
+    full = replace(WEB, spec=replace(WEB.spec, replicas=12))
+    answer = ask(settled(full), kill=("n1",))
+    assert [move.task for move in answer["waiting"]] == ["shop/web.1", "shop/web.4", "shop/web.7", "shop/web.10"]
+    assert "wants 1 CPU, 0 of 4 free" in answer["waiting"][0].why
+
+
+def test_a_drained_node_is_emptied_but_for_what_has_its_volume_there() -> None:
+    answer = ask(settled(), drain=("n2",))
+    assert answer["moves"] == [Move("shop/web.2", "n2", "n3")]
+    assert (answer["lost"], answer["waiting"], answer["dark"]) == ([], [], [])
+
+
+def test_all_nodes_with_a_label_are_lost_and_a_new_one_takes_over() -> None:
+    one = NewNode(8.0, 8 * GIB, {"zone": "c"})
+    answer = ask(settled(), lose=("zone=b",), add=(one,))
+    assert answer["lost"] == ["n2", "n3"]
+    assert {move.task: move.after for move in answer["moves"]} == {"shop/web.2": "new1", "shop/web.3": "new1"}
+
+
+def test_a_new_node_takes_what_waits_and_moves_nothing() -> None:
+    full = replace(WEB, spec=replace(WEB.spec, replicas=13))
+    answer = ask(settled(full), add=(NewNode(1.0, GIB),))
+    assert answer["moves"] == [Move("shop/web.13", "", "new1")]
+
+
+def test_another_strategy_places_everything_anew() -> None:
+    answer = ask(settled(WEB), strategy="binpack")
+    assert {move.after for move in answer["moves"]} == {"n1"}
+    assert ask(settled(), strategy="spread")["moves"] == []
+
+
+def test_a_node_that_is_lost_and_drained_is_lost() -> None:
+    assert ask(settled(), kill=("n2",), drain=("n2",)) == ask(settled(), kill=("n2",))
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"kill": ("n9",)}, "there is no node n9"),
+        ({"drain": ("n9",)}, "there is no node n9"),
+        ({"lose": ("zone=x",)}, "no node has the label zone=x"),
+        ({"lose": ("zone",)}, "no node has the label zone"),
+        ({"strategy": "spred"}, "no strategy is called 'spred'"),
+        ({"add": (NewNode(1.0, GIB),) * 101}, "at most 100 nodes can be added, not 101"),
+        ({"add": (NewNode(-1.0, GIB),)}, "a new node has no processor or no memory"),
+        ({"add": (NewNode(1.0, GIB, {"resource.gpu": "x"}),)}, "is no number of resources"),
+    ],
+)
+def test_wrong_questions_are_refused(question: dict[str, Any], message: str) -> None:
+    with pytest.raises((NotFound, UsageError), match=message):
+        ask(settled(), **question)
+
+
+def planned(cache: Cache, *edits: object) -> list[Move]:
+    return asyncio.run(places("shop", edits, cache, T0))
+
+
+def test_plan_names_the_place_of_each_new_task_also_of_one_that_is_replaced_where_it_is() -> None:
+    newer = replace(WEB, spec=replace(WEB.spec, task=replace(WEB.spec.task, image="web:2"), replicas=5))
+    moves = planned(settled(), newer)
+    assert [(move.task, move.before, move.after) for move in moves] == [
+        ("shop/web.1", "n1", "n1"),
+        ("shop/web.2", "n2", "n2"),
+        ("shop/web.3", "n3", "n3"),
+        ("shop/web.4", "n1", "n1"),
+        ("shop/web.5", "", "n3"),
+    ]
+
+
+def test_plan_waits_for_jobs_and_dependencies_as_the_cluster_would() -> None:
+    job = ServiceSpec(TaskSpec("setup"), restart=RestartPolicy(Restart.ON_FAILURE))
+    web = replace(WEB, spec=replace(WEB.spec, depends_on={"setup": Condition.COMPLETED}, replicas=1))
+    moves = planned(settled(DB), web, Service("shop", "setup", job, "10.201.0.3"))
+    assert [(move.task, move.after) for move in moves] == [("shop/web.1", "n2")]
+
+
+def test_plan_says_why_a_task_would_have_no_place() -> None:
+    huge = replace(WEB, spec=ServiceSpec(TaskSpec("web", reserved=Resources(5.0))))
+    assert "wants 5 CPUs, 4 of 4 free" in planned(settled(DB), huge)[0].why
+
+
+def reasons(cache: Cache, app: str = "") -> list[tuple[str, str]]:
+    return [(one.service, one.why) for one in asyncio.run(standing(app, cache, T0))]
+
+
+def test_an_app_with_room_and_replicas_survives_the_loss_of_any_node() -> None:
+    assert reasons(settled(WEB)) == []
+
+
+def test_what_would_not_survive_is_named_with_its_reason() -> None:
+    assert reasons(settled()) == [
+        ("shop/db", "runs on n2 alone"),
+        ("shop/db", "shop/db.1 would wait without n2: its volume shop/data lies on n2"),
+    ]
+    assert reasons(settled(), "other") == []
+
+
+def test_the_only_node_is_reason_enough() -> None:
+    assert reasons(settled(WEB, nodes=NODES[:1])) == [("shop/web", "n1 is the only node")]
+
+
+def test_a_full_cluster_does_not_survive() -> None:
+    full = replace(WEB, spec=replace(WEB.spec, replicas=12))
+    assert ("shop/web", "shop/web.1 would wait without n1: no node fits (3 looked at)") in [
+        (service, why.partition(")")[0] + ")") for service, why in reasons(settled(full))
+    ]
