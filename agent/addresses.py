@@ -9,6 +9,7 @@ Who does this for real: AWS's VPC CNI lets freed addresses cool down for 30 s. W
 the containers' labels and the tasks' statuses say it. Next file: `agent/health.py`.
 """
 
+import functools
 import ipaddress
 from collections.abc import Collection, Mapping
 
@@ -25,7 +26,7 @@ def choose(subnet: str, taken: Collection[str], freed: Mapping[str, float], last
     one that has rested longest is given: a stale DNS answer for a moment is better than no task. Raises a temporary
     `EngineError` when all are taken.
     """
-    hosts = [str(host) for host in ipaddress.ip_network(subnet).hosts()][1:]  # [0] is the node's own
+    hosts = _hosts(subnet)
     start = hosts.index(last) + 1 if last in hosts else 0
     free = [address for address in hosts[start:] + hosts[:start] if address not in taken]
     rested = [address for address in free if now - freed.get(address, now - REST_SECONDS) >= REST_SECONDS]
@@ -34,3 +35,8 @@ def choose(subnet: str, taken: Collection[str], freed: Mapping[str, float], last
     if free:
         return min(free, key=lambda address: freed[address])
     raise EngineError(f"all {len(hosts)} addresses of this node's subnet {subnet} are in use", temporary=True)
+
+
+@functools.lru_cache
+def _hosts(subnet: str) -> list[str]:
+    return [str(host) for host in ipaddress.ip_network(subnet).hosts()][1:]  # [0] is the node's own

@@ -26,6 +26,7 @@ from agent.peers import Peers
 from agent.probes import Probes
 from agent.reconcile import Known, plan
 from agent.report import Reporter
+from agent.stock import Stock
 from agent.volumes import to_remove
 from miniorch.client import RECONNECT_SECONDS, Snapshot, Transport, mirror
 from miniorch.clock import Clock
@@ -66,7 +67,8 @@ class Agent:
     ) -> None:
         """`beats` is a transport for heartbeats that gives up sooner than others."""
         self._transport = transport
-        self._contact = Contact(beats or transport, node_name, ingress, clock, chance)
+        self._stock = Stock(engine)
+        self._contact = Contact(beats or transport, node_name, ingress, self._stock, clock, chance)
         self._engine = engine
         self._ingress = ingress
         self._name = node_name
@@ -107,6 +109,7 @@ class Agent:
             lambda: self._follow(Volume, f"node={self._name}", self._heard_volumes),
             lambda: self._follow(Endpoints, f"node={self._name}", self._heard_endpoints),
             self._direct_traffic,
+            self._stock.run,
             self._work,
         ]
         if self._peers is not None:
@@ -144,9 +147,9 @@ class Agent:
     async def _register(self) -> None:
         info = await self._engine.info()
         body = {"capacity": info.capacity, "engine": info.name, "avx": self._avx, "platform": info.platform}
-        body["address"] = self._address
+        body |= {"address": self._address, "labels": info.labels, "images": await self._stock.look()}
         node = from_plain(Node, await self._transport.request("POST", f"/v1/nodes/{self._name}/register", body))
-        await self._engine.use_network(node.subnet, node.pool_address)
+        await self._engine.use_network(node.subnet)
         self._executor.node = node
         log.info("node %s registered: %s, subnet %s", node.name, info.name, node.subnet)
 
@@ -212,8 +215,9 @@ class Agent:
                 if self._endpoints is not None:
                     known = self._endpoints
                     await self._ingress.apply([known.items[key] for key in sorted(known.items)])
-                    body = {"component": "agent", "revision": known.revision}
-                    await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
+                    if any(one.draining for one in known.items.values()):
+                        body = {"component": "agent", "revision": known.revision}
+                        await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
                     if await self._contact.has_news():
                         await self._contact.beat(self._engine_trouble)
                 self._complain("published ports", "")
@@ -370,9 +374,10 @@ class Agent:
         self._workers.pop(key, None)
         self._doing.pop(key, None)
         if isinstance(action, Stop):
-            # Only a list that begins from now on shows how it ended.
-            self._settling[key] = self._lists + 1
+            self._settling[key] = self._lists + 1  # only a list that begins from now on shows how it ended
         self._look(stale=not isinstance(action, FetchImage | Create | Conclude))
+        if isinstance(action, FetchImage):
+            self._stock.has_changed()
 
     def _failed(self, key: str, action: Action | None, error: EngineError) -> None:
         log.warning("%s: %s", action.describe() if action else key, error.message)

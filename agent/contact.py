@@ -8,8 +8,10 @@ while its node is cut off counts anew, and hears of its tasks only when it is no
 """
 
 import random
+from typing import Any
 
 from agent.ingress import Ingress
+from agent.stock import Stock
 from miniorch.client import Transport
 from miniorch.clock import Clock
 
@@ -21,10 +23,13 @@ EARLIEST = 0.8  # of the time between two: a thousand nodes that start together 
 class Contact:
     """The heartbeats of one node."""
 
-    def __init__(self, transport: Transport, node: str, ingress: Ingress, clock: Clock, chance: random.Random) -> None:
+    def __init__(
+        self, transport: Transport, node: str, ingress: Ingress, stock: Stock, clock: Clock, chance: random.Random
+    ) -> None:
         self._transport = transport
         self._node = node
         self._ingress = ingress
+        self._stock = stock
         self._clock = clock
         self._chance = chance
         self._every = HEARTBEAT_SECONDS
@@ -40,10 +45,13 @@ class Contact:
         began = self._clock.monotonic()
         self._said_held = held = dict(await self._ingress.ports_in_use())
         ports = {str(port): held[port] for port in sorted(held)}
-        body = {"ready": not trouble, "message": trouble, "ports_in_use": ports}
+        body: dict[str, Any] = {"ready": not trouble, "message": trouble, "ports_in_use": ports}
+        if (images := self._stock.names) != self._stock.told:
+            body["images"] = images
         answer = await self._transport.request("POST", f"/v1/nodes/{self._node}/heartbeat", body)
         self._every = answer.get("next_in_seconds", HEARTBEAT_SECONDS)
         self._answered = began
+        self._stock.told = images
         return self.pause(self._clock.monotonic() - began)
 
     def pause(self, gone_seconds: float) -> float:

@@ -39,6 +39,7 @@ from miniorch.spec import Build, ContainerOptions, Resources
 
 DRIVER = "miniorch"
 ADDRESS_LABEL = "miniorch.address"
+TIDY_SECONDS = 60.0
 INSPECT_SECONDS = 5.0
 NAME_TRIES = 20
 UNDO_TRIES, UNDO_PAUSE_SECONDS = 40, 0.25
@@ -69,7 +70,8 @@ class DockerEngine:
             cpus = float(os.environ.get("MINIORCH_CPUS") or info["NCPU"])
             memory_bytes = int(os.environ.get("MINIORCH_MEMORY_BYTES") or info["MemTotal"])
             capacity = Resources(cpus, memory_bytes)
-            return EngineInfo(f"Docker {info['ServerVersion']}", capacity, f"{version['Os']}/{version['Arch']}")
+            labels = dict(label.partition("=")[::2] for label in info.get("Labels") or ())
+            return EngineInfo(f"Docker {info['ServerVersion']}", capacity, f"{version['Os']}/{version['Arch']}", labels)
 
         return await self._docker.call(self._docker.waiting, ask)
 
@@ -103,6 +105,9 @@ class DockerEngine:
 
     # ---- images ----
 
+    async def image_names(self) -> list[str]:
+        return await self.images.names()
+
     async def pull(self, image: str, progress: Progress) -> str:
         return await self.images.pull(image, progress)
 
@@ -123,11 +128,11 @@ class DockerEngine:
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
             mem_limit=spec.limit.memory_bytes or None,
             nano_cpus=int(spec.limit.cpus * 1e9) or None,
-            network_mode=NETWORK,
+            network_mode=self._network.id,
             restart_policy={"Name": "no"},  # the orchestrator restarts, with back-off
         )
-        options = {"miniorch.task": spec.task, "miniorch.networks": spec.networks}
-        endpoint = api.create_endpoint_config(ipv4_address=spec.address, driver_opt=options)
+        options = {ADDRESS_LABEL: spec.address, "miniorch.task": spec.task, "miniorch.networks": spec.networks}
+        endpoint = api.create_endpoint_config(driver_opt=options)
         try:
             return str(
                 api.create_container(
@@ -174,10 +179,19 @@ class DockerEngine:
             self._docker.client().start(container)
         except APIError as error:
             said = said_by(error)
-            if again and ("Address already in use" in said or "already exists in network" in said):
+            if again and "already exists in network" in said:
                 self._network.free_stuck_endpoints()
                 return self._start(container, again=False)
             raise (start_error(said) or error) from None
+
+    async def keep_tidy(self) -> None:
+        """Free what got stuck, for ever. Docker keeps the endpoint of a container that is removed while net is away and
+        dockerd has not spoken to it since its own start.
+        """
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            with contextlib.suppress(EngineError):
+                await self._docker.call(self._docker.waiting, self._network.free_stuck_endpoints)
 
     async def stop(self, container: str, grace_seconds: float) -> None:
         def stop() -> None:
@@ -267,8 +281,8 @@ class DockerEngine:
 
     # ---- the node's network ----
 
-    async def use_network(self, subnet: str, gateway: str) -> None:
-        self._network.subnet, self._network.gateway = subnet, gateway
+    async def use_network(self, subnet: str) -> None:
+        self._network.subnet = subnet
         await self._docker.call(self._docker.making, self._network.make)
 
     async def undo(self) -> int:

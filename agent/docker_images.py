@@ -31,6 +31,14 @@ class DockerImages:
     async def find(self, image: str) -> str:
         return await self._docker.call(self._docker.waiting, lambda: self._id_of(image))
 
+    async def names(self) -> list[str]:
+        def ask() -> list[str]:
+            newest = sorted(self._docker.client().images(), key=lambda image: -image["Created"])
+            named = (name for image in newest for name in image["RepoTags"] or ())
+            return [name for name in named if "<none>" not in name]
+
+        return await self._docker.call(self._docker.waiting, ask)
+
     async def pull(self, image: str, progress: Progress) -> str:
         async with self._lock(image):
             return await self._with_progress(progress, lambda tell: self._pull(image, tell))

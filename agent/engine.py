@@ -29,6 +29,7 @@ class EngineInfo:
     name: str  # "Docker 20.10.24"
     capacity: Resources
     platform: str = ""  # "linux/amd64"
+    labels: Mapping[str, str] = field(default_factory=dict)  # the engine's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,14 @@ class Engine(Protocol):
 
     async def info(self) -> EngineInfo: ...
 
-    async def use_network(self, subnet: str, gateway: str) -> None:
+    async def use_network(self, subnet: str) -> None:
         """The node's share of the container pool: containers made from now on get their address in it."""
 
     async def containers(self) -> list[Container]:
         """Every container that carries a task label, running or not."""
+
+    async def image_names(self) -> list[str]:
+        """Every name of every image that is here, those of the newest images first."""
 
     async def pull(self, image: str, progress: Progress) -> str:
         """The id of an image; fetches it when it is not there. The error says what was tried."""

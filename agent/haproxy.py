@@ -48,11 +48,10 @@ class HAProxy:
 
     async def apply(self, endpoints: Sequence[Endpoints]) -> None:
         async with self._lock:
-            held = self._look()
-            wanted = frontends(endpoints, held)
-            text = config(wanted, str(self._run), _user())
-            if not wanted and not self._file.exists():
+            if not any(service.ports for service in endpoints) and not self._file.exists():
                 return
+            wanted = frontends(endpoints, self._look())
+            text = config(wanted, str(self._run), _user())
             master = self._master()
             if not wanted:
                 await self.end()

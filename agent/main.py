@@ -31,12 +31,14 @@ from agent.inside import Inside
 from agent.network import look
 from agent.peers import Peers
 from agent.renewal import keep_certificate
-from miniorch.certificates import read_certificate
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, transport_to
+from agent.servers import keep_servers
+from miniorch.certificates import own_certificate
 from miniorch.clock import SystemClock, unseeded
 from miniorch.errors import MiniorchError
-from miniorch.identity import AGENT_PORT, CERTIFICATE_FILE, has_identity
+from miniorch.identity import AGENT_PORT, has_identity
 from miniorch.listener import QuietServer, listen, listen_at, take_lock, until_told_to_end
+from miniorch.servers import transport_to
+from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY
 
 log = logging.getLogger("agent")
 
@@ -67,11 +69,13 @@ async def serve(node: str, servers: Sequence[str]) -> None:
     )
     acting: asyncio.Task[Any] = asyncio.create_task(agent.run(), name="agent")
     stopping: asyncio.Task[Any] = asyncio.create_task(until_told_to_end().wait(), name="stop")
-    tasks = [serving, acting, stopping]
+    tidying: asyncio.Task[Any] = asyncio.create_task(engine.keep_tidy(), name="stuck endpoints")
+    tasks = [serving, acting, stopping, tidying]
     if admission is not None:
         tasks.append(asyncio.create_task(admission.follow(transport_to(servers)), name="members"))
         renewing = keep_certificate(state, transport_to(servers), SystemClock(), unseeded())
         tasks.append(asyncio.create_task(renewing, name="certificate"))
+        tasks.append(asyncio.create_task(keep_servers(state, node, transport_to(servers)), name="servers"))
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     failure = acting.exception() if acting.done() else None
     for task in tasks:
@@ -92,7 +96,7 @@ def leave() -> NoReturn:
 
 def own_address(state: Path) -> str:
     """Where other machines reach this one, as its certificate says; "" without one."""
-    return read_certificate((state / CERTIFICATE_FILE).read_bytes()).address if has_identity(state) else ""
+    return own_certificate(state).address if has_identity(state) else ""
 
 
 def has_avx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

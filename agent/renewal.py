@@ -14,7 +14,7 @@ import random
 from pathlib import Path
 
 from miniorch.authority import write_private
-from miniorch.certificates import Subject, read_certificate, request_for
+from miniorch.certificates import Subject, own_certificate, request_for
 from miniorch.client import Transport
 from miniorch.clock import Clock
 from miniorch.errors import MiniorchError
@@ -37,7 +37,7 @@ async def keep_certificate(folder: Path, transport: Transport, clock: Clock, cha
     share = chance.uniform(EARLIEST, LATEST)
     while True:
         try:
-            own = read_certificate((folder / CERTIFICATE_FILE).read_bytes())
+            own = own_certificate(folder)
             wait = due(own, share) - clock.now()
             if wait <= 0:
                 await renew(folder, own, transport)

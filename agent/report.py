@@ -39,7 +39,7 @@ class Reporter:
     def newest(self, task: Task) -> Task:
         """The task with the newest status known: ours, unless the server's is further in life."""
         own = self._newest.get(task.id)
-        if own is None or task.status.state.order > own.state.order:
+        if own is None or own == task.status or task.status.state.order > own.state.order:
             return task
         return replace(task, status=own)
 

@@ -46,6 +46,9 @@ class Wiring(Protocol):
     def unwire(self, endpoint: str) -> None:
         """Remove it, if it is there."""
 
+    def holds(self, endpoint: str) -> bool:
+        """Whether a container has the pair's other end now. Does not block."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -63,14 +66,19 @@ class EndpointNotes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._by_address = {note.address: note for note in self.all()}
+        self._by_id = {note.id: note for note in self.all()}
+        self._by_address = {note.address: note for note in self._by_id.values()}
+
+    def wired(self) -> list[Endpoint]:
+        """All that this process knows of: what `all` would read, unless another process has written."""
+        return list(self._by_id.values())
 
     def at(self, address: str) -> Endpoint | None:
         """The container of this node with an address."""
         return self._by_address.get(address)
 
     def write(self, endpoint: Endpoint) -> None:
-        self._by_address[endpoint.address] = endpoint
+        self._by_id[endpoint.id] = self._by_address[endpoint.address] = endpoint
         path = self._folder / endpoint.id
         fresh = path.with_suffix(".new")
         fresh.write_bytes(encode(endpoint))
@@ -83,9 +91,9 @@ class EndpointNotes:
             return None
 
     def remove(self, endpoint: str) -> None:
-        note = self.read(endpoint)
-        if note is not None:
-            self._by_address.pop(note.address, None)
+        note = self._by_id.pop(endpoint, None)
+        if note is not None and self._by_address.get(note.address) is note:
+            del self._by_address[note.address]
         (self._folder / endpoint).unlink(missing_ok=True)
 
     def all(self) -> list[Endpoint]:
@@ -147,12 +155,20 @@ class Driver:
         """Note the address. Nothing else: Docker makes the next container wait for the end of this call."""
         endpoint, options = _endpoint_id(request), request.get("Options") or {}
         _refuse_ports(options)
-        address = (request.get("Interface") or {}).get("Address")
-        if not address:
-            raise MiniorchError("a network of the driver miniorch needs an IPv4 subnet: docker network create --subnet")
+        given = (request.get("Interface") or {}).get("Address")  # by Docker: a network that somebody made by hand
+        wanted = given or options.get("miniorch.address")
+        if not wanted:
+            raise MiniorchError(
+                "a container by hand needs a network with an IPv4 subnet",
+                remedy="docker network create --driver miniorch --subnet ...",
+            )
+        address = str(IPv4Interface(wanted).ip)
+        holder = self._notes.at(address)
+        if holder is not None and holder.id != endpoint and self._wiring.holds(holder.id):
+            raise MiniorchError(f"the address {address} is in use by {holder.task or f'endpoint {holder.id[:8]}'}")
         task, networks = str(options.get("miniorch.task", "")), str(options.get("miniorch.networks", ""))
-        self._notes.write(Endpoint(endpoint, str(IPv4Interface(address).ip), task, networks))
-        return {"Interface": {}}  # the address stays as it is, the kernel chooses a MAC
+        self._notes.write(Endpoint(endpoint, address, task, networks))
+        return {"Interface": {} if given else {"Address": f"{address}/32"}}  # the kernel chooses a MAC
 
     async def join(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make the device and tell Docker how to set it up inside."""

@@ -17,6 +17,7 @@ Methods block for some milliseconds and are thread-safe. Each line says which co
 import contextlib
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -163,6 +164,10 @@ class Kernel:
         with _netlink() as ip:
             _delete(ip, outer_name(endpoint))  # ip link delete mo...
 
+    def holds(self, endpoint: str) -> bool:
+        """Whether the pair is there and its inner end is not: a container has it."""
+        return _exists(outer_name(endpoint)) and not _exists(inner_name(endpoint))
+
     def devices(self) -> set[str]:
         """Names of our devices in the node's own namespace."""
         with _netlink() as ip:
@@ -227,6 +232,12 @@ def _netlink() -> Iterator[Any]:
             yield ip
     except NetlinkError as error:
         raise MiniorchError(f"the kernel refused a change of the network: {error}") from None
+
+
+def _exists(device: str) -> bool:
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(device) > 0
+    return False
 
 
 def _delete(ip: Any, name: str) -> None:

@@ -18,16 +18,18 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, Transport, mirror, transport_to
+from miniorch.client import Transport, mirror
 from miniorch.clock import SystemClock
 from miniorch.codec import decode, encode
 from miniorch.errors import Conflict, MiniorchError
 from miniorch.listener import QuietServer, listen, take_lock, until_told_to_end
 from miniorch.model import Cluster, Endpoints, Node
+from miniorch.servers import transport_to
+from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY
 from netplugin.check import ask, check
 from netplugin.dns import Answerer
 from netplugin.driver import Driver, Endpoint, EndpointNotes, Wiring
@@ -35,12 +37,16 @@ from netplugin.isolation import admission
 from netplugin.kernel import Kernel
 from netplugin.known import Known, learn, load, save
 from netplugin.resolve import PORT, Service, Upstream
+from netplugin.standin import stand_in
 from netplugin.topology import TABLE, Topology, topology
 from netplugin.trace import Question, look
 
 PLUGIN_SOCKET = Path("/run/docker/plugins/miniorch.sock")
 AGAIN_SECONDS = 60.0  # how often everything is looked at without a reason
 RETRY_SECONDS = 1.0
+GATHER_SECONDS = 0.2  # between two looks at most: what comes in a burst is applied together
+SWEEP_SECONDS = 30.0
+BEAT_SECONDS = 3.0  # until another server is asked
 
 
 def log(message: str) -> None:
@@ -74,6 +80,7 @@ class Net:
         self.applied_revision = -1
         self.dns: Service | None = None
         self._said = ""
+        self._sweep_at = 0.0
         self._ruling = asyncio.Lock()  # held from a look at what is known until the kernel holds it
 
     async def run(self, plugin: socket.socket) -> None:
@@ -125,6 +132,7 @@ class Net:
             try:
                 await self.apply(self.known)
                 self.say("")
+                await asyncio.sleep(GATHER_SECONDS)
             except (MiniorchError, OSError, ValueError) as error:
                 self.say(f"could not apply the endpoints of revision {self.known.revision}: {error}")
                 pause = RETRY_SECONDS
@@ -146,18 +154,26 @@ class Net:
             self.dns = await self.listen(Service(own, answerer, Upstream()))
         self.dns.answerer = answerer
         save(self.file, known)
-        for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.all()]):
-            log(f"removed the device {device}, which no container uses")
+        await self.sweep()
         if known.revision >= 0:
             self.applied_revision = known.revision
-            self.applied.set()
+            if any(one.draining for one in known.endpoints):
+                self.applied.set()
+
+    async def sweep(self) -> None:
+        """Remove devices that no container uses, if the last look was long ago."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.wired()]):
+                log(f"removed the device {device}, which no container uses")
 
     async def rule(self, known: Known) -> None:
         """Make the kernel hold all that is known."""
         assert known.cluster is not None
         assert known.node is not None
         async with self._ruling:
-            wired = self.notes.all()
+            wired = self.notes.wired()
             wanted = topology(known.cluster, known.node, known.endpoints, known.peers, wired)
             await asyncio.to_thread(self.kernel.apply, wanted)
 
@@ -189,17 +205,19 @@ class Net:
         self._said = message
 
 
-async def serve(node: str, transport: Transport) -> None:
+async def serve(node: str, servers: Sequence[str]) -> None:
     """Run until SIGTERM or SIGINT. The data path stays."""
     plugin = listen(PLUGIN_SOCKET, 0o600)
     log(f"node {node}: Docker finds the network driver at {PLUGIN_SOCKET}")
-    net = Net(node, transport, Kernel(SystemClock()), Path(RUN_DIRECTORY), Path(STATE_DIRECTORY))
+    clock, beats = SystemClock(), transport_to(servers, timeout_seconds=BEAT_SECONDS)
+    net = Net(node, transport_to(servers), Kernel(clock), Path(RUN_DIRECTORY), Path(STATE_DIRECTORY))
     running = asyncio.create_task(net.run(plugin), name="net")
     told = asyncio.create_task(until_told_to_end().wait(), name="signals")
-    await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
-    for task in (running, told):
+    standing = asyncio.create_task(stand_in(node, Path(RUN_DIRECTORY) / "agent.sock", beats, clock), name="stand-in")
+    await asyncio.wait([running, told, standing], return_when=asyncio.FIRST_COMPLETED)
+    for task in (running, told, standing):
         task.cancel()
-    await asyncio.gather(told, return_exceptions=True)
+    await asyncio.gather(told, standing, return_exceptions=True)
     with contextlib.suppress(asyncio.CancelledError):
         await running  # raises what ended it
     log("ended; containers keep their network")
@@ -251,7 +269,7 @@ def main() -> int:
         if options.undo:
             undo()
         else:
-            asyncio.run(serve(options.node, transport_to(options.server)))
+            asyncio.run(serve(options.node, options.server))
         os.close(lock)
     except MiniorchError as error:
         log(f"{error.message}{f' ({error.remedy})' if error.remedy else ''}")

@@ -118,6 +118,15 @@ def guard(wanted: Overlay | None) -> list[str]:
         "        type filter hook forward priority -10; policy accept;",
         f"        ip daddr @peers udp dport {PORT} drop",
         "    }",
+        # Each connection inside is tracked. To track the tunnel as well costs every packet two looks more, for nothing.
+        "    chain tunnel_in {",
+        "        type filter hook prerouting priority -300; policy accept;",
+        f"        ip saddr @peers udp dport {PORT} notrack",
+        "    }",
+        "    chain tunnel_out {",
+        "        type filter hook output priority -300; policy accept;",
+        f"        ip daddr @peers udp dport {PORT} notrack",
+        "    }",
     ]
 
 

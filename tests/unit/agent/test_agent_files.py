@@ -11,18 +11,15 @@ from agent.files import NodeFiles
 from miniorch.errors import EngineError
 
 
-def test_volume_outlives_everything_but_its_removal(tmp_path: Path) -> None:
-    async def story() -> None:
-        files = NodeFiles(tmp_path)
-        folder = Path(await files.make_volume("chat/data"))
-        (folder / "kept").write_text("x")
-        assert Path(await NodeFiles(tmp_path).make_volume("chat/data")) == folder
-        assert (folder / "kept").exists()
-        await files.remove_volume("chat/data")
-        await files.remove_volume("chat/data")
-        assert list((tmp_path / "volumes").iterdir()) == []
-
-    asyncio.run(story())
+async def test_volume_outlives_everything_but_its_removal(tmp_path: Path) -> None:
+    files = NodeFiles(tmp_path)
+    folder = Path(await files.make_volume("chat/data"))
+    (folder / "kept").write_text("x")
+    assert Path(await NodeFiles(tmp_path).make_volume("chat/data")) == folder
+    assert (folder / "kept").exists()
+    await files.remove_volume("chat/data")
+    await files.remove_volume("chat/data")
+    assert list((tmp_path / "volumes").iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["../etc", "chat/..", "chat/a/b", "chat/", "/etc/x"])
@@ -31,16 +28,13 @@ def test_volume_never_leaves_its_folder(tmp_path: Path, key: str) -> None:
         asyncio.run(NodeFiles(tmp_path).remove_volume(key))
 
 
-def test_resolver_file_is_rewritten_in_place(tmp_path: Path) -> None:
-    async def story() -> None:
-        files = NodeFiles(tmp_path)
-        path = Path(await files.make_task("t1", "one"))
-        inode = path.stat().st_ino
-        assert await files.make_task("t1", "two") == str(path)
-        assert (path.read_text(), path.stat().st_ino) == ("two", inode)
-        assert await files.tasks() == ["t1"]
-        await files.remove_task("t1")
-        await files.remove_task("t1")
-        assert await files.tasks() == []
-
-    asyncio.run(story())
+async def test_resolver_file_is_rewritten_in_place(tmp_path: Path) -> None:
+    files = NodeFiles(tmp_path)
+    path = Path(await files.make_task("t1", "one"))
+    inode = path.stat().st_ino
+    assert await files.make_task("t1", "two") == str(path)
+    assert (path.read_text(), path.stat().st_ino) == ("two", inode)
+    assert await files.tasks() == ["t1"]
+    await files.remove_task("t1")
+    await files.remove_task("t1")
+    assert await files.tasks() == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,9 @@ from agent.agent import Agent
 from agent.engine import ContainerSpec
 from miniorch.codec import to_plain
 from miniorch.errors import Unreachable
-from miniorch.model import DesiredState, Node, Status, Task, TaskState
+from miniorch.model import DesiredState, Endpoints, Node, Status, Task, TaskState
 from miniorch.simulation.engine import Behaviour
-from miniorch.simulation.loop import VirtualClock, run
+from miniorch.simulation.loop import VirtualClock
 from miniorch.simulation.machine import Machine
 from miniorch.spec import HealthCheck, Mount, Resources, TaskSpec
 
@@ -30,6 +31,7 @@ class Server:
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
+        self.endpoints: list[Endpoints] = []
         self.away = False
         self.posts: list[tuple[float, str, Any]] = []
         self.changed = asyncio.Event()
@@ -37,6 +39,10 @@ class Server:
 
     def put(self, *tasks: Task) -> None:
         self.tasks.update({task.id: task for task in tasks})
+        self._tell()
+
+    def tell(self, endpoints: Endpoints) -> None:
+        self.endpoints = [endpoints]
         self._tell()
 
     def _tell(self) -> None:
@@ -50,7 +56,7 @@ class Server:
             raise Unreachable("away")
         action = path.split("?")[0].rpartition("/")[2]
         if method == "GET":
-            items = list(self.tasks.values()) if action == "tasks" else []
+            items = {"tasks": [*self.tasks.values()], "endpoints": self.endpoints}.get(action, [])
             return to_plain({"revision": self.revision, "items": items})
         self.posts.append((asyncio.get_running_loop().time(), action, body))
         if action == "statuses":
@@ -66,6 +72,8 @@ class Server:
             if "/tasks" in path:
                 for task in list(self.tasks.values()):
                     yield to_plain({"revision": self.revision, "put": task})
+            for one in self.endpoints if "/endpoints" in path else ():
+                yield to_plain({"revision": self.revision, "put": one})
             await changed.wait()
         raise Unreachable("away")
 
@@ -104,190 +112,190 @@ class Stage:
         await asyncio.gather(self.agent, return_exceptions=True)
 
 
-def on_stage(story: Callable[[Stage], Awaitable[None]]) -> None:
-    async def main() -> None:
-        stage = Stage()
-        stage.start()
-        await story(stage)
-        await stage.crash()
-
-    run(main(), seed=1)
+pytestmark = pytest.mark.virtual(seed=1)
 
 
-def test_task_goes_through_its_life() -> None:
-    async def story(stage: Stage) -> None:
-        stage.server.put(task())
-        status = await stage.server.is_in(TaskState.RUNNING)
-        assert (status.address, status.message) == ("10.200.0.2", "")
-        stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.REMOVED))
-        await stage.server.is_in(TaskState.SHUTDOWN)
-        await stage.server.until(lambda: stage.server.tasks["t1"].status.container_id == "")
-        assert stage.engine.boxes == {}
-        await stage.server.until(lambda: not stage.machine.files.folders)
-
-    on_stage(story)
+@pytest.fixture
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    stage.start()
+    yield stage
+    await stage.crash()
 
 
-def test_address_rests_before_it_is_given_again() -> None:
-    async def story(stage: Stage) -> None:
-        for number in range(3):
-            stage.server.put(task(f"t{number}"))
-            await stage.server.is_in(TaskState.RUNNING, f"t{number}")
-            stage.server.put(replace(stage.server.tasks[f"t{number}"], desired_state=DesiredState.REMOVED))
-            await stage.server.is_in(TaskState.SHUTDOWN, f"t{number}")
-        assert [address for address, _ in stage.engine.used] == ["10.200.0.2", "10.200.0.3", "10.200.0.4"]
-
-    on_stage(story)
-
-
-def test_nothing_is_removed_before_the_server_has_listed_tasks() -> None:
-    async def story(stage: Stage) -> None:
-        stage.server.put(task())
-        await stage.server.is_in(TaskState.RUNNING)
-        await stage.crash()
-        stage.server.away = True
-        stage.start()
-        await asyncio.sleep(60)
-        assert len(stage.engine.boxes) == 1
-        stage.server.away = False
-        await asyncio.sleep(20)
-        assert [box.state for box in stage.engine.boxes.values()] == ["running"]
-
-    on_stage(story)
+async def test_task_goes_through_its_life(stage: Stage) -> None:
+    stage.server.put(task())
+    status = await stage.server.is_in(TaskState.RUNNING)
+    assert (status.address, status.message) == ("10.200.0.2", "")
+    stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.REMOVED))
+    await stage.server.is_in(TaskState.SHUTDOWN)
+    await stage.server.until(lambda: stage.server.tasks["t1"].status.container_id == "")
+    assert stage.engine.boxes == {}
+    await stage.server.until(lambda: not stage.machine.files.folders)
 
 
-def test_container_of_a_task_that_nobody_knows_is_removed() -> None:
-    async def story(stage: Stage) -> None:
-        image = await stage.engine.pull("web:1", lambda line: None)
-        await stage.server.until(lambda: any(action == "heartbeat" for _, action, _ in stage.server.posts))
-        spec = ContainerSpec("x", "ghost", image, "10.200.0.9", "x", None, None, {}, {}, Resources())
-        await stage.engine.create(spec)
-        await stage.server.until(lambda: not stage.engine.boxes)
+async def test_images_are_told_when_they_are_others_and_only_then(stage: Stage) -> None:
+    told: list[Any] = []
 
-    on_stage(story)
+    def listen() -> None:
+        told[:] = [
+            body["images"] for _, action, body in stage.server.posts if "images" in body and action != "statuses"
+        ]
 
-
-def test_reports_wait_for_a_server_that_is_away() -> None:
-    async def story(stage: Stage) -> None:
-        stage.server.put(task())
-        await stage.server.is_in(TaskState.PREPARING)
-        stage.server.away = True
-        stage.server._tell()
-        await asyncio.sleep(30)
-        assert stage.server.tasks["t1"].status.state is TaskState.PREPARING
-        assert [box.state for box in stage.engine.boxes.values()] == ["running"]
-        stage.server.away = False
-        await stage.server.is_in(TaskState.RUNNING, seconds=5)
-
-    on_stage(story)
+    stage.server.put(task())
+    await stage.server.is_in(TaskState.RUNNING)
+    await stage.server.until(lambda: listen() or len(told) == 2, seconds=3.0)
+    assert told == [[], ["web:1"]]
+    await asyncio.sleep(200.0)
+    listen()
+    assert told == [[], ["web:1"]]
+    stage.server.away = True
+    await stage.engine.pull("redis:7", lambda line: None)
+    await asyncio.sleep(200.0)
+    stage.server.away = False
+    await stage.server.until(lambda: listen() or ["redis:7", "web:1"] in told, seconds=10.0)
 
 
-def test_older_report_that_comes_after_a_newer_one_is_put_right() -> None:
-    async def story(stage: Stage) -> None:
-        stage.server.put(task())
-        older = await stage.server.is_in(TaskState.RUNNING)
-        stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.REMOVED))
-        await stage.server.until(lambda: stage.server.tasks["t1"].status.state is TaskState.SHUTDOWN)
+async def test_address_rests_before_it_is_given_again(stage: Stage) -> None:
+    for number in range(3):
+        stage.server.put(task(f"t{number}"))
+        await stage.server.is_in(TaskState.RUNNING, f"t{number}")
+        stage.server.put(replace(stage.server.tasks[f"t{number}"], desired_state=DesiredState.REMOVED))
+        await stage.server.is_in(TaskState.SHUTDOWN, f"t{number}")
+    assert [address for address, _ in stage.engine.used] == ["10.200.0.2", "10.200.0.3", "10.200.0.4"]
+
+
+async def test_nothing_is_removed_before_the_server_has_listed_tasks(stage: Stage) -> None:
+    stage.server.put(task())
+    await stage.server.is_in(TaskState.RUNNING)
+    await stage.crash()
+    stage.server.away = True
+    stage.start()
+    await asyncio.sleep(60)
+    assert len(stage.engine.boxes) == 1
+    stage.server.away = False
+    await asyncio.sleep(20)
+    assert [box.state for box in stage.engine.boxes.values()] == ["running"]
+
+
+async def test_container_of_a_task_that_nobody_knows_is_removed(stage: Stage) -> None:
+    image = await stage.engine.pull("web:1", lambda line: None)
+    await stage.server.until(lambda: any(action == "heartbeat" for _, action, _ in stage.server.posts))
+    spec = ContainerSpec("x", "ghost", image, "10.200.0.9", "x", None, None, {}, {}, Resources())
+    await stage.engine.create(spec)
+    await stage.server.until(lambda: not stage.engine.boxes)
+
+
+async def test_reports_wait_for_a_server_that_is_away(stage: Stage) -> None:
+    stage.server.put(task())
+    await stage.server.is_in(TaskState.PREPARING)
+    stage.server.away = True
+    stage.server._tell()
+    await asyncio.sleep(30)
+    assert stage.server.tasks["t1"].status.state is TaskState.PREPARING
+    assert [box.state for box in stage.engine.boxes.values()] == ["running"]
+    stage.server.away = False
+    await stage.server.is_in(TaskState.RUNNING, seconds=5)
+
+
+async def test_older_report_that_comes_after_a_newer_one_is_put_right(stage: Stage) -> None:
+    stage.server.put(task())
+    older = await stage.server.is_in(TaskState.RUNNING)
+    stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.REMOVED))
+    await stage.server.until(lambda: stage.server.tasks["t1"].status.state is TaskState.SHUTDOWN)
+    await stage.server.until(lambda: not stage.server.tasks["t1"].status.container_id)
+    ended = stage.server.tasks["t1"]
+    for seconds in (0.0, 5.0):  # the network has kept it for so long
+        await asyncio.sleep(seconds)
+        late = replace(ended.status, container_id=older.container_id)
+        stage.server.put(replace(ended, status=late))
         await stage.server.until(lambda: not stage.server.tasks["t1"].status.container_id)
-        ended = stage.server.tasks["t1"]
-        for seconds in (0.0, 5.0):  # the network has kept it for so long
-            await asyncio.sleep(seconds)
-            late = replace(ended.status, container_id=older.container_id)
-            stage.server.put(replace(ended, status=late))
-            await stage.server.until(lambda: not stage.server.tasks["t1"].status.container_id)
-
-    on_stage(story)
 
 
-def test_many_reports_are_few_requests() -> None:
-    async def story(stage: Stage) -> None:
-        names = [f"t{number}" for number in range(40)]
-        stage.server.put(*(task(name, slot=number) for number, name in enumerate(names)))
-        for name in names:
-            await stage.server.is_in(TaskState.RUNNING, name)
-        posts = [at for at, action, _ in stage.server.posts if action == "statuses"]
-        gaps = [later - earlier for earlier, later in itertools.pairwise(posts)]
-        assert min(gaps) > 0.1 - 1e-6  # moments are floats
-        assert len({status.address for status in (one.status for one in stage.server.tasks.values())}) == 40
-
-    on_stage(story)
+async def test_many_reports_are_few_requests(stage: Stage) -> None:
+    names = [f"t{number}" for number in range(40)]
+    stage.server.put(*(task(name, slot=number) for number, name in enumerate(names)))
+    for name in names:
+        await stage.server.is_in(TaskState.RUNNING, name)
+    posts = [at for at, action, _ in stage.server.posts if action == "statuses"]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(posts)]
+    assert min(gaps) > 0.1 - 1e-6  # moments are floats
+    assert len({status.address for status in (one.status for one in stage.server.tasks.values())}) == 40
 
 
-def test_image_is_given_up_when_its_task_is_not_wanted_any_more() -> None:
-    async def story(stage: Stage) -> None:
-        stage.engine.behave("web:1", Behaviour(pull_seconds=1000.0))
-        stage.server.put(task())
-        await stage.server.is_in(TaskState.PREPARING)
-        stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.SHUTDOWN))
-        await stage.server.is_in(TaskState.SHUTDOWN, seconds=5)
-        assert stage.engine.boxes == {}
-
-    on_stage(story)
+async def test_image_is_given_up_when_its_task_is_not_wanted_any_more(stage: Stage) -> None:
+    stage.engine.behave("web:1", Behaviour(pull_seconds=1000.0))
+    stage.server.put(task())
+    await stage.server.is_in(TaskState.PREPARING)
+    stage.server.put(replace(stage.server.tasks["t1"], desired_state=DesiredState.SHUTDOWN))
+    await stage.server.is_in(TaskState.SHUTDOWN, seconds=5)
+    assert stage.engine.boxes == {}
 
 
-def test_unhealthy_task_fails_with_its_last_probe_and_leaves_no_process() -> None:
-    async def story(stage: Stage) -> None:
-        stage.engine.behave("web:1", Behaviour(healthy_after_seconds=None))
-        check = HealthCheck(("true",), interval_seconds=1.0, retries=2, start_period_seconds=5.0)
-        stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
-        assert (await stage.server.is_in(TaskState.STARTING)).health == "starting"
-        status = await stage.server.is_in(TaskState.FAILED)
-        assert status.message == "never became healthy: not healthy"
-        assert [box.state for box in stage.engine.boxes.values()] == ["exited"]
-
-    on_stage(story)
+async def test_unhealthy_task_fails_with_its_last_probe_and_leaves_no_process(stage: Stage) -> None:
+    stage.engine.behave("web:1", Behaviour(healthy_after_seconds=None))
+    check = HealthCheck(("true",), interval_seconds=1.0, retries=2, start_period_seconds=5.0)
+    stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
+    assert (await stage.server.is_in(TaskState.STARTING)).health == "starting"
+    status = await stage.server.is_in(TaskState.FAILED)
+    assert status.message == "never became healthy: not healthy"
+    assert [box.state for box in stage.engine.boxes.values()] == ["exited"]
 
 
-def test_a_mount_of_what_is_not_there_is_rejected_by_name() -> None:
-    async def story(stage: Stage) -> None:
-        stage.server.put(task(spec=replace(SPEC, mounts=(Mount("", "/data", host_path="/missing/data"),))))
-        status = await stage.server.is_in(TaskState.REJECTED)
-        assert "there is no /missing/data on this machine" in status.message
-        assert stage.engine.boxes == {}
-
-    on_stage(story)
+async def test_a_mount_of_what_is_not_there_is_rejected_by_name(stage: Stage) -> None:
+    stage.server.put(task(spec=replace(SPEC, mounts=(Mount("", "/data", host_path="/missing/data"),))))
+    status = await stage.server.is_in(TaskState.REJECTED)
+    assert "there is no /missing/data on this machine" in status.message
+    assert stage.engine.boxes == {}
 
 
-def test_engine_that_is_away_fails_no_task() -> None:
-    async def story(stage: Stage) -> None:
-        check = HealthCheck(("true",), interval_seconds=1.0, retries=1)
-        stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
-        await stage.server.is_in(TaskState.RUNNING)
-        stage.engine.restart(20.0)
-        await stage.server.until(
-            lambda: any(b.get("ready") is False for _, a, b in stage.server.posts if a == "heartbeat")
-        )
-        stage.server.put(task("t2"))
-        await stage.server.is_in(TaskState.RUNNING, "t2")
-        assert stage.server.tasks["t1"].status.state is TaskState.RUNNING
-
-    on_stage(story)
+async def test_engine_that_is_away_fails_no_task(stage: Stage) -> None:
+    check = HealthCheck(("true",), interval_seconds=1.0, retries=1)
+    stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
+    await stage.server.is_in(TaskState.RUNNING)
+    stage.engine.restart(20.0)
+    await stage.server.until(lambda: any(b.get("ready") is False for _, a, b in stage.server.posts if a == "heartbeat"))
+    stage.server.put(task("t2"))
+    await stage.server.is_in(TaskState.RUNNING, "t2")
+    assert stage.server.tasks["t1"].status.state is TaskState.RUNNING
 
 
-def test_heartbeat_names_ports_in_foreign_hands_and_the_revision_that_traffic_follows() -> None:
-    async def story(stage: Stage) -> None:
-        stage.machine.ingress.held = {5000: "nginx (pid 12)"}
-        await asyncio.sleep(3)
-        beats = [body for _, action, body in stage.server.posts if action == "heartbeat"]
-        assert beats[-1] == {"ready": True, "message": "", "ports_in_use": {"5000": "nginx (pid 12)"}}
-        assert 2 <= len(beats) <= 4
-        applied = [body for _, action, body in stage.server.posts if action == "applied"]
-        assert applied[-1]["component"] == "agent"
-        assert applied[-1]["revision"] >= 1
+async def test_heartbeat_names_ports_in_foreign_hands(stage: Stage) -> None:
+    stage.machine.ingress.held = {5000: "nginx (pid 12)"}
+    await asyncio.sleep(3)
+    beats = [body for _, action, body in stage.server.posts if action == "heartbeat"]
+    assert beats[-1] == {"ready": True, "message": "", "ports_in_use": {"5000": "nginx (pid 12)"}}
+    assert 2 <= len(beats) <= 4
 
-    on_stage(story)
+
+async def test_the_revision_that_traffic_follows_is_told_while_a_backend_drains_and_somebody_waits_for_it(
+    stage: Stage,
+) -> None:
+    def told() -> list[Any]:
+        return [body for _, action, body in stage.server.posts if action == "applied"]
+
+    web = Endpoints("chat", "web", "10.201.0.3")
+    stage.server.tell(web)
+    await asyncio.sleep(30)
+    assert told() == []
+    stage.server.tell(replace(web, draining=True))
+    revision = stage.server.revision
+    await stage.server.until(lambda: {"component": "agent", "revision": revision} in told(), 1.0)
+    stage.server.tell(web)
+    await asyncio.sleep(1)
+    count = len(told())
+    await asyncio.sleep(30)
+    assert len(told()) == count
 
 
 @pytest.mark.parametrize("milliseconds", range(0, 3000, 150))
-def test_agent_that_is_killed_at_any_moment_doubles_nothing(milliseconds: int) -> None:
-    async def story(stage: Stage) -> None:
-        stage.server.put(task("t1"), task("t2", slot=2))
-        await asyncio.sleep(milliseconds / 1000)
-        await stage.crash()
-        stage.start()
-        await stage.server.is_in(TaskState.RUNNING, "t1")
-        await stage.server.is_in(TaskState.RUNNING, "t2")
-        assert sorted(box.spec.task for box in stage.engine.boxes.values()) == ["t1", "t2"]
-        assert stage.engine.deaths == 0
-
-    on_stage(story)
+async def test_agent_that_is_killed_at_any_moment_doubles_nothing(stage: Stage, milliseconds: int) -> None:
+    stage.server.put(task("t1"), task("t2", slot=2))
+    await asyncio.sleep(milliseconds / 1000)
+    await stage.crash()
+    stage.start()
+    await stage.server.is_in(TaskState.RUNNING, "t1")
+    await stage.server.is_in(TaskState.RUNNING, "t2")
+    assert sorted(box.spec.task for box in stage.engine.boxes.values()) == ["t1", "t2"]
+    assert stage.engine.deaths == 0

@@ -20,23 +20,8 @@ from agent.listeners import listening
 from agent.volumes import to_remove
 from miniorch.errors import EngineError
 from miniorch.frames import Kind
-from miniorch.model import (
-    Backend,
-    Endpoints,
-    Node,
-    Status,
-    Task,
-    TaskState,
-    Volume,
-)
-from miniorch.spec import (
-    ContainerOptions,
-    HealthCheck,
-    Mount,
-    Port,
-    Resources,
-    TaskSpec,
-)
+from miniorch.model import Backend, Endpoints, Node, Status, Task, TaskState, Volume
+from miniorch.spec import ContainerOptions, HealthCheck, Mount, Port, Resources, TaskSpec
 
 SUBNET = "10.200.3.0/24"
 TASK = Task(

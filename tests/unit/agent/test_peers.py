@@ -88,68 +88,53 @@ class Machines:
 NO_ENGINE = cast(Any, None)  # never asked here
 
 
-def test_an_image_that_another_node_has_comes_from_there(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1")}) as machines:
-            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
-            assert machines.made == []
-            assert machines.said == ["gets web:1 from node2"]
-
-    asyncio.run(story())
+async def test_an_image_that_another_node_has_comes_from_there(tmp_path: Path) -> None:
+    async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1")}) as machines:
+        assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+        assert machines.made == []
+        assert machines.said == ["gets web:1 from node2"]
 
 
-def test_an_image_that_nobody_has_is_made_and_then_found_here(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf()}) as machines:
-            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
-            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
-            assert machines.made == ["node1"]
-
-    asyncio.run(story())
+async def test_an_image_that_nobody_has_is_made_and_then_found_here(tmp_path: Path) -> None:
+    async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf()}) as machines:
+        assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+        assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+        assert machines.made == ["node1"]
 
 
-def test_three_nodes_that_want_one_image_at_once_make_it_once(tmp_path: Path) -> None:
-    async def story() -> None:
-        names = ("node1", "node2", "node3")
-        async with Machines(tmp_path, {name: Shelf() for name in names}) as machines:
-            ids = await asyncio.gather(*(machines.obtain(name, "web:1") for name in names))
-            assert set(ids) == {"sha256:web:1"}
-            assert len(machines.made) == 1
-
-    asyncio.run(story())
+async def test_three_nodes_that_want_one_image_at_once_make_it_once(tmp_path: Path) -> None:
+    names = ("node1", "node2", "node3")
+    async with Machines(tmp_path, {name: Shelf() for name in names}) as machines:
+        ids = await asyncio.gather(*(machines.obtain(name, "web:1") for name in names))
+        assert set(ids) == {"sha256:web:1"}
+        assert len(machines.made) == 1
 
 
-def test_who_is_making_an_image_is_waited_for_and_after_a_failure_another_makes_it(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf()}) as machines:
-            never = asyncio.Event()
-            maker = asyncio.create_task(machines.obtain("node2", "web:1", never))
-            while not machines.made:
-                await asyncio.sleep(0)
-            waiter = asyncio.create_task(machines.obtain("node1", "web:1"))
-            while not machines.said:
-                await asyncio.sleep(0.01)
-            assert machines.said[0] == "waits for node2, which makes web:1"
-            maker.cancel()
-            await asyncio.gather(maker, return_exceptions=True)
-            assert await waiter == "sha256:web:1"
-            assert machines.made == ["node2", "node1"]
-
-    asyncio.run(story())
+async def test_who_is_making_an_image_is_waited_for_and_after_a_failure_another_makes_it(tmp_path: Path) -> None:
+    async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf()}) as machines:
+        never = asyncio.Event()
+        maker = asyncio.create_task(machines.obtain("node2", "web:1", never))
+        while not machines.made:
+            await asyncio.sleep(0)
+        waiter = asyncio.create_task(machines.obtain("node1", "web:1"))
+        while not machines.said:
+            await asyncio.sleep(0.01)
+        assert machines.said[0] == "waits for node2, which makes web:1"
+        maker.cancel()
+        await asyncio.gather(maker, return_exceptions=True)
+        assert await waiter == "sha256:web:1"
+        assert machines.made == ["node2", "node1"]
 
 
 @pytest.mark.parametrize("trouble", ["breaks", "gone", "down"])
-def test_a_node_that_cannot_send_is_passed_over(tmp_path: Path, trouble: str) -> None:
-    async def story() -> None:
-        async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1"), "node3": Shelf()}) as machines:
-            if trouble == "breaks":
-                machines.shelves["node2"].breaks = True
-            elif trouble == "gone":
-                (tmp_path / "node2").unlink()
-            else:
-                others = machines.peers["node1"].nodes
-                machines.peers["node1"].nodes = [node for node in others if node.name != "node2"]
-            assert await machines.obtain("node1", "web:1") == "sha256:web:1"
-            assert machines.made == ["node1"]
-
-    asyncio.run(story())
+async def test_a_node_that_cannot_send_is_passed_over(tmp_path: Path, trouble: str) -> None:
+    async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1"), "node3": Shelf()}) as machines:
+        if trouble == "breaks":
+            machines.shelves["node2"].breaks = True
+        elif trouble == "gone":
+            (tmp_path / "node2").unlink()
+        else:
+            others = machines.peers["node1"].nodes
+            machines.peers["node1"].nodes = [node for node in others if node.name != "node2"]
+        assert await machines.obtain("node1", "web:1") == "sha256:web:1"
+        assert machines.made == ["node1"]

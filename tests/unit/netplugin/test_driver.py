@@ -43,6 +43,9 @@ class Wires:
     def unwire(self, endpoint: str) -> None:
         self.wired.pop(endpoint, None)
 
+    def holds(self, endpoint: str) -> bool:
+        return endpoint in self.wired
+
 
 class Plugin:
     def __init__(self, folder: Path) -> None:
@@ -85,6 +88,26 @@ def test_create_only_notes_and_join_wires(plugin: Plugin) -> None:
         "DisableGatewayService": True,
     }
     assert plugin.wires.wired == {ID: "10.200.0.5"}
+
+
+def test_address_comes_from_the_agent_where_docker_gives_none(plugin: Plugin) -> None:
+    options = {"miniorch.task": "t1", "miniorch.address": "10.200.0.6"}
+    request = {"EndpointID": ID, "Interface": {}, "Options": options}
+    assert plugin.call("NetworkDriver.CreateEndpoint", request) == {"Interface": {"Address": "10.200.0.6/32"}}
+    plugin.call("NetworkDriver.Join", JOIN)
+    assert plugin.wires.wired == {ID: "10.200.0.6"}
+
+
+def test_address_that_a_container_has_is_not_given_to_another(plugin: Plugin) -> None:
+    other = {**CREATE, "EndpointID": "cd" * 32}
+    plugin.call("NetworkDriver.CreateEndpoint", CREATE)
+    plugin.call("NetworkDriver.Join", JOIN)
+    assert plugin.call("NetworkDriver.CreateEndpoint", other) == {"Err": "the address 10.200.0.5 is in use by t1"}
+    plugin.wires.wired.clear()  # it has ended, and Docker could not say so: this process was away
+    assert "Err" not in plugin.call("NetworkDriver.CreateEndpoint", other)
+    plugin.call("NetworkDriver.DeleteEndpoint", CREATE)
+    assert (note := plugin.notes.at("10.200.0.5")) is not None
+    assert note.id == other["EndpointID"]
 
 
 def test_address_survives_a_restart_between_create_and_join(plugin: Plugin) -> None:

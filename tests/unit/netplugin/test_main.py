@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,15 @@ def test_change_is_applied_kept_and_only_then_reported(tmp_path: Path, monkeypat
 
     async def run() -> None:
         server, machine = Server(), Machine()
+        server.items["endpoints"] = [replace(DB, draining=True)]
         net = Net("node1", server, machine, tmp_path / "run", tmp_path / "state", port)
         plugin = listen(tmp_path / "miniorch.sock", 0o600)
         task = asyncio.create_task(net.run(plugin))
         try:
-            path, body = await asyncio.wait_for(server.reports.get(), 5)
+            path, body = await asyncio.wait_for(server.reports.get(), 5)  # somebody waits for it: a backend drains
             assert (path, body) == ("/v1/nodes/node1/applied", {"component": "net", "revision": 7})
-            changed = Endpoints("chat", "db", "10.201.0.3", (), (Backend("t", 1, "node1", "10.200.0.7", True),))
+            backend = Backend("t", 1, "node1", "10.200.0.7", True)
+            changed = Endpoints("chat", "db", "10.201.0.3", (), (backend,), draining=True)
             server.more.put_nowait((9, changed))
             while body["revision"] < 9:
                 _, body = await asyncio.wait_for(server.reports.get(), 5)

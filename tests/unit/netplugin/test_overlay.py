@@ -64,6 +64,11 @@ def test_tunnel_takes_from_each_peer_what_its_own_containers_send() -> None:
     assert "ip daddr @peers udp dport 4789 drop" in text
 
 
+def test_what_others_send_to_the_tunnels_port_stays_tracked_and_is_masqueraded() -> None:
+    rules = [rule.strip() for rule in guard(overlay("c1", ONE, peers_of(ONE, [TWO]))) if "notrack" in rule]
+    assert rules == ["ip saddr @peers udp dport 4789 notrack", "ip daddr @peers udp dport 4789 notrack"]
+
+
 def test_nothing_but_addresses_reaches_the_kernel() -> None:
     for odd in (Peer("x", PEER.subnet, PEER.pool_address), Peer(PEER.address, "; flush", PEER.pool_address)):
         with pytest.raises(ValueError, match=r"x|flush"):

@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 from netplugin.overlay import Snapshot
-from netplugin.verify import (
-    Difference,
-    addresses_and_device,
-    commands,
-    compare,
-    forwards,
-    neighbours,
-    routes,
-    rules,
-)
+from netplugin.verify import Difference, addresses_and_device, commands, compare, forwards, neighbours, routes, rules
 
 WANTED: Snapshot = {
     "device mo-vxlan": ("id 7 local 192.0.2.1 dstport 4789 nolearning address 0a:6d:0a:c8:01:01 mtu 1450 up",),
