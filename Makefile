@@ -24,7 +24,7 @@ test: ## sets up, then runs all tests; SUITES="unit docs" runs only these
 	@scripts/setup.sh --tests
 	@scripts/test.sh $(SUITES)
 
-drill: ## what takes an hour: 100,000 app files, 500 kills of an etcd, 200 simulated clusters; PARTS="files etcd" runs only these
+drill: ## what takes hours: 100,000 app files, 500 kills of an etcd, 200 simulated clusters, a lab under fire; PARTS="files lab" runs only these
 	@scripts/setup.sh --tests
 	@scripts/drill.sh $(PARTS)
 

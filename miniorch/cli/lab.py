@@ -7,12 +7,12 @@ from typing import Any
 
 from miniorch.cli.ask import Server
 from miniorch.cli.output import as_json, detaching, outcome, suggest, table
-from miniorch.client import UnixTransport
 from miniorch.codec import from_plain
 from miniorch.errors import MiniorchError
 from miniorch.lab.lab import Lab
 from miniorch.lab.machine import Machine
 from miniorch.lab.plan import Place, read_labels, read_memory
+from miniorch.transport import FirstOf, UnixTransport
 from miniorch.up import need_root
 
 ASK_SECONDS = 2.0
@@ -30,11 +30,14 @@ def open_lab(*, quiet: bool = False) -> Lab:
     return Lab(Place.here(), (lambda _: None) if quiet else print)
 
 
-def up(nodes: int, store: str, labels: Sequence[str], cpus: float, memory: str, *, quiet: bool, json: bool) -> None:
+def up(
+    nodes: int, managers: int, store: str | None, labels: Sequence[str], cpus: float, memory: str, *,
+    quiet: bool, json: bool,
+) -> None:  # fmt: skip
     lab = open_lab(quiet=quiet or json)
     began = time.monotonic()
     with detaching("interrupted; miniorch lab up makes the rest, miniorch lab down removes all"):
-        lab.up(nodes, store, read_labels(labels), cpus, read_memory(memory))
+        lab.up(nodes, store or "", read_labels(labels), cpus, read_memory(memory), managers)
     took = time.monotonic() - began
     phases = {what: round(seconds, 2) for what, seconds in lab.seconds.items()}
     names = [machine.name for machine in lab.machines]
@@ -52,7 +55,7 @@ def ls(*, json: bool) -> None:
         return
     need_root("look into the lab", "sudo miniorch lab ls")
     plugged = lab.wire.ports()
-    cluster = _cluster_says(lab.place)
+    cluster = _cluster_says(lab.sockets)
     nodes = [
         {
             "name": machine.name,
@@ -66,7 +69,7 @@ def ls(*, json: bool) -> None:
     ]
     ports = lab.ports()
     if json:
-        as_json({"nodes": nodes, "ports": ports, "socket": str(lab.place.api_socket)})
+        as_json({"nodes": nodes, "ports": ports, "socket": lab.sockets[0], "sockets": lab.sockets})
         return
     head = ("NODE", "ADDRESS", "POWER", "CABLE", "CLUSTER", "PID")
     table(head, [[str(value or "") for value in node.values()] for node in nodes], "")
@@ -74,11 +77,11 @@ def ls(*, json: bool) -> None:
         print(f"http://localhost:{port}  {service}")
 
 
-def _cluster_says(place: Place) -> dict[str, str]:
-    """What the lab's server calls its nodes; empty when it does not answer."""
+def _cluster_says(sockets: Sequence[str]) -> dict[str, str]:
+    """What the lab's servers call its nodes; empty when none answers."""
     from miniorch.model import Node
 
-    transport = UnixTransport(str(place.api_socket), ASK_SECONDS)
+    transport = FirstOf([UnixTransport(one, ASK_SECONDS) for one in sockets])
     try:
         return {
             node.name: _word(node) for node in (from_plain(Node, plain) for plain in Server(transport).plain("nodes"))

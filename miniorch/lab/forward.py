@@ -3,41 +3,52 @@
 The problem: a page that web publishes answers on every node of the lab, and the reader's browser runs on none of them.
 The idea: follow what the server says of endpoints and nodes, listen on 127.0.0.1 for each published port, and carry
 bytes to any node that is ready; HAProxy there does the rest. A node that has lost its power costs a connection half a
-second, and then the next one is tried. The same process gives the nodes what images the host's own engine has.
+second, and then the next one is tried. A port that is published on a node's own localhost alone is reached from inside
+the node's network namespace. The same process gives the nodes what images the host's own engine has.
 
     python -m miniorch.lab.forward LAB
 """
 
 import asyncio
 import contextlib
+import ctypes
 import json
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
+from typing import IO
 
 from agent.docker_engine import DockerEngine
 from agent.inside import Inside
 from agent.peers import Peers
-from miniorch.client import Transport, UnixTransport, mirror
+from miniorch.client import Transport, mirror
 from miniorch.ending import ended
+from miniorch.lab.lab import Lab
 from miniorch.lab.plan import Place
 from miniorch.listener import QuietServer, listen, until_told_to_end
 from miniorch.model import Endpoints, Node, NodeState
+from miniorch.processes import PidFile
+from miniorch.servers import transport_to
 
 CONNECT_SECONDS = 0.5
+CLONE_NEWNET = 0x40000000
 AGAIN_SECONDS = 5.0  # for a port that somebody else holds
 CHUNK = 1 << 16
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Forwarder:
     """Listeners on the host, one per published port."""
 
-    def __init__(self, transport: Transport, file: Path) -> None:
-        """`file` is where it says what answers, for `lab ls`."""
+    def __init__(self, transport: Transport, folder: Path) -> None:
+        """`folder` has each node's pid, and in it we say what answers, for `lab ls`."""
         self._transport = transport
-        self._file = file
-        self._targets: list[str] = []  # addresses of nodes, ready ones first
+        self._folder = folder
+        self._file = folder / "ports.json"
+        self._targets: list[Node] = []  # ready ones first
         self._wanted: dict[int, str] = {}  # port -> service
+        self._local: set[int] = set()  # ports that answer on each node's localhost only
         self._listeners: dict[int, asyncio.Server] = {}
         self._changed = asyncio.Event()
 
@@ -57,10 +68,11 @@ class Forwarder:
             if kind is Node:
                 nodes = [node for node in snapshot.items.values() if isinstance(node, Node) and node.address]
                 nodes.sort(key=lambda node: (not node.ready or node.state is not NodeState.READY, node.name))
-                self._targets = [node.address for node in nodes]
+                self._targets = nodes
             else:
                 services = [one for one in snapshot.items.values() if isinstance(one, Endpoints)]
-                self._wanted = {port.published: one.key for one in services for port in one.ports if not port.local}
+                self._wanted = {port.published: one.key for one in services for port in one.ports}
+                self._local = {port.published for one in services for port in one.ports if port.local}
             self._changed.set()
 
     async def _listen(self) -> None:
@@ -85,7 +97,7 @@ class Forwarder:
     def _carry_from(self, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.closing(writer):
-                far = await connect(self._targets, port)
+                far = await self._connect(port)
                 if far is not None:
                     with contextlib.closing(far[1]):
                         ways = [asyncio.create_task(pump(reader, far[1])), asyncio.create_task(pump(far[0], writer))]
@@ -98,8 +110,34 @@ class Forwarder:
 
         return carry
 
+    async def _connect(self, port: int) -> Streams | None:
+        if port not in self._local:
+            return await connect([node.address for node in self._targets], port)
+        for node in self._targets:
+            pid = PidFile(self._folder / node.name / "init.pid").pid()
+            with contextlib.suppress(OSError):
+                if pid is not None:
+                    return await asyncio.open_connection(sock=await asyncio.to_thread(connect_inside, pid, port))
+        return None
 
-async def connect(addresses: Collection[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+
+def connect_inside(pid: int, port: int) -> socket.socket:
+    """A connection to localhost as a process sees it. A socket stays in the namespace in which it was made."""
+    kernel = ctypes.CDLL(None, use_errno=True)
+
+    def enter(namespace: IO[bytes]) -> None:
+        if kernel.setns(namespace.fileno(), CLONE_NEWNET):  # of this thread alone
+            raise OSError(ctypes.get_errno(), "setns")
+
+    with open(f"/proc/{pid}/ns/net", "rb") as theirs, open("/proc/thread-self/ns/net", "rb") as ours:
+        enter(theirs)
+        try:
+            return socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+        finally:
+            enter(ours)
+
+
+async def connect(addresses: Collection[str], port: int) -> Streams | None:
     """A connection to the first address that takes it; None when none does."""
     for address in addresses:
         with contextlib.suppress(OSError, TimeoutError):
@@ -117,7 +155,8 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def serve(place: Place) -> None:
-    forwarding = asyncio.create_task(Forwarder(UnixTransport(str(place.api_socket)), place.run / "ports.json").run())
+    servers = transport_to(Lab(place, print).sockets)
+    forwarding = asyncio.create_task(Forwarder(servers, place.run).run())
     stopping = asyncio.create_task(until_told_to_end().wait())
     engine = DockerEngine()
     giver = QuietServer(Inside(lambda task: None, engine, Peers(engine.images, "host")))

@@ -5,7 +5,8 @@ verb trusts what it did before. `up` looks at each piece (wire, power, engine, c
 missing, so the same command builds a lab, mends it, lets it grow and brings it back after a reboot; the nodes' disks
 keep names, certificates and apps. `down` works from the other end and removes whatever it finds.
 
-Nodes are made side by side; node1 is the manager and the others join it, with the same commands as real machines.
+Nodes are made side by side; node1 is the first manager and the others join it, with the same commands as real machines.
+With several managers each has a member of the etcd, so any one of three may be lost.
 Next file: `miniorch/lab/forward.py`.
 """
 
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from miniorch.codec import decode, encode
-from miniorch.errors import Conflict, MiniorchError, NotFound, Unsupported
+from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, Unsupported
 from miniorch.lab.group import Group
 from miniorch.lab.machine import Machine
 from miniorch.lab.plan import Place, Plan, free_wire, ordered
@@ -34,11 +35,9 @@ PROGRAMS = ("dockerd", "docker", "ip", "nft", "nsenter", "unshare", "haproxy")
 NODE_BYTES = 256 << 20  # memory that a node without containers takes
 DISK_BYTES = 512 << 20
 ETCD_SECONDS = 20.0
-ETCD = "etcd://127.0.0.1:2379"
-# With its data on node1's disk. It answers when the kernel lists a listener (0A) on port 2379 (094B).
+# With its data on the manager's disk. It is there when the kernel lists a listener (0A) on port 2379 (094B).
 START_ETCD = """
-pgrep -x etcd > /dev/null || etcd --data-dir "$0/etcd" --listen-peer-urls http://127.0.0.1:2380 \\
-    >> "$0/logs/etcd.log" 2>&1 < /dev/null &
+pgrep -x etcd > /dev/null || etcd --data-dir "$0/etcd" "$@" >> "$0/logs/etcd.log" 2>&1 < /dev/null &
 until grep -q ':094B .* 0A ' /proc/net/tcp; do sleep 0.05; done
 """
 
@@ -76,6 +75,11 @@ class Lab:
             raise NotFound(f"the lab has no node {name[:40]}{hint}", remedy="miniorch lab ls")
         return Machine(self.place, self._there(), node)
 
+    @property
+    def sockets(self) -> list[str]:
+        """Where the managers' servers listen."""
+        return [str(self.place.api_socket(one.name)) for one in self.machines if one.role == "manager"]
+
     def ports(self) -> dict[str, str]:
         """Published port -> service, or why it does not answer on this machine."""
         file = self.place.run / "ports.json"
@@ -85,11 +89,13 @@ class Lab:
     # --- up ---
 
     def up(
-        self, count: int, store: str, labels: Mapping[str, Mapping[str, str]], cpus: float, memory_bytes: int
-    ) -> None:
+        self, count: int, store: str, labels: Mapping[str, Mapping[str, str]], cpus: float, memory_bytes: int,
+        managers: int = 0,
+    ) -> None:  # fmt: skip
         """Make what is missing of the lab. Returns when each node is ready. Raises what went wrong, in one message."""
         need_root("make a lab", "sudo miniorch lab up")
-        plan = ordered(self.plan, count, store, labels, cpus, memory_bytes, "" if self.plan else free_wire(routes()))
+        wire = "" if self.plan else free_wire(routes())
+        plan = ordered(self.plan, count, store, labels, cpus, memory_bytes, wire, managers)
         check_machine(plan, sum(machine.state != "off" for machine in self.machines))
         with self._lock():
             self.plan = plan
@@ -102,7 +108,7 @@ class Lab:
             self.bring_up(machines)
             with self._took("ports"):
                 self._forward()
-            self.place.current.write_text(f"{self.place.api_socket}\n")
+            self.place.current.write_text("".join(f"{one}\n" for one in self.sockets))
 
     def bring_up(self, machines: Sequence[Machine]) -> None:
         """Power, engine and miniorch on these nodes, side by side; the manager's first."""
@@ -112,14 +118,15 @@ class Lab:
             if machines and machines[0].name == "node1":
                 engines.pop(0).result()
                 with self._took("manager"):
-                    self._join(machines[0], "")
+                    first = machines[0].joined or self._manager() is None
+                    self._join(machines[0], "" if first else self._token(machines[0].role))
                 machines = machines[1:]
             for engine in engines:
                 engine.result()
             self.seconds["engines"] = time.monotonic() - began - self.seconds.get("manager", 0.0)
             with self._took("workers"):
-                token = self._token() if any(not machine.joined for machine in machines) else ""
-                for joining in [pool.submit(self._join, machine, token) for machine in machines]:
+                tokens = {role: self._token(role) for role in sorted({one.role for one in machines if not one.joined})}
+                for joining in [pool.submit(self._join, one, tokens.get(one.role, "")) for one in machines]:
                     joining.result()
 
     def _engine(self, machine: Machine) -> None:
@@ -127,29 +134,42 @@ class Lab:
         if machine.state == "off":
             machine.start(wire.resolvers())
         wire.plug(machine)
+        plan = self._there()
+        if plan.store == "etcd" and plan.manages(machine.node):
+            start = ["sh", "-c", START_ETCD, str(machine.disk / "state"), *plan.etcd(machine.node)]
+            machine.run(start, seconds=ETCD_SECONDS)
         machine.start_dockerd()
 
-    def _token(self) -> str:
-        return self.machines[0].miniorch("token", "show", "--role", "worker", "--quiet").strip()
+    def _manager(self) -> Machine | None:
+        """One that can be asked."""
+        found = (one for one in self.machines if one.role == "manager" and one.joined and one.state == "on")
+        return next(found, None)
+
+    def _token(self, role: str) -> str:
+        if (manager := self._manager()) is None:
+            raise Unreachable("no manager of the lab is on", remedy="miniorch lab start node1")
+        return manager.miniorch("token", "show", "--role", role, "--quiet").strip()
 
     def _join(self, machine: Machine, token: str) -> None:
-        """miniorch on a node: as it was, or as a new member."""
+        """miniorch on a node: as it was, or as a new member; without a token as the first one."""
         plan = self._there()
-        first, etcd = machine.node.number == 1, plan.store == "etcd"
-        if first and etcd:
-            machine.run(["sh", "-c", START_ETCD, str(machine.disk / "state")], seconds=ETCD_SECONDS)
         if machine.joined:
-            machine.miniorch("up", "--quiet")
+            try:
+                machine.miniorch("up", "--quiet")
+            except NotAllowed as error:  # the cluster knows it no more
+                again = f"miniorch lab exec {machine.name} -- miniorch down --all; miniorch lab start {machine.name}"
+                raise NotAllowed(error.message, remedy=again) from None
             self.say(f"{machine.name} is ready")
             return
         machine.forget_containers()
-        store = ["--store", ETCD] if etcd else []
-        if first:
-            machine.miniorch("init", "--advertise", plan.address(machine.node), *store)
+        manager = self._manager() or machine
+        if token:
+            machine.miniorch("join", "--token", token, plan.address(manager.node))
         else:
-            machine.miniorch("join", "--token", token, plan.address(plan.nodes[0]))
+            store = ["--store", plan.store_url()] if plan.store_url() else []
+            machine.miniorch("init", "--advertise", plan.address(machine.node), *store)
         for key, value in machine.node.labels.items():
-            self.machines[0].miniorch("node", "label", machine.name, f"{key}={value}")
+            manager.miniorch("node", "label", machine.name, f"{key}={value}")
         self.say(f"{machine.name} has joined and is ready")
 
     def _forward(self) -> None:

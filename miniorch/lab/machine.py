@@ -13,6 +13,7 @@ Next file: `miniorch/lab/wire.py`.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniorch.errors import MiniorchError, Unreachable, Unsupported
+from miniorch.errors import MiniorchError, NotAllowed, Unreachable, Unsupported
 from miniorch.lab.group import Group, wait_until
 from miniorch.lab.plan import LabNode, Place, Plan
 from miniorch.processes import PidFile, last_lines
@@ -30,6 +31,7 @@ from miniorch.up import connects
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 COMMAND_SECONDS = 90.0
+SAID = re.compile(r"^error\[E\d+\]: (.*?)(?:\nhelp: (.*))?\s*\Z", re.S | re.M)  # how a command says what is wrong
 TIMED_OUT = (124, 137)  # of `timeout`
 HOST_DAEMON_FILE = Path("/etc/docker/daemon.json")
 KEPT_OF_HOST = ("registry-mirrors", "insecure-registries", "proxies")  # how the host's engine gets its images
@@ -54,6 +56,16 @@ exec env --ignore-signal=CHLD sleep infinity > /dev/null 2>&1
 """
 
 
+# A daemon that was killed leaves a dying containerd, which the next one would take for alive, wait for, and give up.
+START_DOCKERD = r"""
+read -r old 2> /dev/null < /run/docker/containerd/containerd.pid
+for _ in $(seq 100); do
+    kill -0 "${old:-x}" 2> /dev/null || { rm -f /run/docker/containerd/containerd.pid; break; }
+    sleep 0.1
+done
+dockerd >> "$0" 2>&1 < /dev/null &
+"""
+
 FORGET = r"""
 read -r agent rest 2> /dev/null < /run/miniorch/agent.pid && kill -9 "$agent"
 docker ps -aq | xargs -r docker rm -f -v
@@ -69,6 +81,7 @@ class Machine:
         self.name = node.name
         self.folder = place.run / node.name
         self.disk = place.state / node.name
+        self.role = "manager" if plan.manages(node) else "worker"
         self.group = Group(f"{place.tag}/{node.name}")
         self.pid_file = PidFile(self.folder / "init.pid")
         self.docker_socket = self.folder / "run/docker.sock"
@@ -174,8 +187,14 @@ class Machine:
         return done
 
     def miniorch(self, *argv: str) -> str:
-        """A command of miniorch inside; what it printed."""
-        return self.run([sys.executable, "-m", "miniorch.cli.main", *argv]).stdout
+        """A command of miniorch inside; what it printed. Raises what it said was wrong."""
+        done = self.run([sys.executable, "-m", "miniorch.cli.main", *argv], check=False)
+        if done.returncode:
+            said = SAID.search(done.stderr)
+            message, remedy = said.groups() if said else (done.stderr.strip()[-2000:], None)
+            kind = NotAllowed if done.returncode == NotAllowed.exit_code else MiniorchError
+            raise kind(f"{self.name}: {message}", remedy=remedy or f"miniorch lab shell {self.name}")
+        return done.stdout
 
     def start_dockerd(self) -> None:
         """Start the node's Docker Engine unless it answers, and wait until it does."""
@@ -183,7 +202,7 @@ class Machine:
             return
         log = self.disk / "state/logs/dockerd.log"
         # The shell ends at once, and the daemon becomes a child of the node's first process.
-        self.run(["sh", "-c", 'dockerd >> "$0" 2>&1 < /dev/null &', str(log)])
+        self.run(["sh", "-c", START_DOCKERD, str(log)])
         try:
             wait_until(lambda: connects(str(self.docker_socket)), START_SECONDS, f"dockerd of {self.name} answers")
         except Unreachable as error:

@@ -23,6 +23,7 @@ DEFAULT_NODES = 3
 HOST_PART = 254  # the host's own address on the wire is .254, node 3's is .3
 WIRE_CANDIDATES = [f"10.210.{third}.0/24" for third in range(256)]
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+ETCD_PORT, ETCD_PEER_PORT = 2379, 2380
 LEAST_BYTES = 128 << 20  # a node with less cannot run its own Docker Engine
 
 
@@ -80,9 +81,8 @@ class Place:
     def table(self) -> str:
         return self.tag.replace("-", "_")
 
-    @property
-    def api_socket(self) -> Path:
-        return self.run / "node1/run/miniorch/api.sock"
+    def api_socket(self, node: str) -> Path:
+        return self.run / node / "run/miniorch/api.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Plan:
     wire: str = WIRE_CANDIDATES[0]
     store: str = "sqlite"  # or "etcd"
     nodes: tuple[LabNode, ...] = ()
+    managers: int = 1  # the first so many nodes; each has a member of the etcd
 
     def address(self, node: LabNode) -> str:
         return str(ipaddress.ip_network(self.wire)[node.number])
@@ -113,6 +114,30 @@ class Plan:
     @property
     def host_address(self) -> str:
         return str(ipaddress.ip_network(self.wire)[HOST_PART])
+
+    def manages(self, node: LabNode) -> bool:
+        return node.number <= self.managers
+
+    def store_url(self) -> str:
+        """What the servers are told of their store; "" for a file. A single manager's etcd is nobody else's."""
+        if self.store != "etcd":
+            return ""
+        hosts = (
+            [self.address(node) for node in self.nodes if self.manages(node)] if self.managers > 1 else ["127.0.0.1"]
+        )
+        return "etcd://" + ",".join(f"{host}:{ETCD_PORT}" for host in hosts)
+
+    def etcd(self, node: LabNode) -> list[str]:
+        """The options of a manager's member of the etcd."""
+        if self.managers == 1:
+            return ["--listen-peer-urls", f"http://127.0.0.1:{ETCD_PEER_PORT}"]
+        peers = {one.name: f"http://{self.address(one)}:{ETCD_PEER_PORT}" for one in self.nodes if self.manages(one)}
+        own = f"http://{self.address(node)}:{ETCD_PORT}"
+        return [
+            "--name", node.name, "--listen-peer-urls", peers[node.name], "--initial-advertise-peer-urls",
+            peers[node.name], "--listen-client-urls", own, "--advertise-client-urls", own,
+            "--initial-cluster", ",".join(f"{name}={url}" for name, url in peers.items()),
+        ]  # fmt: skip
 
     def node(self, name: str) -> LabNode | None:
         """The node that somebody calls `node2`, `n2` or `2`."""
@@ -161,17 +186,23 @@ def read_memory(word: str) -> int:
 
 def ordered(
     before: Plan | None, count: int, store: str, labels: Mapping[str, Mapping[str, str]],
-    cpus: float, memory_bytes: int, wire: str,
+    cpus: float, memory_bytes: int, wire: str, managers: int = 0,
 ) -> Plan:  # fmt: skip
     """The plan after `lab up` with these options: the one before, and more nodes. 0 and "": as before.
 
     Raises `Conflict` for a wish that what is there cannot follow, `UsageError` for a node that there will not be.
     """
-    plan = before or Plan(wire=wire, store=store or "sqlite")
+    plan = before or Plan(wire=wire, store=store or ("etcd" if managers > 1 else "sqlite"), managers=managers or 1)
     again = "miniorch lab down; then the same again"
     if store not in ("", plan.store):
         raise Conflict(f"this lab keeps its state in {plan.store}, not in {store}", remedy=again)
-    count = count or len(plan.nodes) or DEFAULT_NODES
+    if managers not in (0, plan.managers):
+        raise Conflict(f"this lab has managers: {plan.managers}, not {managers}", remedy=again)
+    if plan.managers > 1 and plan.store != "etcd":
+        raise UsageError("several managers need one store that all of them reach", remedy="--store etcd")
+    count = count or len(plan.nodes) or max(DEFAULT_NODES, plan.managers)
+    if plan.managers > count:
+        raise UsageError(f"{plan.managers} managers do not fit on {count} nodes", remedy=f"--nodes {plan.managers}")
     if count > NODES_LIMIT:
         raise UsageError(f"a lab has at most {NODES_LIMIT} nodes", remedy=f"--nodes {NODES_LIMIT}")
     if count < len(plan.nodes):

@@ -5,7 +5,9 @@ namespace of its own, where nobody has rules. A node is unplugged by taking its 
 containers and the overlay see is a real network without this node.
 
 On the host there is one network device and one firewall table, both with the lab's name; nothing of anybody else's is
-changed. Killing the process that holds the bridge's namespace removes the bridge and all cables with it.
+changed. Where the host's firewall drops what it should forward, as Docker sets it up, two rules in the chain that
+Docker keeps for such (DOCKER-USER) let through what the nodes begin; they name the lab's device, so `lab down` finds
+them. Killing the process that holds the bridge's namespace removes the bridge and all cables with it.
 Next file: `miniorch/lab/lab.py`.
 """
 
@@ -34,6 +36,7 @@ from miniorch.processes import PidFile
 HOLD = "echo $$; exec sleep infinity > /dev/null 2>&1"
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 STOP_SECONDS = 5.0
+IPTABLES, USER_CHAIN = ("iptables", "-w"), "DOCKER-USER"
 
 
 class Wire:
@@ -47,6 +50,7 @@ class Wire:
     def ensure(self) -> bool:
         """Make it unless it is there. Returns whether it was made now, so that cables must be plugged anew."""
         if self.pid_file.pid() is not None:
+            self._let_through()
             return False
         self.remove()
         self.place.run.mkdir(parents=True, exist_ok=True)
@@ -60,6 +64,7 @@ class Wire:
             raise Unsupported("this kernel has no VXLAN, which joins the nodes", remedy="modprobe vxlan") from None
         self._ip(0, host_lines(self.place, self.plan, pid))
         self._ip(pid, port_lines("host"))
+        self._let_through()
         if self.outside:
             _feed(["nft", "-f", "-"], nat_rules(self.place, self.plan))
         self.pid_file.write(pid)  # last: half a wire is none, and is made anew
@@ -96,8 +101,27 @@ class Wire:
             subprocess.run(["ip", "link", "delete", self.place.host_device], capture_output=True)
         wait_until(lambda: not device.exists(), STOP_SECONDS, f"the device {self.place.host_device} is gone")
         subprocess.run(["nft", "delete", "table", "ip", self.place.table], capture_output=True)
+        for rule in self._rules:
+            while _works([*IPTABLES, "-D", USER_CHAIN, *rule]):
+                pass
 
     # --- the way out ---
+
+    @property
+    def _rules(self) -> list[list[str]]:
+        answers = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+        device = self.place.host_device
+        return [["-i", device, "-j", "ACCEPT"], ["-o", device, *answers, "-j", "ACCEPT"]]
+
+    def _let_through(self) -> None:
+        """Where the host drops what it should forward, admit what the nodes begin, and the answers."""
+        if self._dropped():
+            for rule in self._rules:
+                _works([*IPTABLES, "-I", USER_CHAIN, *rule])
+
+    def _dropped(self) -> bool:
+        policy = "-P FORWARD DROP" in _run([*IPTABLES, "-S", "FORWARD"])
+        return policy and f"-i {self.place.host_device} -j ACCEPT" not in _run([*IPTABLES, "-S"])
 
     @property
     def outside(self) -> bool:
@@ -111,10 +135,9 @@ class Wire:
             return "this machine has no default route"
         if Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "1":
             return "this machine does not forward packets (sysctl -w net.ipv4.ip_forward=1)"
-        device = self.place.host_device
-        rules = _run(["iptables", "-S"]) if "-P FORWARD DROP" in _run(["iptables", "-S", "FORWARD"]) else ""
-        if rules and f"-i {device} -j ACCEPT" not in rules:
-            allow = f"iptables -I DOCKER-USER -i {device} -j ACCEPT; iptables -I DOCKER-USER -o {device} -j ACCEPT"
+        if self._dropped():
+            device = self.place.host_device
+            allow = f"iptables -I FORWARD -i {device} -j ACCEPT; iptables -I FORWARD -o {device} -j ACCEPT"
             return f"this machine's firewall drops what it should forward ({allow}; then lab down, lab up)"
         return ""
 
@@ -144,6 +167,13 @@ def _run(argv: Sequence[str]) -> str:
         return subprocess.run(argv, capture_output=True, text=True).stdout
     except OSError:
         return ""
+
+
+def _works(argv: Sequence[str]) -> bool:
+    try:
+        return subprocess.run(argv, capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def _feed(argv: Sequence[str], text: str) -> None:

@@ -5,7 +5,6 @@ One lab for all stories, in the order of the file: each leaves three ready nodes
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import Machine
+from lab import TAG, LabMachine, running_lab, traces
 from node import TestNode, until
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
-NAME = f"t{os.getpid()}"
-TAG = f"miniorch-lab-{NAME}"
 WEB = """\
 services:
   web:
@@ -28,81 +25,17 @@ services:
     healthcheck:
       test: ["CMD", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8000/"]
       interval: 1s
-    ports: ["8100:8000"]
+    ports: ["8100:8000", "127.0.0.1:8110:8000"]
     deploy:
       replicas: 3
 """
 PAGE = "http://127.0.0.1:8100/"
 
 
-class LabMachine(Machine):
-    """The machine that the lab is on. Every command of miniorch there speaks of the lab."""
-
-    def miniorch(self, *argv: str, env: dict[str, str] | None = None, **more: Any) -> Any:
-        return super().miniorch(*argv, env={"MINIORCH_LAB": NAME, **(env or {})}, **more)
-
-    def power(self) -> dict[str, str]:
-        return {node["name"]: node["power"] for node in self.json("lab", "ls")["nodes"]}
-
-    def states(self) -> dict[str, str]:
-        return {node["name"]: node["cluster"] for node in self.json("lab", "ls")["nodes"]}
-
-    def places(self) -> list[str]:
-        """Where tasks of web run that are wanted."""
-        wanted = [task for task in self.tasks("web") if task["desired_state"] == "running"]
-        return sorted(task["node"] for task in wanted if task["state"] == "running")
-
-    def inside(self, name: str, *argv: str) -> str:
-        out: str = self.miniorch("lab", "exec", name, "--", *argv).stdout
-        return out
-
-
-def traces(node: TestNode) -> list[str]:
-    """What is there of the lab on the test node, one line each."""
-    found = node.run(["sh", "-c", f"ls -d /run/{TAG} /sys/fs/cgroup/{TAG} /sys/fs/cgroup/*/{TAG}"], check=False)
-    lines = found.stdout.split()
-    lines += [line for line in node.run(["ip", "-br", "link"]).stdout.splitlines() if line.startswith(f"mo-{NAME}")]
-    lines += [line for line in node.run(["nft", "list", "tables"]).stdout.splitlines() if NAME in line]
-    lines += [line for line in node.run(["cat", "/proc/mounts"]).stdout.splitlines() if f"{TAG}/" in line]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (command := _command(entry)) and (TAG in command or f"forward {NAME}" in command):
-            lines.append(f"process {entry.name}: {command}")
-    return lines
-
-
-def _command(entry: Path) -> str:
-    try:
-        return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
 @pytest.fixture(scope="module")
 def lab(node: TestNode, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabMachine]:
-    """Three nodes that are ready, with `busybox:1`. Their engines' disks stay in the cache."""
-    disks = data_root.with_name(f"{data_root.name}-lab")
-    disks.mkdir(exist_ok=True)
-    node.run(["mkdir", f"/var/lib/{TAG}"])
-    node.run(["mount", "--bind", str(disks), f"/var/lib/{TAG}"])
-    node.run(["ip", "route", "add", "default", "via", "198.51.100.1"])  # so that the lab wants a way out
-    for way in "io":
-        node.run(["iptables", "-I", "DOCKER-USER", f"-{way}", f"mo-{NAME}", "-j", "ACCEPT"])
-    machine = LabMachine(node, tmp_path_factory.mktemp("lab"))
-    try:
-        began = time.monotonic()
-        machine.miniorch("lab", "up", "--nodes", "3", "--label", "n2:zone=b")
-        print(f"\nlab up: {time.monotonic() - began:.1f} s")
-        machine.miniorch("lab", "load", "busybox:1")
+    with running_lab(node, data_root, tmp_path_factory.mktemp("lab"), "--label", "n2:zone=b") as machine:
         yield machine
-    finally:
-        machine.miniorch("lab", "down")
-        left = [name for name in os.listdir(disks) if set(os.listdir(disks / name)) != {"docker"}]
-        found = traces(node)
-        for way in "io":
-            node.run(["iptables", "-D", "DOCKER-USER", f"-{way}", f"mo-{NAME}", "-j", "ACCEPT"])
-        node.run(["ip", "route", "delete", "default"])
-        node.run(["umount", f"/var/lib/{TAG}"])
-    assert (found, left) == ([], [])
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +70,8 @@ def test_the_same_again_changes_nothing_and_other_wishes_are_refused(lab: LabMac
 def test_an_app_is_spread_and_its_port_answers_on_localhost(web: LabMachine) -> None:
     assert web.places() == ["node1", "node2", "node3"]
     assert len({web.fetch(PAGE) for _ in range(9)}) == 3
-    assert web.json("lab", "ls")["ports"] == {"8100": "web/web"}
+    assert web.fetch("http://127.0.0.1:8110/")  # each node has it on its own localhost alone
+    assert web.json("lab", "ls")["ports"] == {"8100": "web/web", "8110": "web/web"}
 
 
 def test_a_node_whose_cable_is_cut_is_replaced_and_converges_when_healed(web: LabMachine) -> None:
@@ -178,6 +112,7 @@ def test_after_a_reboot_of_the_host_it_is_the_same_cluster(web: LabMachine, node
     node.run([sys.executable, "-c", group])
     node.run(["rm", "-rf", f"/run/{TAG}"])
     node.run(["nft", "delete", "table", "ip", TAG.replace("-", "_")])
+    node.run(["iptables", "-F", "DOCKER-USER"])
     until(lambda: traces(node) == [], 5, "all is gone but for the disks")
     web.miniorch("lab", "up")
     assert web.json("version")["cluster"] == cluster
@@ -198,6 +133,9 @@ def test_only_the_right_token_makes_a_node_and_removing_the_node_ends_it(lab: La
     assert "a node sees only its own tasks" in on_n3("nodes").stderr
     lab.miniorch("node", "rm", "node3", "--force")
     assert "no longer one of this cluster's" in on_n3("nodes").stderr
+    refusal = lab.miniorch("lab", "start", "n3", code=6).stderr
+    assert "node3: the certificate of node3 is no longer one" in refusal
+    assert "miniorch lab exec node3 -- miniorch down --all" in refusal
     on_n3("down", "--all")
     old, good = token("show", "--role", "worker"), token("rotate", "--role", "worker")
     foreign = "-".join([*good.split("-")[:3], "a" * 52, good.split("-")[4]])
