@@ -44,4 +44,4 @@ def unseeded() -> random.Random:
 def new_id(chance: random.Random, length: int = 8) -> str:
     """A fresh identifier of `length` characters (5 bits each); the first is a letter, so it is a DNS label."""
     first = chance.choice(ID_ALPHABET[10:])
-    return first + "".join(chance.choice(ID_ALPHABET) for _ in range(length - 1))
+    return first + "".join(chance.choices(ID_ALPHABET, k=length - 1))

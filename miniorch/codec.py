@@ -21,6 +21,7 @@ from miniorch.errors import UsageError
 
 T = TypeVar("T")
 _SCALARS = (str, int, float, bool, type(None))
+LARGEST = 2**63
 
 
 class Json(bytes):
@@ -63,7 +64,8 @@ def from_plain(cls: type[T], plain: Any) -> T:
     try:
         return typing.cast(T, _reader(typing.cast(Hashable, cls))(plain))
     except _Misfit as error:
-        raise UsageError(f"{cls.__name__}{error.path}: {error.what}") from None
+        message = f"{cls.__name__}{error.path}: {error.what}"
+        raise UsageError(message.encode(errors="backslashreplace").decode()) from None
 
 
 Reader = Callable[[Any], Any]
@@ -106,7 +108,9 @@ def _reader(wanted: Any) -> Reader:
         return functools.partial(_read_mapping, _reader(parts[1]))
     if isinstance(wanted, type) and issubclass(wanted, Enum):
         return functools.partial(_read_member, {member.value: member for member in wanted})
-    return functools.partial(_read_scalar, wanted)
+    if wanted in (int, float):
+        return functools.partial(_read_number, wanted)
+    return _read_text if wanted is str else functools.partial(_read_scalar, wanted)
 
 
 def _read_object(cls: type, value: Any) -> Any:
@@ -150,7 +154,7 @@ def _read_mapping(read: Reader, value: Any) -> Any:
     items = {}
     for key, item in value.items():
         try:
-            items[str(key)] = read(item)
+            items[_read_text(str(key))] = read(item)
         except _Misfit as error:
             raise error.inside(f".{key}") from None
     return items
@@ -163,13 +167,29 @@ def _read_member(members: Mapping[Any, Enum], value: Any) -> Any:
         raise _Misfit(f"{value!r} is none of {', '.join(map(str, members))}") from None
 
 
-def _read_scalar(wanted: type, value: Any) -> Any:
-    if type(value) is wanted:
-        return value
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted in (int, float) and isinstance(value, bool):
+def _read_number(wanted: Any, value: Any) -> Any:
+    """No bool, and nothing that the store would lose: JSON has no NaN, and what reads it elsewhere has 64 bits."""
+    if isinstance(value, bool):
         raise _Misfit(f"wants a number, got {_named(value)}")
+    if not isinstance(value, (int, wanted)):
+        raise _Misfit(f"wants {wanted.__name__}, got {_named(value)}")
+    if not -LARGEST < value < LARGEST:
+        raise _Misfit(f"wants a number of at most 64 bits, got {_named(value)}")
+    return float(value) if wanted is float else value
+
+
+def _read_text(value: Any) -> Any:
+    """Text that can be written down: half a character (JSON's `\\ud800` alone) cannot."""
+    _read_scalar(str, value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _Misfit(f"wants text, got half a character in {_named(value)}") from None
+    return value
+
+
+def _read_scalar(wanted: type, value: Any) -> Any:
     if not isinstance(value, wanted):
         raise _Misfit(f"wants {wanted.__name__}, got {_named(value)}")
     return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,17 +24,7 @@ from miniorch.model import (
     key_of,
     kind_of,
 )
-from miniorch.spec import (
-    AppSpec,
-    Build,
-    Condition,
-    HealthCheck,
-    Mount,
-    Port,
-    Resources,
-    ServiceSpec,
-    TaskSpec,
-)
+from miniorch.spec import AppSpec, Build, Condition, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
 
 SPEC = TaskSpec(
     image="web:1",
@@ -56,7 +48,7 @@ def test_every_object_survives_the_way_to_json_and_back() -> None:
         assert key_of(item)
 
 
-@given(st.dictionaries(st.text(), st.text()), st.lists(st.text()), st.floats(allow_nan=False, allow_infinity=False))
+@given(st.dictionaries(st.text(), st.text()), st.lists(st.text()), st.floats(-(2.0**62), 2.0**62))
 def test_any_text_survives(environment: dict[str, str], command: list[str], seconds: float) -> None:
     spec = TaskSpec("i", environment=environment, command=tuple(command), stop_grace_seconds=seconds)
     assert decode(TaskSpec, encode(spec)) == spec
@@ -77,11 +69,19 @@ def test_unknown_keys_are_ignored_and_missing_ones_take_their_default() -> None:
         ({"task": {"image": "x"}, "depends_on": {"db": "soon"}}, "'soon' is none of service_started, service_healthy"),
         ({"task": {"image": "x"}, "depends_on": []}, r"ServiceSpec.depends_on: wants an object, got \[\]"),
         ("x" * 100, "ServiceSpec: wants an object, got .{1,40}$"),
+        ({"task": {"image": "x", "reserved": {"cpus": math.inf}}}, "cpus: wants a number of at most 64 bits, got Inf"),
+        ({"task": {"image": "x", "reserved": {"cpus": math.nan}}}, "cpus: wants a number of at most 64 bits, got NaN"),
+        ({"task": {"image": "x", "reserved": {"cpus": 10**400}}}, "cpus: wants a number of at most 64 bits, got 1000"),
+        ({"task": {"image": "x", "reserved": {"memory_bytes": 2**63}}}, "memory_bytes: wants a number of at most 64"),
+        ({"task": {"image": "x\ud800"}}, r'image: wants text, got half a character in "x\\ud800"'),
+        ({"task": {"image": "x", "environment": {"\ud800": ""}}}, r"environment.\\ud800: wants text"),
+        ({"task": "\ud800"}, r'task: wants an object, got "\\ud800"'),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_path(plain: object, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as refused:
         from_plain(ServiceSpec, plain)
+    assert encode({"error": refused.value.message})  # it can be answered
 
 
 def test_what_is_not_json_is_refused() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from miniorch.codec import decode, encode
 from miniorch.errors import Compacted, Conflict, MiniorchError, NotAllowed, Temporary, Unsupported, UsageError
 from miniorch.model import Cluster, Event, Volume
 from miniorch.server import Server, authority_of
-from miniorch.simulation.loop import run
 from miniorch.state import backup
 from miniorch.state.backup import NOISE_BYTES, Content, head_of, restore, seal, unseal
 from miniorch.state.memory import MemoryStore
@@ -31,21 +30,18 @@ AUTHORITY = Authority.make("c1", NOW)
 VOLUMES = [Volume("shop", f"v{number:03}", "node1") for number in range(250)]  # more than one transaction's share
 
 
-def on(*stores: Callable[[], Store]) -> Callable[[Callable[..., Awaitable[None]]], Callable[[], None]]:
-    """Run a story on fresh stores of the given kinds."""
+@asynccontextmanager
+async def closed(store: Store) -> AsyncIterator[Store]:
+    yield store
+    await store.close()
 
-    def decorate(story: Callable[..., Awaitable[None]]) -> None:
-        async def whole() -> None:
-            opened = [make() for make in stores]
-            try:
-                await story(*opened)
-            finally:
-                for store in opened:
-                    await store.close()
 
-        asyncio.run(whole())
+@pytest.fixture
+def old() -> AbstractAsyncContextManager[Store]:
+    return closed(MemoryStore())
 
-    return decorate
+
+store = new = raw = other = later = old  # one each
 
 
 async def fill(store: Store) -> None:
@@ -70,52 +66,50 @@ async def taken(store: Store) -> Content:
 
 
 @pytest.mark.parametrize("way", ["memory to sqlite", "sqlite to memory"])
-def test_a_restored_store_holds_all_objects_but_events_and_the_leader(way: str, tmp_path: Path) -> None:
-    kinds: list[Callable[[], Store]] = [MemoryStore, lambda: SqliteStore(tmp_path / "state.db")]
+async def test_a_restored_store_holds_all_objects_but_events_and_the_leader(way: str, tmp_path: Path) -> None:
+    both: list[Store] = [MemoryStore(), SqliteStore(tmp_path / "state.db")]
+    old, new = both if way == "memory to sqlite" else both[::-1]
+    await fill(old)
+    sealed = seal(await taken(old), "secret", NOW, bytes(NOISE_BYTES))
+    await restore(new, unseal(sealed, "secret"), NOW)
+    there, expected = await objects(new), await objects(old)
+    cluster = decode(Cluster, there.pop("/cluster/cluster"))
+    assert cluster == replace(
+        Cluster("c1"), authority=AUTHORITY.certificate, base_revision=base_at(NOW, await old.revision())
+    )
+    assert there == {key: value for key, value in expected.items() if key.startswith("/volumes/")}
+    assert len(there) == 250
+    for store in both:
+        await store.close()
 
-    @on(*(kinds if way == "memory to sqlite" else kinds[::-1]))
-    async def story(old: Store, new: Store) -> None:
-        await fill(old)
-        sealed = seal(await taken(old), "secret", NOW, bytes(NOISE_BYTES))
-        await restore(new, unseal(sealed, "secret"), NOW)
-        there, expected = await objects(new), await objects(old)
-        cluster = decode(Cluster, there.pop("/cluster/cluster"))
-        assert cluster == replace(
-            Cluster("c1"), authority=AUTHORITY.certificate, base_revision=base_at(NOW, await old.revision())
-        )
-        assert there == {key: value for key, value in expected.items() if key.startswith("/volumes/")}
-        assert len(there) == 250
 
-
-def test_revisions_go_on_above_all_that_were_ever_told() -> None:
-    @on(MemoryStore, MemoryStore, MemoryStore)
-    async def story(old: Store, raw: Store, later: Store) -> None:
-        await fill(old)
-        before, content = await old.list("/volumes/"), await taken(old)
-        await restore(raw, content, NOW)
-        new = await opened(raw)
-        listing = await new.list("/volumes/")
-        assert listing.revision == await new.revision() > NOW * PER_SECOND > before.revision
-        assert min(entry.created for entry in listing.entries) > before.revision
-        with pytest.raises(Compacted, match="before the restore"):
-            await anext(new.watch("/", before.revision))
-        # What was read before the restore is old for ever; what is read now can be changed.
-        key = before.entries[0].key
-        assert await new.txn([Compare(key, before.entries[0].modified)], [Delete(key)]) is None
-        assert await new.txn([Compare(key, 0)], [Put(key, b"")]) is None
-        revision = await new.txn([Compare(key, listing.entries[0].modified)], [Delete(key)])
-        assert revision == listing.revision + 1
-        [[change]] = [list(await anext(new.watch("/", listing.revision)))]
-        assert (change.revision, change.entry, change.previous) == (revision, None, listing.entries[0])
-        entry = await new.get(listing.entries[1].key)
-        assert entry == listing.entries[1]
-        await new.compact(revision)
-        await new.compact(before.revision)  # of a time that this store never had
-        with pytest.raises(Compacted):
-            await anext(new.watch("/", revision - 1))
-        # The same old backup once more, a minute later: again above.
-        await restore(later, content, NOW + 60)
-        assert await (await opened(later)).revision() > revision + 1_000_000
+async def test_revisions_go_on_above_all_that_were_ever_told(old: Store, raw: Store, later: Store) -> None:
+    await fill(old)
+    before, content = await old.list("/volumes/"), await taken(old)
+    await restore(raw, content, NOW)
+    new = await opened(raw)
+    listing = await new.list("/volumes/")
+    assert listing.revision == await new.revision() > NOW * PER_SECOND > before.revision
+    assert min(entry.created for entry in listing.entries) > before.revision
+    with pytest.raises(Compacted, match="before the restore"):
+        await anext(new.watch("/", before.revision))
+    # What was read before the restore is old for ever; what is read now can be changed.
+    key = before.entries[0].key
+    assert await new.txn([Compare(key, before.entries[0].modified)], [Delete(key)]) is None
+    assert await new.txn([Compare(key, 0)], [Put(key, b"")]) is None
+    revision = await new.txn([Compare(key, listing.entries[0].modified)], [Delete(key)])
+    assert revision == listing.revision + 1
+    [[change]] = [list(await anext(new.watch("/", listing.revision)))]
+    assert (change.revision, change.entry, change.previous) == (revision, None, listing.entries[0])
+    entry = await new.get(listing.entries[1].key)
+    assert entry == listing.entries[1]
+    await new.compact(revision)
+    await new.compact(before.revision)  # of a time that this store never had
+    with pytest.raises(Compacted):
+        await anext(new.watch("/", revision - 1))
+    # The same old backup once more, a minute later: again above.
+    await restore(later, content, NOW + 60)
+    assert await (await opened(later)).revision() > revision + 1_000_000
 
 
 def test_a_clock_that_is_wrong_does_not_bring_revisions_down() -> None:
@@ -125,58 +119,52 @@ def test_a_clock_that_is_wrong_does_not_bring_revisions_down() -> None:
     assert base_at(NOW + 1, 7) == (int(NOW) + 1) * PER_SECOND
 
 
-def test_a_store_that_was_never_restored_is_left_as_it_is() -> None:
-    @on(MemoryStore)
-    async def story(store: Store) -> None:
-        assert await opened(store) is store
-        await fill(store)
-        assert await opened(store) is store
+async def test_a_store_that_was_never_restored_is_left_as_it_is(store: Store) -> None:
+    assert await opened(store) is store
+    await fill(store)
+    assert await opened(store) is store
 
 
 # What a restore refuses
 
 
-def test_a_store_that_is_not_empty_is_replaced_only_by_force() -> None:
-    @on(MemoryStore, MemoryStore)
-    async def story(old: Store, other: Store) -> None:
-        await fill(old)
-        await commit(other, [Write(Cluster("c2"), 0), Write(Volume("else", "v", "n"), 0)])
-        with pytest.raises(Conflict, match="it holds 2 objects") as refused:
-            await restore(other, await taken(old), NOW)
-        assert refused.value.remedy == "miniorch restore FILE --force"
-        await restore(other, await taken(old), NOW, force=True)
-        there = await objects(other)
-        assert decode(Cluster, there["/cluster/cluster"]).id == "c1"
-        assert "/volumes/else/v" not in there
+async def test_a_store_that_is_not_empty_is_replaced_only_by_force(old: Store, other: Store) -> None:
+    await fill(old)
+    await commit(other, [Write(Cluster("c2"), 0), Write(Volume("else", "v", "n"), 0)])
+    with pytest.raises(Conflict, match="it holds 2 objects") as refused:
+        await restore(other, await taken(old), NOW)
+    assert refused.value.remedy == "miniorch restore FILE --force"
+    await restore(other, await taken(old), NOW, force=True)
+    there = await objects(other)
+    assert decode(Cluster, there["/cluster/cluster"]).id == "c1"
+    assert "/volumes/else/v" not in there
 
 
-def test_a_store_that_somebody_leads_on_is_left_alone_and_one_whose_leader_died_is_waited_for() -> None:
-    async def story() -> None:
-        old, new = MemoryStore(), MemoryStore()
-        await fill(old)
-        content = await taken(old)
-        lease = await new.grant(10.0)
-        await new.txn([], [Put("/leaders/leader", b"{}", lease)])
-        await restore(new, content, NOW)  # its lease ends
-        await new.txn([], [Put("/leaders/leader", b"{}")])
-        with pytest.raises(Conflict, match="a server of miniorch runs on this store"):
-            await restore(new, content, NOW, force=True)
-
-    run(story())
+@pytest.mark.virtual
+async def test_a_store_that_somebody_leads_on_is_left_alone_and_one_whose_leader_died_is_waited_for() -> None:
+    old, new = MemoryStore(), MemoryStore()
+    await fill(old)
+    content = await taken(old)
+    lease = await new.grant(10.0)
+    await new.txn([], [Put("/leaders/leader", b"{}", lease)])
+    await restore(new, content, NOW)  # its lease ends
+    await new.txn([], [Put("/leaders/leader", b"{}")])
+    with pytest.raises(Conflict, match="a server of miniorch runs on this store"):
+        await restore(new, content, NOW, force=True)
 
 
-def test_backup_of_a_newer_miniorch_with_other_kinds_is_refused_before_anything_is_written() -> None:
-    @on(MemoryStore, MemoryStore)
-    async def story(old: Store, new: Store) -> None:
-        await fill(old)
-        content = await taken(old)
-        strange = replace(content, entries=(*content.entries, ("/secrets/x", "{}")))
-        with pytest.raises(Unsupported, match="/secrets/x"):
-            await restore(new, strange, NOW)
-        without = replace(content, entries=tuple(one for one in content.entries if "cluster" not in one[0]))
-        with pytest.raises(UsageError, match="lacks the cluster's record"):
-            await restore(new, without, NOW)
-        assert await new.revision() == 0
+async def test_backup_of_a_newer_miniorch_with_other_kinds_is_refused_before_anything_is_written(
+    old: Store, new: Store
+) -> None:
+    await fill(old)
+    content = await taken(old)
+    strange = replace(content, entries=(*content.entries, ("/secrets/x", "{}")))
+    with pytest.raises(Unsupported, match="/secrets/x"):
+        await restore(new, strange, NOW)
+    without = replace(content, entries=tuple(one for one in content.entries if "cluster" not in one[0]))
+    with pytest.raises(UsageError, match="lacks the cluster's record"):
+        await restore(new, without, NOW)
+    assert await new.revision() == 0
 
 
 class Mortal(MemoryStore):
@@ -196,32 +184,29 @@ class Mortal(MemoryStore):
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_no_server_starts_on_a_store_that_is_half_restored(done: bool) -> None:
+async def test_no_server_starts_on_a_store_that_is_half_restored(old: Store, done: bool) -> None:
     """The restore is ended at each of its transactions in turn; the same again with --force completes it."""
-
-    @on(MemoryStore)
-    async def story(old: Store) -> None:
-        await fill(old)
-        content, refused = await taken(old), 0
-        for steps in range(20):
-            store = Mortal()
-            await commit(store, [Write(Cluster("c2"), 0), Write(Volume("else", "v", "n"), 0)])
-            store.left, store.done = steps, done
-            try:
-                await restore(store, content, NOW, force=True)
-                break
-            except Temporary:
-                store.left = 10**9
-            server = Server(await opened(store), SystemClock(), random.Random(1))
-            if (await store.get("/cluster/cluster")) is None:
-                refused += 1
-                with pytest.raises(Conflict, match="half restored"):
-                    await server.prepare()
-            else:
-                assert (await server.prepare()).id == "c2" if steps == 0 else "c1"
+    await fill(old)
+    content, refused = await taken(old), 0
+    for steps in range(20):
+        store = Mortal()
+        await commit(store, [Write(Cluster("c2"), 0), Write(Volume("else", "v", "n"), 0)])
+        store.left, store.done = steps, done
+        try:
             await restore(store, content, NOW, force=True)
-            assert len(await objects(store)) == 251
-        assert refused == 2
+            break
+        except Temporary:
+            store.left = 10**9
+        server = Server(await opened(store), SystemClock(), random.Random(1))
+        if (await store.get("/cluster/cluster")) is None:
+            refused += 1
+            with pytest.raises(Conflict, match="half restored"):
+                await server.prepare()
+        else:
+            assert (await server.prepare()).id == "c2" if steps == 0 else "c1"
+        await restore(store, content, NOW, force=True)
+        assert len(await objects(store)) == 251
+    assert refused == 2
 
 
 # The file
@@ -289,27 +274,25 @@ def test_foreign_and_newer_files_are_refused(data: bytes, kind: type[MiniorchErr
 # The authority
 
 
-def test_first_start_makes_an_authority_and_a_server_without_its_key_cannot_back_up(tmp_path: Path) -> None:
-    @on(MemoryStore)
-    async def story(store: Store) -> None:
-        server = Server(store, SystemClock(), random.Random(1))
-        cluster = await server.prepare()
-        first = await authority_of(store, tmp_path / "a", SystemClock())
-        assert first is not None
-        assert await authority_of(store, tmp_path / "a", SystemClock()) == first
-        assert (await server.prepare()) == replace(cluster, authority=first.certificate)
-        assert await authority_of(store, tmp_path / "b", SystemClock()) is None
-        with pytest.raises(Conflict, match="does not hold the key"):
-            await backup.take(store, None)
+async def test_first_start_makes_an_authority_and_a_server_without_its_key_cannot_back_up(
+    store: Store, tmp_path: Path
+) -> None:
+    server = Server(store, SystemClock(), random.Random(1))
+    cluster = await server.prepare()
+    first = await authority_of(store, tmp_path / "a", SystemClock())
+    assert first is not None
+    assert await authority_of(store, tmp_path / "a", SystemClock()) == first
+    assert (await server.prepare()) == replace(cluster, authority=first.certificate)
+    assert await authority_of(store, tmp_path / "b", SystemClock()) is None
+    with pytest.raises(Conflict, match="does not hold the key"):
+        await backup.take(store, None)
 
 
-def test_shifted_forwards_leases() -> None:
-    @on(MemoryStore)
-    async def story(raw: Store) -> None:
-        store = Shifted(raw, 1000)
-        lease = await store.grant(60.0)
-        assert await store.txn([], [Put("/a", b"", lease)]) == 1001
-        await store.keep_alive(lease)
-        await store.revoke(lease)
-        assert (await store.list("/")).entries == ()
-        assert await store.revision() == 1002
+async def test_shifted_forwards_leases(raw: Store) -> None:
+    store = Shifted(raw, 1000)
+    lease = await store.grant(60.0)
+    assert await store.txn([], [Put("/a", b"", lease)]) == 1001
+    await store.keep_alive(lease)
+    await store.revoke(lease)
+    assert (await store.list("/")).entries == ()
+    assert await store.revision() == 1002

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -49,14 +49,6 @@ def waiting(number: int, *, reads: Sequence[str] = (), size: int = 1, value: int
     return Waiting(request, size, frozenset(reads), frozenset(keys), asyncio.get_running_loop().create_future())
 
 
-def run(story: Callable[[], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        async with asyncio.timeout(10.0):
-            await story()
-
-    asyncio.run(whole())
-
-
 def test_request_is_the_one_that_etcd_reads() -> None:
     expected = rpc.TxnRequest()
     expected.compare.add(target=rpc.Compare.MOD, key=b"/root/absent", mod_revision=0)
@@ -72,95 +64,74 @@ def test_request_is_the_one_that_etcd_reads() -> None:
     assert rpc.TxnRequest.FromString(request) == expected
 
 
-def test_each_member_of_a_group_has_an_answer_of_its_own() -> None:
-    async def story() -> None:
-        group = Group([waiting(1)])
-        assert group.answers(response(300, True)) == [300]
-        assert group.answers(response(300, False)) == [None]
-        group.members += [waiting(2), waiting(3)]
-        assert group.answers(response(70_000, True, False, True)) == [70_000, None, 70_000]
-        inner = [one.request_txn.SerializeToString() for one in rpc.TxnRequest.FromString(group.request()).success]
-        assert inner == [one.request for one in group.members]
-
-    run(story)
+async def test_each_member_of_a_group_has_an_answer_of_its_own() -> None:
+    group = Group([waiting(1)])
+    assert group.answers(response(300, True)) == [300]
+    assert group.answers(response(300, False)) == [None]
+    group.members += [waiting(2), waiting(3)]
+    assert group.answers(response(70_000, True, False, True)) == [70_000, None, 70_000]
+    inner = [one.request_txn.SerializeToString() for one in rpc.TxnRequest.FromString(group.request()).success]
+    assert inner == [one.request for one in group.members]
 
 
-def test_groups_stay_within_what_an_etcd_takes() -> None:
-    async def story() -> None:
-        wishes = [waiting(number, size=1 + number % 90, value=1 + number * 50) for number in range(200)]
-        for group in grouped([*wishes, waiting(200, size=128)]):
-            assert len(group.members) == 1 or len(group.members) + max(one.size for one in group.members) <= 128
-            assert len(group.members) == 1 or len(group.request()) <= TXN_BYTES + 128 * 12
-        assert len(grouped([waiting(number) for number in range(127)])) == 1
-
-    run(story)
+async def test_groups_stay_within_what_an_etcd_takes() -> None:
+    wishes = [waiting(number, size=1 + number % 90, value=1 + number * 50) for number in range(200)]
+    for group in grouped([*wishes, waiting(200, size=128)]):
+        assert len(group.members) == 1 or len(group.members) + max(one.size for one in group.members) <= 128
+        assert len(group.members) == 1 or len(group.request()) <= TXN_BYTES + 128 * 12
+    assert len(grouped([waiting(number) for number in range(127)])) == 1
 
 
-def test_who_reads_or_writes_what_another_writes_goes_in_another_group() -> None:
-    async def story() -> None:
-        same = [waiting(1), waiting(1), waiting(2, reads=["/1/0"]), waiting(3, reads=["/epoch"])]
-        also = [waiting(4, reads=["/epoch"]), waiting(5, reads=["/6/0"]), waiting(6)]
-        sizes = [len(group.members) for group in grouped([*same, *also])]
-        assert sum(sizes) == 7
-        assert len(sizes) == 3  # the first key is wanted by three
-        assert [len(group.members) for group in grouped([waiting(1)] * 20)] == [1] * 20
-
-    run(story)
+async def test_who_reads_or_writes_what_another_writes_goes_in_another_group() -> None:
+    same = [waiting(1), waiting(1), waiting(2, reads=["/1/0"]), waiting(3, reads=["/epoch"])]
+    also = [waiting(4, reads=["/epoch"]), waiting(5, reads=["/6/0"]), waiting(6)]
+    sizes = [len(group.members) for group in grouped([*same, *also])]
+    assert sum(sizes) == 7
+    assert len(sizes) == 3  # the first key is wanted by three
+    assert [len(group.members) for group in grouped([waiting(1)] * 20)] == [1] * 20
 
 
-def test_transactions_gather_while_one_is_under_way() -> None:
-    async def story() -> None:
-        etcd = Etcd()
-        commits = GroupCommit(b"", 1, etcd.ask)
-        first = asyncio.ensure_future(commits.txn([], [Put("/first", b"")]))
-        while not etcd.sizes:
-            await asyncio.sleep(0)
-        others = [asyncio.ensure_future(commits.txn([], [Put(f"/{number}", b"")])) for number in range(10)]
+async def test_transactions_gather_while_one_is_under_way() -> None:
+    etcd = Etcd()
+    commits = GroupCommit(b"", 1, etcd.ask)
+    first = asyncio.ensure_future(commits.txn([], [Put("/first", b"")]))
+    while not etcd.sizes:
         await asyncio.sleep(0)
-        others[3].cancel()  # nothing is undone, and nobody else is disturbed
-        etcd.go_on.set()
-        answers = await asyncio.gather(first, *others, return_exceptions=True)
-        assert [answer for answer in answers if answer != 299] == [answers[4]]
-        assert etcd.sizes == [1, 10]
+    others = [asyncio.ensure_future(commits.txn([], [Put(f"/{number}", b"")])) for number in range(10)]
+    await asyncio.sleep(0)
+    others[3].cancel()  # nothing is undone, and nobody else is disturbed
+    etcd.go_on.set()
+    answers = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [answer for answer in answers if answer != 299] == [answers[4]]
+    assert etcd.sizes == [1, 10]
 
-    run(story)
 
-
-def test_request_that_gets_no_answer_keeps_nobody_else_back() -> None:
-    async def story() -> None:
-        etcd = Etcd()
-        commits = GroupCommit(b"", 1, etcd.ask)
-        stuck = asyncio.ensure_future(commits.txn([], [Put("/stuck", b"")]))
-        while not etcd.sizes:
-            await asyncio.sleep(0)
-        assert await commits.txn([], [Put("/other", b"")]) == 299
-        assert not stuck.done()
-        etcd.go_on.set()
-        assert await stuck == 299
-
-    run(story)
+async def test_request_that_gets_no_answer_keeps_nobody_else_back() -> None:
+    etcd = Etcd()
+    commits = GroupCommit(b"", 1, etcd.ask)
+    stuck = asyncio.ensure_future(commits.txn([], [Put("/stuck", b"")]))
+    while not etcd.sizes:
+        await asyncio.sleep(0)
+    assert await commits.txn([], [Put("/other", b"")]) == 299
+    assert not stuck.done()
+    etcd.go_on.set()
+    assert await stuck == 299
 
 
 @pytest.mark.parametrize("kind", [UsageError, NotFound])
-def test_group_that_is_refused_is_sent_again_one_by_one(kind: type[MiniorchError]) -> None:
-    async def story() -> None:
-        etcd = Etcd(lambda members: kind("no") if members > 1 else None)
-        etcd.go_on.set()
-        commits = GroupCommit(b"", 1, etcd.ask)
-        assert await asyncio.gather(*(commits.txn([], [Put(f"/{one}", b"")]) for one in range(5))) == [299] * 5
-        assert etcd.sizes == [5, 1, 1, 1, 1, 1]
-
-    run(story)
+async def test_group_that_is_refused_is_sent_again_one_by_one(kind: type[MiniorchError]) -> None:
+    etcd = Etcd(lambda members: kind("no") if members > 1 else None)
+    etcd.go_on.set()
+    commits = GroupCommit(b"", 1, etcd.ask)
+    assert await asyncio.gather(*(commits.txn([], [Put(f"/{one}", b"")]) for one in range(5))) == [299] * 5
+    assert etcd.sizes == [5, 1, 1, 1, 1, 1]
 
 
-def test_unknown_outcome_is_that_of_all_and_nothing_is_sent_again() -> None:
-    async def story() -> None:
-        etcd = Etcd(lambda members: UnknownOutcome("no answer"))
-        etcd.go_on.set()
-        commits = GroupCommit(b"", 1, etcd.ask)
-        wishes = (commits.txn([], [Put(f"/{one}", b"")]) for one in range(5))
-        answers = await asyncio.gather(*wishes, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [UnknownOutcome] * 5
-        assert etcd.sizes == [5]
-
-    run(story)
+async def test_unknown_outcome_is_that_of_all_and_nothing_is_sent_again() -> None:
+    etcd = Etcd(lambda members: UnknownOutcome("no answer"))
+    etcd.go_on.set()
+    commits = GroupCommit(b"", 1, etcd.ask)
+    wishes = (commits.txn([], [Put(f"/{one}", b"")]) for one in range(5))
+    answers = await asyncio.gather(*wishes, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [UnknownOutcome] * 5
+    assert etcd.sizes == [5]

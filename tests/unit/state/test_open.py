@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,16 @@ from miniorch.state.open import _endpoint, open_store
 from miniorch.state.sqlite import SqliteStore
 
 
-def test_url_names_the_kind_of_store(tmp_path: Path) -> None:
-    async def whole() -> None:
-        for url, kind in (
-            ("memory:", MemoryStore),
-            (f"sqlite://{tmp_path}/deep/state.db", SqliteStore),
-            ("etcd://10.0.0.1:2379,10.0.0.2:2379/shop", EtcdStore),
-        ):
-            store = open_store(url)
-            assert type(store) is kind
-            await store.close()
-        assert (tmp_path / "deep" / "state.db").exists()
-
-    asyncio.run(whole())
+async def test_url_names_the_kind_of_store(tmp_path: Path) -> None:
+    for url, kind in (
+        ("memory:", MemoryStore),
+        (f"sqlite://{tmp_path}/deep/state.db", SqliteStore),
+        ("etcd://10.0.0.1:2379,10.0.0.2:2379/shop", EtcdStore),
+    ):
+        store = open_store(url)
+        assert type(store) is kind
+        await store.close()
+    assert (tmp_path / "deep" / "state.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -46,29 +42,12 @@ def test_endpoint_has_etcds_port_if_it_names_none(text: str, endpoint: str) -> N
 @pytest.mark.parametrize(
     "url",
     [
-        "",
-        "state.db",
-        "/var/lib/state.db",
-        "sqlite:",
-        "sqlite:///",
-        "sqlite://state.db",
-        "sqlite:///a?b=c",
-        "memory:x",
-        "memory://host",
-        "etcd:",
-        "etcd:///x",
-        "etcd://h1#x",
-        "etcd://h1:x",
-        "etcd://h1:0",
-        "etcd://h1:70000",
-        "etcd://h1,,h2",
-        "etcd://::1",
-        "etcd://me:secret@h1:2379",
-        "etcd://[::1",
-        "http://h1",
+        "", "state.db", "/var/lib/state.db", "sqlite:", "sqlite:///", "sqlite://state.db", "sqlite:///a?b=c",
+        "memory:x", "memory://host", "etcd:", "etcd:///x", "etcd://h1#x", "etcd://h1:x", "etcd://h1:0",
+        "etcd://h1:70000", "etcd://h1,,h2", "etcd://::1", "etcd://me:secret@h1:2379", "etcd://[::1", "http://h1",
         "postgres://h1/x",
     ],
-)
+)  # fmt: skip
 def test_url_that_names_no_store_is_refused_with_the_forms_there_are(url: str) -> None:
     with pytest.raises(UsageError) as refused:
         open_store(url)
@@ -89,11 +68,8 @@ def test_certificates_are_asked_for_before_the_first_request(tmp_path: Path) -> 
             open_store(f"etcd://h1?{query}")
 
 
-def test_etcd_that_is_away_is_told_at_the_first_request() -> None:
-    async def whole() -> None:
-        store = open_store("etcd://127.0.0.1:1")
-        with pytest.raises(Temporary, match=r"no etcd answers at 127\.0\.0\.1:1"):
-            await store.get("/a")
-        await store.close()
-
-    asyncio.run(whole())
+async def test_etcd_that_is_away_is_told_at_the_first_request() -> None:
+    store = open_store("etcd://127.0.0.1:1")
+    with pytest.raises(Temporary, match=r"no etcd answers at 127\.0\.0\.1:1"):
+        await store.get("/a")
+    await store.close()
