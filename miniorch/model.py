@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from miniorch.spec import Port, Resources, ServiceSpec, TaskSpec
+from miniorch.verdicts import DecisionRecord
 
 
 class TaskState(StrEnum):
@@ -107,6 +108,14 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that failed by itself: on which node, and when."""
+
+    node: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One run of one slot of a service."""
 
@@ -123,6 +132,8 @@ class Task:
     attempt: int = 0  # failures in a row before this run; drives the back-off
     round: int = 0  # the service's when the task was made
     networks: tuple[str, ...] = ("default",)  # the service's when the task was made; `Endpoints` has today's
+    failures: tuple[Failure, ...] = ()  # recent ones of this slot before this run; a node where many were comes last
+    placed_by: str = ""  # digest of the service's placement rules under which the task has, or may keep, its node
 
     @property
     def name(self) -> str:
@@ -187,6 +198,8 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)  # the administrator's: "zone" -> "b"
     platform: str = ""  # "linux/amd64"
     state_since: float = 0.0  # when `state` was entered
+    images: tuple[str, ...] = ()  # names of images that are there: "redis:7"
+    engine_labels: Mapping[str, str] = field(default_factory=dict)  # of the container engine, by its own settings
 
     @property
     def takes_work(self) -> bool:
@@ -230,6 +243,7 @@ class Endpoints:
     backends: tuple[Backend, ...] = ()
     aliases: tuple[str, ...] = ()
     networks: tuple[str, ...] = ("default",)  # the app's networks that the service is on
+    draining: bool = False  # a backend is to leave: each node that follows this says so when its traffic does
 
     @property
     def key(self) -> str:
@@ -242,7 +256,7 @@ class Event:
 
     id: str
     at: float
-    kind: str  # "task", "service", "app", "node", "volume"
+    kind: str  # "task", "service", "app", "node", "volume", "decision"
     subject: str  # "dockchat/web.1", "dockchat/web", "node1"
     message: str
 
@@ -298,19 +312,20 @@ KINDS: dict[str, type] = {
     "nodes": Node,
     "volumes": Volume,
     "releases": Release,
+    "decisions": DecisionRecord,
     "tokens": Token,
     "members": Member,
     "endpoints": Endpoints,
     "events": Event,
 }
 _KEYS = {App: "name", Node: "name", Member: "name", Task: "id", Event: "id", Token: "id"}
+_ALONE = {Cluster: "cluster", Leader: "leader"}  # there is one
 
 
 def key_of(item: object) -> str:
     """The key of an object below its kind: `dockchat/web` for a service, the id for a task."""
-    if isinstance(item, Cluster | Leader):  # there is one
-        return type(item).__name__.lower()
-    return str(getattr(item, _KEYS.get(type(item), "key")))
+    kind = type(item)
+    return _ALONE.get(kind) or str(getattr(item, _KEYS.get(kind, "key")))
 
 
 def kind_of(cls: type) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from miniorch.api.handlers import Handlers
 from miniorch.authority import Authority
-from miniorch.client import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
+from miniorch.certificates import own_certificate
 from miniorch.clock import Clock, SystemClock, new_id, unseeded
 from miniorch.controllers.endpoints import Reachability
 from miniorch.controllers.leadership import TTL_SECONDS, Leadership
@@ -39,6 +39,7 @@ from miniorch.state.open import open_store
 from miniorch.state.records import Write, commit, read
 from miniorch.state.shifted import opened
 from miniorch.state.store import Compare, Store
+from miniorch.transport import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
 
 log = logging.getLogger("server")
 
@@ -219,7 +220,7 @@ async def prepared(options: argparse.Namespace, store: Store, chance: random.Ran
 async def serve(options: argparse.Namespace) -> None:
     """Run the server process until SIGTERM or SIGINT."""
     from miniorch.api.app import make_app
-    from miniorch.listener import QuietServer, listen, listen_at, own_certificate, take_lock, until_told_to_end
+    from miniorch.listener import QuietServer, listen, listen_at, take_lock, until_told_to_end
 
     store = open_store(options.store)
     try:

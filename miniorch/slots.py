@@ -18,13 +18,17 @@ recovered. Who does this for real: swarmkit's restart supervisor, which cannot t
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from itertools import count, islice
 
-from miniorch.model import DesiredState, Node, NodeState, Service, Task, TaskState
-from miniorch.spec import Restart
+from miniorch.model import DesiredState, Failure, Node, NodeState, Service, Task, TaskState
+from miniorch.spec import Restart, TaskSpec
 
 STEADY_SECONDS = 60.0
 BACKOFF_LIMIT_SECONDS = 60.0
+FAILED = (TaskState.FAILED, TaskState.REJECTED)
+FAILURES_KEPT, FAILURES_SECONDS = 5, 300.0  # of a slot: so many on one node in so long, and the node comes last
 
 
 def backoff_seconds(attempt: int) -> float:
@@ -45,6 +49,55 @@ def failures_in_a_row(ended: Task) -> int:
     return 1 if ran_well else ended.attempt + 1
 
 
+def failures_until(ended: Task) -> tuple[Failure, ...]:
+    """What the successor of an ended task is told of its slot: where it has failed, and when. The newest ones do."""
+    own: tuple[Failure, ...] = ()
+    if ended.status.state in FAILED and ended.desired_state is DesiredState.RUNNING:
+        own = (Failure(ended.node, ended.status.since),)
+    return (*ended.failures, *own)[-FAILURES_KEPT:]
+
+
+def recent_failures(service: Service, tasks: Iterable[Task], now: float) -> Counter[str]:
+    """How often tasks of a service's present version have failed lately, by node. `tasks`: the service's, oldest first.
+
+    The newest task of each slot knows it all, so nothing has to be kept for this, and a new leader knows it, too.
+    """
+    failed = [task for task in tasks if task.failures or task.status.state in FAILED]  # most have not
+    newest = {task.slot: task for task in failed if is_wanted(task, service)}
+    known = [failure for task in newest.values() for failure in failures_until(task)]
+    return Counter(failure.node for failure in known if now - failure.at < FAILURES_SECONDS)
+
+
+def slots_of(service: Service, tasks: Iterable[Task], last: Collection[int] = ()) -> list[int]:
+    """The numbers of the slots that count: as many as there are replicas. `tasks` are all of the service's.
+
+    Slots that have tasks stay while there are not too many; those that run stay longest, but for `last`. What lacks
+    gets the lowest free numbers. The tasks of a job, and those that are told their number, are 1, 2, 3, ... always.
+    """
+    wanted = service.spec.replicas
+    if service.spec.restart.condition is not Restart.ANY or _is_told_its_number(service.spec.task):
+        return list(range(1, wanted + 1))
+    newest = {task.slot: task for task in sorted(tasks, key=lambda one: (_is_meant_to_run(one), one.created_at))}
+    kept = sorted(newest, key=lambda slot: (_worth(newest[slot]), slot in last, slot))[:wanted]
+    free = (number for number in count(1) if number not in newest)
+    return sorted([*kept, *islice(free, wanted - len(kept))])
+
+
+def _worth(task: Task) -> int:
+    """What would be lost with a slot whose newest task this is, when replicas are to go; the lowest is worth most."""
+    if not _is_meant_to_run(task):
+        return 4 if task.desired_state is DesiredState.REMOVED else 3
+    return 0 if task.status.state is TaskState.RUNNING else 1 if task.node else 2
+
+
+def _is_meant_to_run(task: Task) -> bool:
+    return task.live and task.desired_state is DesiredState.RUNNING
+
+
+def _is_told_its_number(spec: TaskSpec) -> bool:
+    return any("Task.Slot" in text for text in (spec.options.hostname, *spec.environment.values()))
+
+
 def is_done(task: Task, service: Service) -> bool:
     """True for the task of a job that ended as it should."""
     return task.status.state is TaskState.COMPLETE and not _has_successor(task, service)
@@ -52,7 +105,7 @@ def is_done(task: Task, service: Service) -> bool:
 
 def is_given_up(task: Task, service: Service) -> bool:
     """True for a failed task that is not tried again, until the service changes or is restarted."""
-    return task.status.state in (TaskState.FAILED, TaskState.REJECTED) and not _has_successor(task, service)
+    return task.status.state in FAILED and not _has_successor(task, service)
 
 
 def next_at(ended: Task, service: Service) -> float | None:

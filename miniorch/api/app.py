@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+import starlette.routing
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -19,10 +21,10 @@ from miniorch.api.forward import forwarding
 from miniorch.api.handlers import Handlers
 from miniorch.api.routes import ROUTES, Call
 from miniorch.api.watch import Watch
-from miniorch.client import STATE_DIRECTORY
 from miniorch.codec import encode
-from miniorch.errors import MiniorchError, UsageError, to_wire
+from miniorch.errors import MiniorchError, NotFound, UsageError, to_wire
 from miniorch.listener import caller_of
+from miniorch.transport import STATE_DIRECTORY
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 LINES = [(b"content-type", b"application/x-ndjson")]
@@ -37,28 +39,44 @@ def make_app(handlers: Handlers, agent_at: Callable[[str], str], folder: Path = 
     app = FastAPI(title="miniorch", version=__version__, openapi_url=None)
     for route in ROUTES:
         answer = partial(handlers.answer, route)
-        endpoint = forwarding(answer, agent_at, folder) if route.forwarded else _endpoint(answer)
-        app.add_route(route.path, endpoint, methods=[route.method], name=f"{route.method} {route.path}")
+        endpoint = forwarding(answer, agent_at, folder) if route.forwarded else Endpoint(answer)
+        name = f"{route.method} {route.path}"
+        app.router.routes.append(starlette.routing.Route(route.path, endpoint, methods=[route.method], name=name))
     app.add_exception_handler(MiniorchError, _refuse)
+    for status in (404, 405):
+        app.add_exception_handler(status, _no_such_route)
     return app
 
 
-def _endpoint(handler: Callable[..., Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        call = Call(caller_of(request.scope), request.path_params, dict(request.query_params))
-        answer = await handler(call, partial(_body, request))
-        if isinstance(answer, Watch):
-            return Lines(answer)
-        return Response(encode(answer), media_type="application/json")
+class Endpoint:
+    """One route. It reads ASGI itself: Starlette's `Request` and `Response` cost more than most answers do."""
 
-    return endpoint
+    def __init__(self, handler: Callable[..., Awaitable[Any]]) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        try:
+            answer = await self._handler(Call(caller_of(scope), scope["path_params"], query), partial(_body, receive))
+        except MiniorchError as error:
+            status, body = error.status, encode(to_wire(error))
+        else:
+            if isinstance(answer, Watch):
+                await Lines(answer)(scope, receive, send)
+                return
+            status, body = 200, encode(answer)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
-async def _body(request: Request) -> Any:
-    received, size = bytearray(), 0
+async def _body(receive: Receive) -> Any:
+    received, size, more = bytearray(), 0, True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
+            while more:
+                message = await receive()
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 size += len(chunk)
                 if size <= MAX_BODY_BYTES:  # the rest is read and dropped: who is still sending hears no answer
                     received += chunk
@@ -107,6 +125,11 @@ class Lines(Response):
 async def _hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    return await _refuse(request, NotFound(f"the server has no {request.method} {request.url.path}",
+                                           remedy="docs/api.md lists what it has"))  # fmt: skip
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

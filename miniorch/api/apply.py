@@ -8,102 +8,111 @@ from itertools import chain
 from miniorch.changes import ServiceChange
 from miniorch.errors import Conflict, UsageError
 from miniorch.model import App, Cluster, Release, Service
-from miniorch.spec import LABEL, MAX_REPLICAS, NAME, AppSpec, Mount, ServiceSpec
+from miniorch.spec import LABEL, MAX_REPLICAS, NAME, AppSpec, ServiceSpec
 from miniorch.state.records import Versioned, Write
+from scheduler import attributes
+from scheduler.constraints import Misspelt, check
+from scheduler.strategies import STRATEGIES
 
 CHANGES_TOLD = 50  # of one release
+MAX_RULES = 100  # of one service and kind; each is asked of every node
+
+
+LABELS = "wants lower-case letters, digits and '-', at most 40"
+Fault = tuple[str, str]  # what is wrong, and the remedy
 
 
 def check_spec(app: str, spec: AppSpec) -> None:
     """Raise `UsageError` for what no reader of app files should let through: this is the server's own border."""
+    for message, remedy in _faults(app, spec):
+        raise UsageError(message, remedy=remedy)
+
+
+def _faults(app: str, spec: AppSpec) -> Iterator[Fault]:
     if not LABEL.fullmatch(app):
-        raise UsageError(f"app name {app!r} wants lower-case letters, digits and '-', at most 40", remedy="--name shop")
+        yield f"app name {app!r} {LABELS}", "--name shop"
     if not spec.services:
-        raise UsageError(f"app {app} has no services", remedy="write at least one below services:")
+        yield f"app {app} has no services", "write at least one below services:"
     published: dict[int, str] = {}
+    owners = {name: name for name in spec.services}  # of names: within an app, each means one service
     for name, service in spec.services.items():
         if not LABEL.fullmatch(name):
-            raise UsageError(
-                f"service name {name!r} wants lower-case letters, digits and '-', at most 40", remedy="rename it: web"
-            )
+            yield f"service name {name!r} {LABELS}", "rename it: web"
         if not 0 <= service.replicas <= MAX_REPLICAS:
-            raise UsageError(
-                f"{name}: replicas wants 0 to {MAX_REPLICAS}, got {service.replicas}", remedy="deploy: {replicas: 1}"
-            )
+            yield f"{name}: replicas wants 0 to {MAX_REPLICAS}, got {service.replicas}", "deploy: {replicas: 1}"
         for port in service.ports:
             if not (0 < port.published < 65536 and 0 < port.target < 65536):
-                raise UsageError(
-                    f"{name}: a port lies between 1 and 65535, got {port.published}:{port.target}",
-                    remedy='ports: ["8080:80"]',
-                )
+                wrong = f"{port.published}:{port.target}"
+                yield f"{name}: a port lies between 1 and 65535, got {wrong}", 'ports: ["8080:80"]'
             if port.published in published:
-                raise UsageError(
-                    f"port {port.published} is published by {published[port.published]} and by {name}",
-                    remedy=f'publish another port for {name}: "{port.published % 65535 + 1}:{port.target}"',
-                )
+                message = f"port {port.published} is published by {published[port.published]} and by {name}"
+                yield message, f'publish another port for {name}: "{port.published % 65535 + 1}:{port.target}"'
             published[port.published] = name
         for dependency in service.depends_on:
             if dependency not in spec.services:
-                raise UsageError(
-                    f"{name} depends on {dependency}, which is no service of {app}",
-                    remedy="delete the dependency, or add that service",
-                )
-        _check_task(name, spec, service)
+                message = f"{name} depends on {dependency}, which is no service of {app}"
+                yield message, "delete the dependency, or add that service"
+        for message, remedy in chain(_task_faults(spec, service), _placement_faults(service)):
+            yield f"{name}{message}", remedy
         if service.restart.max_attempts < 0 or not 0 <= service.restart.delay_seconds < float("inf"):
-            raise UsageError(f"{name}: a restart policy has no negative or endless numbers", remedy="restart: always")
-    _check_aliases(spec)
-
-
-def _check_aliases(spec: AppSpec) -> None:
-    """Within an app, a name means one service."""
-    owners = {name: name for name in spec.services}
-    for name, service in spec.services.items():
+            yield f"{name}: a restart policy has no negative or endless numbers", "restart: always"
         if not service.networks or not all(NAME.fullmatch(network) for network in service.networks):
-            raise UsageError(
-                f"{name}: networks wants names of lower-case letters, digits, '-', '_' and '.', at most 40",
-                remedy="networks: [default]",
-            )
+            wanted = "names of lower-case letters, digits, '-', '_' and '.', at most 40"
+            yield f"{name}: networks wants {wanted}", "networks: [default]"
         for alias in service.aliases:
             if not LABEL.fullmatch(alias):
-                raise UsageError(
-                    f"{name}: the alias {alias!r} wants lower-case letters, digits and '-', at most 40",
-                    remedy="rename it",
-                )
-            if owners.setdefault(alias, name) != name:
-                owner = owners[alias]
+                yield f"{name}: the alias {alias!r} {LABELS}", "rename it"
+            if (owner := owners.setdefault(alias, name)) != name:
                 what = f"the name of service {alias}" if owner == alias else f"an alias of {owner}"
-                raise UsageError(f"{name}: the alias {alias} is {what}", remedy="delete one of the two, or rename it")
+                yield f"{name}: the alias {alias} is {what}", "delete one of the two, or rename it"
 
 
-def _check_task(name: str, spec: AppSpec, service: ServiceSpec) -> None:
+def _task_faults(spec: AppSpec, service: ServiceSpec) -> Iterator[Fault]:
     task = service.task
     if not task.image:
-        raise UsageError(f"{name} has no image", remedy="image: nginx")
+        yield " has no image", "image: nginx"
     for mount in task.mounts:
-        _check_mount(name, spec, mount)
+        source, target = mount.host_path or mount.volume, mount.target
+        if mount.host_path:
+            if mount.volume or not mount.host_path.startswith("/"):
+                wanted = "which wants to be a volume or an absolute path"
+                yield f" mounts {source!r}, {wanted}", f"volumes: [/srv/data:{target}]"
+        elif mount.volume not in spec.volumes or not LABEL.fullmatch(mount.volume.replace("_", "-").replace(".", "-")):
+            message = f" mounts volume {mount.volume!r}, which the app does not declare"
+            yield message, "declare it at the top: volumes: {data: }"
+        if not target.startswith("/"):
+            message = f": {source} wants an absolute place in the container, got {target!r}"
+            yield message, f"volumes: [{source}:/{target}]"
     for amount in (task.reserved, task.limit):
         if amount.cpus < 0 or amount.memory_bytes < 0:
-            raise UsageError(f"{name}: an amount of cpu or memory cannot be negative", remedy="delete it: no limit")
+            yield ": an amount of cpu or memory cannot be negative", "delete it: no limit"
 
 
-def _check_mount(name: str, spec: AppSpec, mount: Mount) -> None:
-    source = mount.host_path or mount.volume
-    if mount.host_path:
-        if mount.volume or not mount.host_path.startswith("/"):
-            raise UsageError(
-                f"{name} mounts {source!r}, which wants to be a volume or an absolute path",
-                remedy=f"volumes: [/srv/data:{mount.target}]",
-            )
-    elif mount.volume not in spec.volumes or not LABEL.fullmatch(mount.volume.replace("_", "-").replace(".", "-")):
-        raise UsageError(
-            f"{name} mounts volume {mount.volume!r}, which the app does not declare",
-            remedy="declare it at the top: volumes: {data: }",
-        )
-    if not mount.target.startswith("/"):
-        raise UsageError(
-            f"{name}: {source} wants an absolute place in the container, got {mount.target!r}",
-            remedy=f"volumes: [{source}:/{mount.target}]",
-        )
+def _placement_faults(service: ServiceSpec) -> Iterator[Fault]:
+    placement, generic = service.placement, service.task.reserved.generic
+    platforms = placement.platforms
+    if max(map(len, (placement.constraints, placement.spread, generic, platforms))) > MAX_RULES:
+        yield f" has more than {MAX_RULES} placement rules of one kind", "use fewer"
+    for constraint in placement.constraints:
+        try:
+            check(constraint)
+        except Misspelt as error:
+            yield f": {error.message}", error.remedy
+    for attribute in placement.spread:
+        if not attributes.known(attribute):
+            message = f': there is no attribute "{attribute[:60]}" to spread over'
+            yield message, f"write {attributes.nearest(attribute)}"
+    if placement.strategy not in ("", *STRATEGIES):
+        yield f": there is no strategy {placement.strategy[:30]!r}", f"write {' or '.join(STRATEGIES)}"
+    for platform in platforms:
+        if not attributes.PLATFORM.fullmatch(platform):
+            yield f": a platform is a system and a processor, got {platform[:30]!r}", "platform: linux/amd64"
+    if not 0 <= placement.max_per_node <= MAX_REPLICAS:
+        message = f": max_replicas_per_node wants 0 to {MAX_REPLICAS}, got {placement.max_per_node}"
+        yield message, "max_replicas_per_node: 1"
+    for kind, count in generic.items():
+        if count < 1 or not attributes.is_generic(kind):
+            yield f": reserves {count} of {kind[:30]!r}", "{kind: gpu, value: 1}"
 
 
 def plan_apply(

@@ -3,28 +3,31 @@
 How a change is written stands in `writing.py`; what concerns machines in `nodes.py`.
 """
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from miniorch import __version__
 from miniorch.api.access import admit, check_power, check_powers
 from miniorch.api.apply import check_spec, plan_apply, plan_release
-from miniorch.api.explain import explain_task_now
+from miniorch.api.explain import explain_service, explain_task, explain_then, service_of_task
 from miniorch.api.joining import Guesses, Joining
 from miniorch.api.nodes import Nodes
 from miniorch.api.routes import Call, Route
 from miniorch.api.scope import Scopes, Shown
 from miniorch.api.watch import Watch, Watches, Wish, selection_of
+from miniorch.api.whatif import Question, places, standing, tries, what_if
 from miniorch.api.writing import retrying
 from miniorch.authority import Authority
-from miniorch.changes import changes
+from miniorch.changes import ServiceChange, changes
 from miniorch.codec import Json, from_plain
 from miniorch.controllers.leadership import Leadership
 from miniorch.controllers.liveness import COMPONENTS, Liveness
 from miniorch.controllers.loop import Loop
-from miniorch.errors import Compacted, Conflict, NotFound, UsageError
+from miniorch.errors import Compacted, Conflict, NotFound, Temporary, Unreachable, UsageError
 from miniorch.model import (
     App,
     Cluster,
@@ -35,13 +38,13 @@ from miniorch.model import (
     Task,
     Volume,
 )
-from miniorch.slots import current
 from miniorch.spec import MAX_REPLICAS, AppSpec
 from miniorch.state.backup import Content, take
 from miniorch.state.limits import TXN_OPERATIONS
-from miniorch.state.records import Versioned, Write, from_entry, read, read_all
+from miniorch.state.records import Versioned, Write, read, read_all
 
 STATUSES_AT_ONCE = TXN_OPERATIONS // 2  # each with an event
+STALE_SECONDS, COPY_SECONDS = 1.0, 5.0  # how long a list waits for the store, for who takes an old one and who does not
 T = TypeVar("T")
 
 
@@ -49,6 +52,20 @@ T = TypeVar("T")
 class StatusReport:
     task: str
     status: Status
+
+
+class Listed(Json):
+    """The answer to a list, as it goes over a socket, and beside it the objects, for who needs no socket."""
+
+    revision: int
+    items: list[Any]
+
+    @classmethod
+    def of(cls, revision: int, items: list[Any], written: Iterable[bytes], *, stale: bool) -> Listed:
+        old = b'"stale":true,' if stale else b""
+        made = cls(b'{"revision":%d,%b"items":[%b]}' % (revision, old, b",".join(written)))
+        made.revision, made.items = revision, items
+        return made
 
 
 @dataclass(eq=False)
@@ -99,13 +116,24 @@ class Handlers(Nodes, Joining):
         }
 
     async def list_kind(self, call: Call) -> Any:
-        kind = call.names["kind"]
-        listing = await self._store.list(f"/{kind}/")
-        if kind == "endpoints" and "node" in call.query:
-            await self._loop.cache.reached(listing.revision)
+        """From the server's copy, once that has all that was written before now. Who asks with `?stale=1` takes it as
+        it is when the store is away, and is told.
+        """
+        kind, cache = call.names["kind"], self._loop.cache
+        may_be_old = "stale" in call.query and cache.revision > 0
+        try:
+            async with asyncio.timeout(STALE_SECONDS if may_be_old else COPY_SECONDS):
+                await cache.reached(await self._store.revision())
+            stale = False
+        except (Temporary, TimeoutError):
+            if not may_be_old:
+                raise Unreachable(
+                    "the store does not answer, or this server is far behind it", remedy="miniorch doctor"
+                ) from None
+            stale = True
         wanted = self._wish(kind, call.query)
-        items = [one.value for one in listing.entries if not call.query or wanted(from_entry(one))]
-        return Json(b'{"revision":%d,"items":[%s]}' % (listing.revision, b",".join(items)))
+        items = [one for one in cache.some(kind, call.query.get("node")) if wanted(one)]
+        return Listed.of(cache.revision, items, map(cache.written, items), stale=stale)
 
     async def watch(self, call: Call) -> Watch:
         kind = call.names["kind"]
@@ -125,15 +153,21 @@ class Handlers(Nodes, Joining):
         return Wish(selection_of(query))
 
     async def explain_service(self, call: Call) -> Any:
-        service = await self._must(Service, f"{call.names['app']}/{call.names['service']}", "no such service")
-        cache, now = self._loop.cache, self._clock.now()
-        tasks = current(cache.tasks_of(service.item.key), cache.services, now)
-        return {"revision": cache.revision, "tasks": [explain_task_now(task, cache, now) for task in tasks]}
+        key, cache, every_node = f"{call.names['app']}/{call.names['service']}", self._loop.cache, "all" in call.query
+        service = await self._must(Service, key, "no such service")
+        if (at := _number(call.query.get("at", ""))) is not None:
+            return explain_then(key, at, cache, slot=call.query.get("slot", ""))
+        await cache.reached(service.modified)
+        return explain_service(service.item, cache, self._clock.now(), every_node=every_node)
 
     async def explain_task(self, call: Call) -> Any:
-        task = await self._must(Task, call.names["task"], "no such task")
-        cache = self._loop.cache
-        return {"revision": cache.revision, "tasks": [explain_task_now(task.item, cache, self._clock.now())]}
+        cache, task = self._loop.cache, call.names["task"]
+        if (at := _number(call.query.get("at", ""))) is not None:
+            key, task = service_of_task(task, cache)
+            return explain_then(key, at, cache, task=task)
+        found = await self._must(Task, task, "no such task")
+        await cache.reached(found.modified)
+        return explain_task(found.item, cache, self._clock.now(), every_node="all" in call.query)
 
     async def backup(self, call: Call) -> Content:
         return await take(self._store, self.authority)
@@ -159,17 +193,47 @@ class Handlers(Nodes, Joining):
     @retrying
     async def apply(self, call: Call) -> Any:
         app, spec = call.names["app"], from_plain(AppSpec, call.body)
-        check_spec(app, spec)
         check_powers(call.caller, spec)
+        writes, differences, cluster = await self._wanted(app, spec, _number(call.query.get("if_revision", "")))
+        if any(isinstance(write.item, Service) for write in writes):
+            writes.append(self._alone(cluster))
+        writes += plan_release(app, await read_all(self._store, Release, f"{app}/"), differences, self._clock.now())
+        return {"revision": await self._commit(writes), "changes": differences}
+
+    async def plan(self, call: Call) -> Any:
+        app, spec = call.names["app"], from_plain(AppSpec, call.body)
+        revision = await self._store.revision()
+        writes, differences, _ = await self._wanted(app, spec)
+        await self._loop.cache.reached(revision)
+        found = await places(app, [write.item for write in writes], self._loop.cache, self._clock.now())
+        return {"revision": revision, "changes": differences, "places": found}
+
+    async def _wanted(
+        self, app: str, spec: AppSpec, if_revision: int | None = None
+    ) -> tuple[list[Write], list[ServiceChange], Versioned[Cluster]]:
+        """What an app file would write, and in words. Raises `Conflict` if the app has changed after `if_revision`."""
+        check_spec(app, spec)
         cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
         services = await read_all(self._store, Service)
         current = await read(self._store, App, app)
         writes = plan_apply(app, spec, current, services, cluster.item, self._clock.now())
-        if any(isinstance(write.item, Service) for write in writes):
-            writes.append(self._alone(cluster))
-        differences = changes(app, spec, [service.item for service in services])
-        writes += plan_release(app, await read_all(self._store, Release, f"{app}/"), differences, self._clock.now())
-        return {"revision": await self._commit(writes), "changes": differences}
+        changed = max((one.modified for one in services if one.item.app == app), default=0)
+        changed = max(changed, current.modified if current else 0)
+        if if_revision is not None and writes and changed > if_revision:
+            raise Conflict(
+                f"{app} has changed at revision {changed}, after revision {if_revision}",
+                remedy="miniorch plan, and look again",
+            )
+        return writes, changes(app, spec, [service.item for service in services]), cluster
+
+    async def what_if(self, call: Call) -> Any:
+        answer = await what_if(from_plain(Question, call.body), self._loop.cache, self._clock.now())
+        return {"revision": self._loop.cache.revision, **answer}
+
+    async def standing(self, call: Call) -> Any:
+        cache = self._loop.cache
+        reasons = await standing(call.query.get("app", ""), cache, self._clock.now())
+        return {"revision": cache.revision, "reasons": reasons, "tried": tries(cache)}
 
     @retrying
     async def remove(self, call: Call) -> Any:
@@ -265,6 +329,13 @@ class Handlers(Nodes, Joining):
         or ports after it, one fails and reads again. Comparing only the new object's own key would let both pass.
         """
         return Write(cluster.item, cluster.modified)
+
+
+def _number(text: str) -> int | None:
+    """A revision in a query; None for "". Raises `UsageError`."""
+    if text and not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise UsageError(f"a revision is a whole number, got {text[:40]!r}", remedy="miniorch version")
+    return int(text) if text else None
 
 
 def _scoped(shown: Shown) -> Wish:

@@ -23,11 +23,20 @@ from miniorch import tokens
 from miniorch.api.routes import Call
 from miniorch.api.writing import Writing, retrying
 from miniorch.authority import Authority
-from miniorch.certificates import LIFE_SECONDS, SKEW_SECONDS, Subject, digest_of_certificate, digest_of_key, key_in
+from miniorch.certificates import (
+    LIFE_SECONDS,
+    RENEWED_SECONDS,
+    SKEW_SECONDS,
+    USERS,
+    Subject,
+    digest_of_certificate,
+    digest_of_key,
+    key_in,
+)
 from miniorch.clock import new_id
 from miniorch.codec import from_plain
 from miniorch.errors import Conflict, NotAllowed, NotFound, Temporary, Unsupported, UsageError
-from miniorch.identity import SERVER_PORT
+from miniorch.identity import server_url
 from miniorch.model import Cluster, Member, Node, Role, Token
 from miniorch.state.records import Versioned, Write, read, read_all
 
@@ -35,7 +44,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
-USERS = ("admin", "deploy", "view")
 JOIN_SECONDS = 60.0  # after which the name of a machine that never became a node is free again
 WRONG_AT_MOST, WRONG_SECONDS, SOURCES = 10, 60.0, 1024
 
@@ -122,7 +130,7 @@ class Joining(Writing):
                         self._clock.now())  # fmt: skip
         answer = await self._certify(members.get(name), key, Subject(name, role.value, "", _address(source)))
         answer["servers"] = [
-            f"https://{f'[{one.address}]' if ':' in one.address else one.address}:{SERVER_PORT}"
+            server_url(one.address)
             for one in nodes.values()
             if one.role is Role.MANAGER and one.address and one.name != name
         ]
@@ -143,10 +151,14 @@ class Joining(Writing):
         if found is None or (by_tls and (caller.name, caller.key) != (found.item.name, digest)):
             raise NotAllowed("only the certificate that is shown can be renewed, with its own key",
                              remedy="miniorch join with a new token")  # fmt: skip
+        name, role, life = found.item.name, found.item.role, LIFE_SECONDS
         address = caller.address if by_tls else said.address
-        if found.item.role in USERS:
-            address = ""
-        return await self._certify(found, key, Subject(found.item.name, found.item.role, "", address))
+        if role in USERS:  # as long again as an administrator has given it, unless that was meant to be short
+            address, life = "", found.item.until - found.item.at
+            if life < RENEWED_SECONDS:
+                raise NotAllowed(f"the certificate of {name} was given for {life / 3600:.0f} h and ends with them",
+                                 remedy=f"on a manager: miniorch context create {name}")  # fmt: skip
+        return await self._certify(found, key, Subject(name, role, "", address), life)
 
     # --- for administrators ------------------------------------------------------------------------------------------
 

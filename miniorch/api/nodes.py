@@ -9,25 +9,30 @@ Who does this for real: swarmkit's dispatcher (sessions, heartbeats) and node co
 """
 
 import asyncio
+import functools
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from miniorch.api.routes import Call
 from miniorch.api.writing import Writing, retrying
-from miniorch.codec import from_plain
+from miniorch.codec import Json, encode, from_plain
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import Loop
 from miniorch.errors import Conflict, UsageError
 from miniorch.model import Availability, Cluster, Member, Node, NodeState, Role, Volume
 from miniorch.spec import Resources
 from miniorch.state.records import Write, read, read_all
+from scheduler.attributes import GENERIC
 
 LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 MAX_LABELS, MAX_LABEL_LENGTH = 64, 128
+MAX_SAID = 100  # images, or labels of its engine, of a node: everybody who follows the nodes hears of them
 NO_NODE = "no such node"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,18 @@ class Registration:
     avx: bool = True
     platform: str = ""
     address: str = ""  # believed on a machine's own socket alone
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the engine
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What an agent says every few seconds."""
+    """What an agent says every few seconds; while it is away, the net process does, who knows of no ports."""
 
     ready: bool = True
     message: str = ""
-    ports_in_use: Mapping[str, str] = field(default_factory=dict)
+    ports_in_use: Mapping[str, str] | None = None
+    images: tuple[str, ...] | None = None  # None: the same as before
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class Nodes(Writing):
 
         def registered(node: Node) -> Node:
             node = replace(node, capacity=said.capacity, engine=said.engine, avx=said.avx, platform=said.platform)
+            node = replace(node, images=_bounded(said.images), engine_labels=dict(_bounded(said.labels.items())))
             return self._heard(replace(node, ready=True, message="", address=address, role=role))
 
         known = await read(self._store, Node, name)
@@ -108,22 +117,21 @@ class Nodes(Writing):
         name, beat = call.names["node"], from_plain(Heartbeat, call.body)
         self._liveness.beat(name)
         nodes = self._loop.cache.nodes
-        answer = {"next_in_seconds": self._liveness.every(len(nodes))}
-
-        def heard(node: Node) -> Node:
-            said = replace(node, ready=beat.ready, message=beat.message, ports_in_use=beat.ports_in_use)
-            return self._heard(said)
-
-        known = nodes.get(name)
-        said = beat.ready, beat.message, beat.ports_in_use
+        answer, known = _next_beat(self._liveness.every(len(nodes))), nodes.get(name)
+        ports = (known.ports_in_use if known else {}) if beat.ports_in_use is None else beat.ports_in_use
+        said = beat.ready, beat.message, ports
         if (
             known is not None
             and (known.ready, known.message, known.ports_in_use) == said
             and known.state is NodeState.READY
+            and beat.images is None
         ):
             return answer  # the usual case: ten thousand nodes, nothing new
         node = await self._must(Node, name, "no such node: register first")
-        changed = heard(node.item)
+        images = node.item.images if beat.images is None else _bounded(beat.images)
+        changed = self._heard(
+            replace(node.item, ready=beat.ready, message=beat.message, ports_in_use=ports, images=images)
+        )
         if changed != node.item:
             await self._commit([Write(changed, node.modified, why=_back(node.item, changed))])
         return answer
@@ -140,7 +148,7 @@ class Nodes(Writing):
         node = await self._must(Node, name, NO_NODE)
         labels = {**node.item.labels, **wish.labels}
         labels = {key: labels[key] for key in sorted(labels) if key not in wish.without}
-        _check_labels(name, labels)
+        check_labels(name, labels)
         changed = replace(node.item, labels=labels, availability=wish.availability or node.item.availability)
         why = []
         if changed.availability is not node.item.availability:
@@ -171,6 +179,11 @@ class Nodes(Writing):
         return {"revision": await self._commit(writes), "lost": len(tasks)}
 
 
+@functools.lru_cache
+def _next_beat(seconds: float) -> Json:
+    return Json(encode({"next_in_seconds": seconds}))
+
+
 def _may_go(node: Node, volumes: list[str], tasks: int) -> None:
     """Raises `Conflict` where removing a node would lose something."""
     force = f"miniorch node rm {node.name} --force"
@@ -193,7 +206,12 @@ def _back(before: Node, after: Node) -> str:
     return ""
 
 
-def _check_labels(node: str, labels: Mapping[str, str]) -> None:
+def _bounded(said: Iterable[T]) -> tuple[T, ...]:
+    """What an agent says without end is cut."""
+    return tuple(islice(said, MAX_SAID))
+
+
+def check_labels(node: str, labels: Mapping[str, str]) -> None:
     """Raises `UsageError`. Labels are matched by placement rules and shown in tables."""
     for key, value in labels.items():
         if not LABEL_KEY.fullmatch(key) or len(value) > MAX_LABEL_LENGTH or not value.isprintable():
@@ -201,6 +219,11 @@ def _check_labels(node: str, labels: Mapping[str, str]) -> None:
                 f"{key}={value[:MAX_LABEL_LENGTH]} is no label: the key wants letters, digits and . _ / -, at most 63, "
                 f"the value at most {MAX_LABEL_LENGTH} printable characters",
                 remedy=f"miniorch node label {node} zone=b",
+            )
+        if key.startswith(GENERIC) and not (value.isdecimal() and key != GENERIC):
+            raise UsageError(
+                f"{key}={value} is no number of resources: {GENERIC}NAME wants a whole number",
+                remedy=f"miniorch node label {node} {GENERIC}gpu=2",
             )
     if len(labels) > MAX_LABELS:
         raise UsageError(
@@ -212,9 +235,11 @@ def _check_labels(node: str, labels: Mapping[str, str]) -> None:
 def free_subnet(pool: str, taken: set[str]) -> str:
     """The first /24 of the pool that no node has. Raises `Conflict` when the pool is used up."""
     network = ipaddress.ip_network(pool)
-    for subnet in network.subnets(new_prefix=24):
-        if str(subnet) not in taken:
-            return str(subnet)
+    first = int(network.network_address)
+    for number in range(first, first + network.num_addresses, 256):
+        subnet = f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.0/24"
+        if subnet not in taken:
+            return subnet
     raise Conflict(
         f"the container pool {pool} has no free subnet left for another node",
         remedy="miniorch node rm of a machine that is gone; or a larger miniorch up --pool for a new cluster",

@@ -21,6 +21,7 @@ Who does this for real: the watch cache of Kubernetes' API server; etcd's synced
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -235,8 +236,15 @@ class _Told:
 
     def __init__(self, change: Change) -> None:
         self.new, self.old = _item(change.entry), _item(change.previous)
-        self._put = b'"put":' + change.entry.value if change.entry else b""
-        self._delete = b'"delete":' + json.dumps(change.key.split("/", 2)[2]).encode()
+        self._change = change
+
+    @functools.cached_property
+    def _put(self) -> bytes:
+        return b'"put":' + self._change.entry.value if self._change.entry else b""
+
+    @functools.cached_property
+    def _delete(self) -> bytes:
+        return b'"delete":' + json.dumps(self._change.key.split("/", 2)[2]).encode()
 
     def to(self, wish: Wish) -> bytes:
         """As a member of a JSON object; nothing if it is not wanted."""

@@ -18,6 +18,7 @@ from miniorch.spec import Resources
 
 STRATEGIES = ("spread", "binpack", "random")
 ADDED_AT_MOST = 100
+REHEARSED_AT_MOST = 5_000  # tasks: some seconds
 TRIED_AT_MOST = 3_000  # nodes x tasks; a larger cluster is only asked which services stand on one node
 
 
@@ -62,6 +63,11 @@ class Reason:
 async def what_if(question: Question, cache: Cache, now: float) -> dict[str, Any]:
     """`{"lost", "moves", "waiting", "dark"}`: see docs/api.md. Raises `NotFound`, `UsageError`."""
     lost = _lost(question, cache)
+    if not _can_rehearse(cache, ()):
+        raise UsageError(
+            f"what-if acts on at most {REHEARSED_AT_MOST} tasks, and this cluster has {len(cache.tasks)}",
+            remedy="miniorch simulate",
+        )
     rehearsal = Rehearsal(cache, _edits(question, lost, cache, now), now)
     if question.strategy:
         _clear(rehearsal.cache)
@@ -75,11 +81,19 @@ async def what_if(question: Question, cache: Cache, now: float) -> dict[str, Any
     }
 
 
-async def places(app: str, edits: Sequence[object], cache: Cache, now: float) -> list[Move]:
-    """Where the tasks of `app` would be that are not there yet, once `edits` are written."""
+async def places(app: str, edits: Sequence[object], cache: Cache, now: float) -> list[Move] | None:
+    """Where the tasks of `app` would be that are not there yet, once `edits` are written; None: too many to say."""
+    if not _can_rehearse(cache, edits):
+        return None
     rehearsal = Rehearsal(cache, edits, now)
     await rehearsal.settle()
     return [move for move in _moves(cache, rehearsal.cache, now, anew=True) if move.task.startswith(f"{app}/")]
+
+
+def _can_rehearse(cache: Cache, edits: Iterable[object]) -> bool:
+    """The server is busy with a copy for as long as that takes, so how much may be asked is bounded."""
+    new = sum(one.spec.replicas for one in edits if isinstance(one, Service))
+    return len(cache.tasks) + new <= REHEARSED_AT_MOST
 
 
 def tries(cache: Cache) -> bool:

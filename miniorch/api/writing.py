@@ -5,7 +5,7 @@ that it has moved on meanwhile (`retrying`). So two people may scale the same se
 requests are the same as if one had waited for the other.
 """
 
-import contextlib
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 from miniorch.api.routes import Call
 from miniorch.clock import Clock
 from miniorch.controllers.loop import event_about
-from miniorch.errors import Conflict, NotFound, UsageError
+from miniorch.errors import NotFound, Temporary, UsageError
 from miniorch.model import Service, Task
 from miniorch.state.limits import TXN_OPERATIONS
 from miniorch.state.records import Versioned, Write, commit, put, read
 from miniorch.state.store import Store
 
 ATTEMPTS = 10
+PAUSE_SECONDS = (
+    0.002  # at most, before the second; each time twice as long, or a thousand nodes that join win every race
+)
 T = TypeVar("T")
 W = TypeVar("W", bound="Writing")
 Handler = Callable[[W, Call], Awaitable[Any]]
@@ -34,10 +37,12 @@ def retrying(handler: Handler[W]) -> Handler[W]:
     """A handler that starts again from its first read when it has lost a race."""
 
     async def attempts(self: W, call: Call) -> Any:
-        for _ in range(ATTEMPTS):
-            with contextlib.suppress(Retry):
+        for attempt in range(ATTEMPTS):
+            try:
                 return await handler(self, call)
-        raise Conflict("too many others write the same object at the same time", remedy="run the command again")
+            except Retry:
+                await asyncio.sleep(PAUSE_SECONDS * 2**attempt * self._chance.random())
+        raise Temporary("too many others write the same object at the same time", remedy="run the command again")
 
     return attempts
 

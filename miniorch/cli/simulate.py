@@ -26,9 +26,13 @@ REDRAW_SECONDS = 0.2
 BAR = 30
 
 
-def simulate(drawn: Case, faults: str, count: int, file: str, *, quiet: bool, json: bool) -> int:
-    """Run cases until one breaks a promise. The exit code: 1 if one did. `drawn` has no faults yet."""
-    cases = [_case_in(file)] if file else _cases(drawn, kinds_named(faults), count)
+def simulate(
+    seed: int, nodes: int, servers: int, seconds: float, tasks: int, faults: str, count: int, case: str, *,
+    quiet: bool, json: bool,
+) -> int:  # fmt: skip
+    """Run cases until one breaks a promise. The exit code: 1 if one did."""
+    drawn = Case(seed, nodes, servers, seconds, tasks)
+    cases = [_case_in(case)] if case else _cases(drawn, kinds_named(faults), count)
     logging.disable(logging.CRITICAL)  # what agents log of bad days is no news here
     progress = Progress(cases, shown=not (quiet or json))
     outcomes = []
@@ -42,7 +46,7 @@ def simulate(drawn: Case, faults: str, count: int, file: str, *, quiet: bool, js
     if json:
         as_json(command.result(outcomes))
     elif last.promises:
-        again = f"miniorch simulate --case {file}" if file else command.command(last.case, faults)
+        again = f"miniorch simulate --case {case}" if case else command.command(last.case, faults)
         print(_failure(last, again))
     else:
         print("\n".join(_success(outcomes, quiet=quiet)))

@@ -27,11 +27,15 @@ from miniorch.model import (
     Release,
     Service,
     Task,
+    TaskState,
     Token,
     Volume,
 )
 from miniorch.state.records import Write, from_entry, path_of
 from miniorch.state.store import Store
+from miniorch.verdicts import DecisionRecord
+from scheduler.index import Index
+from scheduler.request import Board, NodeView
 
 log = logging.getLogger("cache")
 
@@ -49,6 +53,7 @@ class Cache:
         self.nodes: dict[str, Node] = {}
         self.volumes: dict[str, Volume] = {}
         self.releases: dict[str, Release] = {}
+        self.decisions: dict[str, DecisionRecord] = {}
         self.endpoints: dict[str, Endpoints] = {}
         self.events: dict[str, Event] = {}
         self.tokens: dict[str, Token] = {}
@@ -58,10 +63,17 @@ class Cache:
         self.revision = 0
         self.changing = 0  # the revision of the change that is being told of
         self._modified: dict[int, int] = {}  # id of an object here -> the revision at which it was written
+        self._written: dict[int, bytes] = {}  # the same -> what stands in the store
         self._tasks_of: dict[str, dict[str, Task]] = {}
         self._tasks_on: dict[str, dict[str, Task]] = {}
+        self._decisions_of: dict[str, dict[int, DecisionRecord]] = {}
         self.draining: dict[str, Task] = {}
         self.closed: dict[str, Node] = {}  # nodes that take no new tasks
+        self.waiting: dict[str, dict[str, Task]] = {}  # service -> its tasks that want a node and have none
+        self._board = Board({})
+        self._stale: dict[str, None] = {}  # nodes of which `_board` holds the past
+        self._services_stale = False
+        self._index: Index | None = None
         self._moved = asyncio.Event()
 
     @classmethod
@@ -69,9 +81,16 @@ class Cache:
         """A copy that holds just these objects, written one after the other: for tests and for what-if questions."""
         cache = cls()
         for revision, item in enumerate(items, start=1):
-            cache._set(path_of(item), item, revision, lambda item, gone: None)
-            cache.revision = revision
+            cache.write(item, revision, lambda item, gone: None)
         return cache
+
+    def write(self, item: object, revision: int, on_change: OnChange, *, erase: bool = False) -> None:
+        """Change a copy that follows no store."""
+        self.changing = self.revision = revision
+        if erase:
+            self._drop(path_of(item), on_change)
+        else:
+            self._set(path_of(item), item, revision, on_change)
 
     def tasks_of(self, service_key: str) -> list[Task]:
         """A service's tasks, oldest first; the order does not depend on chance."""
@@ -79,11 +98,55 @@ class Cache:
 
     def tasks_on(self, node: str) -> list[Task]:
         """A node's tasks, in an order that does not depend on chance."""
-        return sorted(self._tasks_on.get(node, {}).values(), key=lambda task: task.id)
+        found = self._tasks_on.get(node, {})
+        return [found[key] for key in sorted(found)]
+
+    def decisions_of(self, service_key: str) -> list[DecisionRecord]:
+        """The records of decisions about a service, oldest first."""
+        return [one for _, one in sorted(self._decisions_of.get(service_key, {}).items())]
+
+    @property
+    def board(self) -> Board:
+        """All that the scheduler decides from. Of nodes only what has changed is looked at anew; and who holds a board
+        holds a picture of its moment.
+        """
+        views, services = self._board.views, self._board.services
+        if self._stale:
+            now, fresh = dict(views), False
+            for name in self._stale:
+                if name in self.nodes:
+                    fresh = fresh or name not in now
+                    now[name] = NodeView(self.nodes[name], tuple(filter(_counts, self.tasks_on(name))))
+                else:
+                    now.pop(name, None)
+            views = {name: now[name] for name in sorted(now)} if fresh else now
+        if self._services_stale:
+            services = {key: service.spec for key, service in self.services.items()}
+        if self._stale or self._services_stale:
+            self._board = Board(views, services)
+            self._stale.clear()
+            self._services_stale = False
+        return self._board
+
+    @property
+    def index(self) -> Index:
+        """The same for many decisions in a row. It is made when the first is to be made, and told of each change."""
+        if self._index is None:
+            self._index = Index.of(self.board)
+        return self._index
 
     def modified(self, item: object) -> int:
         """The revision at which an object of this copy was written."""
         return self._modified[id(item)]
+
+    def written(self, item: object) -> bytes:
+        """An object of this copy as it stands in the store."""
+        return self._written[id(item)]
+
+    def some(self, kind: str, node: str | None = None) -> list[Any]:
+        """Objects of a kind by key; of tasks only those of a node if one is given."""
+        found = getattr(self, kind) if kind != "tasks" or node is None else self._tasks_on.get(node, {})
+        return [found[key] for key in sorted(found)]
 
     def change(self, old: object, new: object, why: str = "") -> Write:
         """The wish that `new` take the place of `old`, which stands in this copy."""
@@ -104,7 +167,9 @@ class Cache:
                     for change in changes:
                         self.changing = change.revision
                         if change.entry is not None:
-                            self._set(change.key, from_entry(change.entry), change.revision, on_change)
+                            self._set(
+                                change.key, from_entry(change.entry), change.revision, on_change, change.entry.value
+                            )
                         else:
                             self._drop(change.key, on_change)
                     self._advance(changes[-1].revision)
@@ -131,48 +196,90 @@ class Cache:
                 if f"/{kind}/{key}" not in present:
                     self._drop(f"/{kind}/{key}", on_change)
         for entry in listing.entries:
-            self._set(entry.key, from_entry(entry), entry.modified, on_change)
+            self._set(entry.key, from_entry(entry), entry.modified, on_change, entry.value)
         self._advance(listing.revision)
 
     def _advance(self, revision: int) -> None:
         self.revision = revision
         self._moved.set()
 
-    def _set(self, path: str, item: Any, modified: int, on_change: OnChange) -> None:
-        self._forget(path)
+    def _set(self, path: str, item: Any, modified: int, on_change: OnChange, value: bytes = b"") -> None:
+        before = self._forget(path)
         _, kind, key = path.split("/", 2)
         getattr(self, kind)[key] = item
-        self._modified[id(item)] = modified
+        self._modified[id(item)], self._written[id(item)] = modified, value
         if isinstance(item, Task):
             self._tasks_of.setdefault(item.service_key, {})[item.id] = item
             self._tasks_on.setdefault(item.node, {})[item.id] = item
             if item.live and item.desired_state is DesiredState.DRAINING:
                 self.draining[item.id] = item
-        if isinstance(item, Node) and not item.takes_work:
-            self.closed[item.name] = item
+            if not item.node and item.live and item.desired_state is DesiredState.RUNNING:
+                self.waiting.setdefault(item.service_key, {})[item.id] = item
+            if item.node:
+                self._stale[item.node] = None
+        if isinstance(item, DecisionRecord):
+            self._decisions_of.setdefault(item.service_key, {})[item.number] = item
+        if isinstance(item, Service):
+            self._services_stale = True
+        if isinstance(item, Node):
+            self._stale[item.name] = None
+            if not item.takes_work:
+                self.closed[item.name] = item
+        self._note(before, item)
         on_change(item, False)
 
     def _drop(self, path: str, on_change: OnChange) -> None:
         item = self._forget(path)
         if item is not None:
+            self._note(item, None)
             on_change(item, True)
+
+    def _note(self, before: object | None, after: object | None) -> None:
+        """Tell the index."""
+        if self._index is not None:
+            match after or before:
+                case Task():
+                    was = before if isinstance(before, Task) and _counts(before) else None
+                    self._index.task(was, after if isinstance(after, Task) and _counts(after) else None)
+                case Node(name=name):
+                    self._index.node(name, after if isinstance(after, Node) else None)
+                case Service(key=key):
+                    self._index.service(key, after.spec if isinstance(after, Service) else None)
 
     def _forget(self, path: str) -> object | None:
         _, kind, key = path.split("/", 2)
         item: object | None = getattr(self, kind).pop(key, None)
         if item is not None:
             self._modified.pop(id(item), None)
+            self._written.pop(id(item), None)
+        if isinstance(item, DecisionRecord):
+            own_records = self._decisions_of[item.service_key]
+            del own_records[item.number]
+            if not own_records:
+                del self._decisions_of[item.service_key]
         if isinstance(item, Node):
             self.closed.pop(item.name, None)
+            self._stale[item.name] = None
+        if isinstance(item, Service):
+            self._services_stale = True
         if isinstance(item, Task):
             self.draining.pop(item.id, None)
-            for index, key in ((self._tasks_of, item.service_key), (self._tasks_on, item.node)):
-                index[key].pop(item.id, None)
-                if not index[key]:
-                    del index[key]
+            if item.node:
+                self._stale[item.node] = None
+            own = item.service_key
+            for index, key in ((self._tasks_of, own), (self._tasks_on, item.node), (self.waiting, own)):
+                if key in index:
+                    index[key].pop(item.id, None)
+                    if not index[key]:
+                        del index[key]
         return item
 
 
 def by_name(items: Iterable[Any]) -> list[Any]:
     """Objects in an order that does not depend on chance."""
     return sorted(items, key=lambda item: item.name)
+
+
+def _counts(task: Task) -> bool:
+    """Whether a task means anything to one that looks for a place; one that is done still holds its data's place."""
+    return task.live or task.status.state is TaskState.COMPLETE

@@ -23,6 +23,8 @@ from miniorch.model import (
 )
 from miniorch.state.records import Write
 
+HEARD_SECONDS = 4e-6  # of rest for each backend and node: a whole list goes to all who follow it
+REST_LIMIT_SECONDS = 2.0
 VISIBLE = (TaskState.PREPARING, TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
 
 
@@ -46,13 +48,14 @@ class Reachability:
         if service is None:
             return Plan([cache.erase(current)] if current is not None else [])
         wanted = derive(service, cache.tasks_of(key))
-        if current is None:
-            return Plan([Write(wanted, 0)])
-        return Plan([cache.change(current, wanted)] if current != wanted else [])
+        writes = [] if current == wanted else [cache.change(current, wanted) if current else Write(wanted, 0)]
+        rest = min(len(wanted.backends) * len(cache.nodes) * HEARD_SECONDS, REST_LIMIT_SECONDS)
+        return Plan(writes, rest_seconds=rest)
 
 
 def derive(service: Service, tasks: Iterable[Task]) -> Endpoints:
     """The endpoints of a service, by slot."""
+    tasks = list(tasks)
     backends = [
         Backend(task.id, task.slot, task.node, task.status.address, _takes_traffic(task))
         for task in tasks
@@ -60,7 +63,10 @@ def derive(service: Service, tasks: Iterable[Task]) -> Endpoints:
     ]
     backends.sort(key=lambda backend: (backend.slot, backend.task))
     ports, aliases = ((), ()) if service.removing else (service.spec.ports, service.spec.aliases)
-    return Endpoints(service.app, service.name, service.vip, ports, tuple(backends), aliases, service.spec.networks)
+    draining = any(task.live and task.desired_state is DesiredState.DRAINING for task in tasks)
+    return Endpoints(
+        service.app, service.name, service.vip, ports, tuple(backends), aliases, service.spec.networks, draining
+    )
 
 
 def _takes_traffic(task: Task) -> bool:

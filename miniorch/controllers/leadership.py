@@ -154,10 +154,10 @@ class Leadership:
         """Renew the lease. Returns why that is over."""
         while True:
             await asyncio.sleep(max(0.0, renewed_at + self._ttl / 3 - self._clock.monotonic()))
-            trouble = "it stood still"
-            while (asked_at := self._clock.monotonic()) < renewed_at + self._ttl * 2 / 3:
+            trouble, until = "it stood still", renewed_at + self._ttl * 2 / 3
+            while (asked_at := self._clock.monotonic()) < until:
                 try:
-                    async with asyncio.timeout(renewed_at + self._ttl * 2 / 3 - asked_at):
+                    async with asyncio.timeout(until - asked_at):
                         await self._store.keep_alive(self._lease)
                     break
                 except NotFound:
@@ -166,7 +166,7 @@ class Leadership:
                     trouble = "the store does not answer"
                 except MiniorchError as error:
                     trouble = error.message
-                    await asyncio.sleep(self._chance.uniform(0.2, 0.5))
+                    await asyncio.sleep(min(self._chance.uniform(0.2, 0.5), until - self._clock.monotonic()))
             else:
                 silent = self._clock.monotonic() - renewed_at
                 return f"its lease of {self._ttl:g} s was not renewed for {silent:.1f} s: {trouble}"

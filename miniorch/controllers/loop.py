@@ -36,6 +36,7 @@ from miniorch.model import (
 )
 from miniorch.state.records import Write, transactions
 from miniorch.state.store import Compare, Store
+from miniorch.verdicts import DecisionRecord
 
 log = logging.getLogger("controllers")
 
@@ -45,10 +46,15 @@ LOST_RACE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one look at the state came to: writes that belong together, and when to look again in any case."""
+    """What one look at the state came to: writes that belong together, and when to look again in any case.
+
+    The key then rests, whatever changes meanwhile: so that a look that is dear, or that many hear of, is seldom.
+    """
 
     writes: Sequence[Write] = ()
     again_in_seconds: float | None = None
+    rest_seconds: float = 0.0
+    others: Sequence[str] = ()  # keys of the same controller that are to be looked at
 
 
 class Controller(Protocol):
@@ -97,7 +103,7 @@ class Loop:
             while True:
                 key = await queue.next()
                 try:
-                    again = await self._handle(key, guard)
+                    plan = await self._handle(key, guard)
                 except UnknownOutcome as error:
                     return f"whether a write was done is unknown ({error.message})"
                 except Temporary as error:
@@ -109,29 +115,33 @@ class Loop:
                     queue.failed(key)
                     continue
                 queue.succeeded(key)
-                if again is not None:
-                    queue.add(key, self._clock.monotonic() + again)
+                for other in plan.others:
+                    queue.add((key[0], other))
+                done_at = self._clock.monotonic()
+                queue.rest(key, done_at + plan.rest_seconds)
+                if plan.again_in_seconds is not None:
+                    queue.add(key, done_at + plan.again_in_seconds)
         finally:
             self._queue = None
 
-    async def _handle(self, key: Key, guard: Compare) -> float | None:
+    async def _handle(self, key: Key, guard: Compare) -> Plan:
         controller, name = key
         now = self._clock.now()
         plan = self._controllers[controller].plan(name, self.cache, now)
         if not plan.writes:
             await asyncio.sleep(0)  # a thousand keys without work must not keep others from theirs
-            return plan.again_in_seconds
+            return plan
         revision = 0
         for one in transactions(plan.writes, lambda write: self._event(write, now), guard):
             done = await self._store.txn(one.compares, one.operations)
             if done is None:
                 # Somebody was faster. Their change is on its way to the cache and queues this key; this is the belt.
-                return LOST_RACE_SECONDS
+                return Plan(again_in_seconds=LOST_RACE_SECONDS)
             revision = done
             for event in one.events:
                 log.info("%s: %s", event.subject, event.message)
         await self.cache.reached(revision)
-        return plan.again_in_seconds
+        return plan
 
     def _event(self, write: Write, now: float) -> Event:
         return event_about(write.item, write.why, now, self._chance)
@@ -144,6 +154,8 @@ def event_about(item: object, message: str, now: float, chance: random.Random) -
             subject = f"{item.app}/{item.name}"
         case Service() | Volume():
             subject = item.key
+        case DecisionRecord():
+            subject = item.service_key
         case App() | Node():
             subject = item.name
         case _:

@@ -3,102 +3,198 @@
 The problem: "pending" without a reason is what users of every orchestrator complain about. The idea: a task waits for
 exactly one of two things, and its status says which. NEW: for what it depends on. PENDING: for a node that fits, with
 what each node lacks. The choice itself is made by the package `scheduler`, which is pure and knows neither store nor
-time; this controller feeds it and writes down its answer.
+time; this controller feeds it and writes down its answer, with a record of why.
+
+The tasks of a service are looked at together, and again when something has changed that could help them
+(`waiting.py`). A change of one node asks of each waiting service only whether it fits *there*. What waiting tasks tell
+of their reasons is brought up to date at leisure: a bounded number of them in each second.
 
 Who does this for real: swarmkit's scheduler loop; kube-scheduler's "unschedulable" condition. Where we differ: the
 whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `agent/reconcile.py`.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+import hashlib
+import heapq
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import groupby
 
-from miniorch.controllers.cache import Cache, by_name
+from miniorch.codec import encode
+from miniorch.controllers.cache import Cache
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
-from miniorch.model import (
-    DesiredState,
-    Node,
-    Service,
-    Status,
-    Task,
-    TaskState,
-    Volume,
-)
-from miniorch.slots import is_done, is_given_up, is_wanted
-from miniorch.spec import Condition
-from miniorch.state.records import Write
-from scheduler.places import Places
-from scheduler.schedule import NodeView, Placement, Request, Unschedulable, schedule
+from miniorch.controllers.waiting import Waiting
+from miniorch.model import DesiredState, Leader, Node, Service, Status, Task, TaskState, Volume
+from miniorch.slots import is_done, is_given_up, is_wanted, recent_failures, volumes_of
+from miniorch.spec import Condition, Placement
+from miniorch.state.records import OPERATIONS_AT_ONCE, Write
+from miniorch.verdicts import Placed
+from scheduler.company import Company
+from scheduler.explain import record
+from scheduler.filters import FILTERS, Filter
+from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, VOLUME, Board, NodeView, Request
+from scheduler.schedule import refusal
 
 WAITING = (TaskState.NEW, TaskState.PENDING)
 WANTED = {Condition.STARTED: "started", Condition.HEALTHY: "healthy", Condition.COMPLETED: "completed"}
+BATCH = (OPERATIONS_AT_ONCE - 1) // 2  # tasks with an event each, and the record of their decision: one transaction
+NEWS = 5  # tasks that are placed at once are each an event; more are one together, and the record names their nodes
+TELL = "*"  # the key under which reasons are brought up to date
+TELL_SECONDS = 1.0  # the least between two times
+TELL_TASKS, TELL_NODES = 100, 5_000  # of a service the first tasks tell all reasons; and nodes that are asked at a time
+BINDING = ("platform", "constraint", "max per node")  # and "affinity": rules that bind where a task runs already
 
 
 class Placer:
-    """The controller of waiting tasks. Its one key looks at all of them, oldest first."""
+    """The controller of tasks without a node. Keys are services, names of nodes, and `TELL`.
+
+    It remembers whom to look at when, which may be forgotten without harm, and no part of a decision.
+    """
 
     name = "placement"
 
+    def __init__(self) -> None:
+        self._waiting = Waiting()
+        self._told_at = 0.0
+
     def keys(self, item: object, gone: bool) -> Iterable[str]:
-        return ("*",) if isinstance(item, (Task, Node, Volume, Service)) else ()
+        waiting = self._waiting
+        match item:
+            case Leader():
+                self._waiting = Waiting()  # a new term: we may have missed changes, and everything is looked at
+                return ()
+            case Service():
+                return (item.key, *waiting.on(item.key, SERVICE))
+            case Volume():
+                return [key for key in waiting.on(VOLUME) if key.startswith(f"{item.app}/")]
+            case Node():
+                return (item.name, TELL) if waiting.on(NODE, AROUND) else ()
+            case Task() if item.node:
+                leaves = gone or not item.live or item.desired_state is not DesiredState.RUNNING
+                helps = leaves or item.status.state is TaskState.ASSIGNED
+                here = (item.node, TELL) if helps and waiting.on(TASK, PLACED, AROUND) else ()
+                return (*waiting.on(item.service_key), *here)
+            case Task():
+                told = item.status.state is TaskState.PENDING and item.service_key in waiting
+                return () if told else (item.service_key,)
+            case _:
+                return ()
 
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
-        waiting = [
-            task
-            for task in cache.tasks.values()
-            if task.status.state in WAITING and task.desired_state is DesiredState.RUNNING
-        ]
-        waiting.sort(key=lambda task: (task.created_at, task.service_key, task.slot, task.id))
-        if not waiting:
+        cache.index.settle()  # what the last plan has placed is seen by now, or was not written
+        if key == TELL:
+            return self._tell(cache, now)
+        return self._plan_service(key, cache, now) if "/" in key else self._plan_node(key, cache, now)
+
+    def _plan_service(self, key: str, cache: Cache, now: float) -> Plan:
+        """Nodes for the next tasks of a service; reasons, if there are none."""
+        service = self._service(key, cache)
+        if service is None:
             return Plan()
-        views = node_views(cache)
-        volumes = {volume.key: volume.node for volume in cache.volumes.values()}
-        writes: list[Write] = []
-        for service_key, tasks in groupby(waiting, lambda task: task.service_key):
-            service = cache.services.get(service_key)
-            if service is None or service.removing:
+        if unmet := unmet_dependencies(service, cache):
+            self._waiting.enter(key, _needed(service))
+            brief = f"waits for {', '.join(sorted(service.spec.depends_on))}"
+            return _told(service, TaskState.NEW, f"waits for {', '.join(unmet)}", brief, cache, now)
+        writes = place(service, cache, now)
+        if writes:
+            more = sum(isinstance(write.item, Task) for write in writes) < len(cache.waiting[key])
+            return Plan(writes, 0.0 if more else None)
+        return self._refuse(service, cache, now)
+
+    def _plan_node(self, name: str, cache: Cache, now: float) -> Plan:
+        """Something has changed on a node, or it is new, or gone: does it help anybody?"""
+        board = cache.board
+        view = board.views.get(name)
+        for key in self._waiting.on(NODE, TASK, PLACED, AROUND):
+            service = self._service(key, cache)
+            if service is None:
                 continue
-            for write in place(list(tasks), service, cache, views, volumes, now):
-                writes.append(write)
-                if len(writes) >= WRITES_PER_PLAN:
-                    return Plan(writes, 0.0)
-        return Plan(writes)
+            if unmet_dependencies(service, cache):
+                self._waiting.add(key, _needed(service))
+                continue
+            if not self._waiting.is_for(key, AROUND):
+                against = [] if view is None else refused_by(request_for(service, cache), view, board)
+                if view is None or against:
+                    self._waiting.add(key, (kind for one in against for kind in one.helped_by))
+                    self._waiting.behind[key] = None
+                    continue
+            if writes := place(service, cache, now):
+                return Plan(writes, 0.0)  # for the others when these are seen
+            self._waiting.behind[key] = None
+        return Plan()
+
+    def _tell(self, cache: Cache, now: float) -> Plan:
+        """Bring up to date what waiting tasks tell of their reasons, not more than so much at a time."""
+        behind = self._waiting.behind
+        if 0 <= now - self._told_at < TELL_SECONDS:
+            return Plan((), self._told_at + TELL_SECONDS - now if behind else None)
+        self._told_at = now
+        writes: list[Write] = []
+        for _ in range(max(1, TELL_NODES // max(1, len(cache.nodes)))):
+            if not behind or len(writes) >= TELL_TASKS:
+                break
+            key = next(iter(behind))
+            service = self._service(key, cache)
+            behind.pop(key, None)
+            if service is not None:
+                writes += self._refuse(service, cache, now).writes
+        return Plan(writes, TELL_SECONDS if behind else None)
+
+    def _refuse(self, service: Service, cache: Cache, now: float) -> Plan:
+        """No node fits: the service waits for what could help it, and its tasks say so."""
+        request, board = request_for(service, cache), cache.board
+        message, kinds = refusal(request, board)
+        self._waiting.enter(service.key, kinds)
+        brief = f"no node fits: miniorch explain {service.key}"
+        return _told(service, TaskState.PENDING, message, brief, cache, now)
+
+    def _service(self, key: str, cache: Cache) -> Service | None:
+        """The service, if it has tasks that wait for a node and should have one."""
+        service = cache.services.get(key)
+        if service is None or service.removing or key not in cache.waiting:
+            self._waiting.forget(key)
+            return None
+        return service
 
 
-def place(
-    tasks: list[Task], service: Service, cache: Cache, views: dict[str, NodeView], volumes: dict[str, str], now: float
-) -> Iterator[Write]:
-    """What to write for waiting tasks of one service. Placements are entered into `views` and `volumes`."""
-    unmet = unmet_dependencies(service, cache)
-    if unmet:
-        for task in tasks:
-            yield from _waits(task, TaskState.NEW, f"waits for {', '.join(unmet)}", cache, now)
-        return
-    request = request_for(service, volumes)
-    places = Places(request, views.values())
-    answer: Placement | Unschedulable | None = None
-    for task in tasks:
-        name = places.take()
-        if name is None:
-            answer = answer or schedule(request, list(views.values()))
-            assert isinstance(answer, Unschedulable)
-            yield from _waits(task, TaskState.PENDING, answer.summary, cache, now)
-            continue
-        placed = replace(task, node=name, status=Status(TaskState.ASSIGNED, "waits for the node's agent", now))
-        view = views[name] = replace(views[name], tasks=(*views[name].tasks, placed))
-        fresh = [
-            Volume(task.app, volume, name)
-            for volume in dict.fromkeys(mount.volume for mount in task.spec.mounts if mount.volume)
-            if f"{task.app}/{volume}" not in volumes
-        ]
-        if fresh:
-            volumes.update((volume.key, name) for volume in fresh)
-            yield from (Write(volume, 0, why=f"lies on {name} from now on") for volume in fresh)
-            request = request_for(service, volumes)
-            places = Places(request, views.values())
-        else:
-            places.changed(view)
-        yield cache.change(task, placed, f"assigned to {name}")
+def place(service: Service, cache: Cache, now: float) -> list[Write]:
+    """What to write for the next tasks of a service, so that they have nodes; nothing when no node fits.
+
+    One transaction. While a volume is new one task goes ahead, and the others follow it in the next look.
+    """
+    waiting = heapq.nsmallest(BATCH, cache.waiting[service.key].values(), key=_turn)
+    fresh = [key for key in dict.fromkeys(volumes_of(waiting[0])) if key not in cache.volumes]
+    tasks = waiting[:1] if fresh else waiting
+    request, board = request_for(service, cache), cache.board
+    failures = recent_failures(service, cache.tasks_of(service.key), now)
+    if failures:
+        board = replace(board, failures={(service.key, node): often for node, often in failures.items()})
+    nodes = cache.index.place(request, [task.id for task in tasks], failures)
+    taken = [(task, node) for task, node in zip(tasks, nodes, strict=True) if node is not None]
+    if not taken:
+        return []
+    writes = [
+        Write(Volume(service.app, key.partition("/")[2], nodes[0] or ""), 0, why=f"lies on {nodes[0]} from now on")
+        for key in fresh
+    ]
+    known = cache.decisions_of(service.key)
+    placed = [Placed(task.id, task.slot, node) for task, node in taken]
+    number = known[-1].number + 1 if known else 1
+    kept = record(request, board, placed, number=number, at=now, revision=cache.revision)
+    many = len(taken) > NEWS
+    writes.append(
+        Write(kept, 0, why=f"{len(taken)} tasks are assigned: miniorch explain {service.key}" if many else "")
+    )
+    rules = digest_of(service.spec.placement)
+    for task, node in taken:
+        status = Status(TaskState.ASSIGNED, "waits for the node's agent", now)
+        assigned = replace(task, node=node, status=status, placed_by=rules)
+        writes.append(cache.change(task, assigned, "" if many else f"assigned to {node}"))
+    return writes
+
+
+def _needed(service: Service) -> Iterable[str]:
+    """The services that it depends on."""
+    return (f"{service.app}/{name}" for name in service.spec.depends_on)
 
 
 def unmet_dependencies(service: Service, cache: Cache) -> list[str]:
@@ -110,7 +206,7 @@ def unmet_dependencies(service: Service, cache: Cache) -> list[str]:
         if other is None:
             unmet.append(f"{name} ({WANTED[condition]}; there is no such service)")
             continue
-        tasks = [task for task in cache.tasks_of(key) if task.slot <= other.spec.replicas]
+        tasks = [task for task in cache.tasks_of(key) if task.desired_state is not DesiredState.REMOVED]
         if len({task.slot for task in tasks if _meets(condition, other, task)}) >= other.spec.replicas:
             continue
         newest = {task.slot: task for task in tasks}  # the later ones win
@@ -137,26 +233,69 @@ def _meets(condition: Condition, other: Service, task: Task) -> bool:
     return is_done(task, other) or (state is TaskState.FAILED and is_given_up(task, other))
 
 
-def request_for(service: Service, volumes: dict[str, str]) -> Request:
+def refused_by(request: Request, view: NodeView, board: Board) -> list[Filter]:
+    """The rules by which one node does not fit."""
+    return [rule for rule in FILTERS if not rule.passes(request, view, board)]
+
+
+def may_stay(task: Task, service: Service, cache: Cache) -> bool:
+    """Whether a task that runs would be let onto its node today, by the rules for places alone."""
+    request, board = request_for(service, cache), cache.board
+    here = _without(task, board.views[task.node])
+    company = board.once(("stay", service.key), lambda: Company(request, board))  # counted once for all of its tasks
+    company.add(here.node, -1)
+    beside = company.passes(here.node)
+    company.add(here.node)
+    return beside and all(rule.passes(request, here, board) for rule in FILTERS if rule.name in BINDING)
+
+
+def why_not_stay(task: Task, service: Service, cache: Cache) -> str:
+    request, here = request_for(service, cache), _without(task, cache.board.views[task.node])
+    board = replace(cache.board, views={**cache.board.views, task.node: here})
+    against = [rule for rule in refused_by(request, here, board) if rule.name in (*BINDING, "affinity")]
+    return f"its placement has changed: {', '.join(rule.tell(request, here, board).detail for rule in against)}"
+
+
+def _without(task: Task, view: NodeView) -> NodeView:
+    return replace(view, tasks=tuple(one for one in view.tasks if one.id != task.id))
+
+
+@functools.lru_cache(1024)
+def digest_of(placement: Placement) -> str:
+    """Names the rules that bind a place; preferences and the strategy move nobody. Empty if there are none."""
+    hard = tuple(one for one in placement.constraints if not one.weight)
+    rules = replace(Placement(), constraints=hard, max_per_node=placement.max_per_node, platforms=placement.platforms)
+    return "" if rules == Placement() else hashlib.blake2s(encode(rules), digest_size=6).hexdigest()
+
+
+def request_for(service: Service, cache: Cache) -> Request:
     """What the scheduler is asked for a task of this service."""
-    prefix = f"{service.app}/"
-    own = {key.removeprefix(prefix): node for key, node in volumes.items() if key.startswith(prefix)}
-    return Request(service.app, service.name, service.spec, own)
+    mounted = (mount.volume for mount in service.spec.task.mounts if mount.volume)
+    known = {name: cache.volumes.get(f"{service.app}/{name}") for name in mounted}
+    lie = {name: volume.node for name, volume in known.items() if volume is not None}
+    return Request(service.app, service.name, service.spec, lie)
 
 
-def node_views(cache: Cache, without: str = "", now: float = 0.0) -> dict[str, NodeView]:
-    """Each node with the live tasks on it; `without` leaves one task out, as if it were to be placed anew."""
-    on = {
-        name: tuple(task for task in cache.tasks_on(name) if task.live and task.id != without) for name in cache.nodes
-    }
-    return {node.name: NodeView(node, on[node.name], now) for node in by_name(cache.nodes.values())}
+def _told(service: Service, state: TaskState, message: str, brief: str, cache: Cache, now: float) -> Plan:
+    """The first waiting tasks of a service tell all reasons, the others only where those are told: they never age.
+
+    A task never goes back from PENDING to NEW.
+    """
+    tasks = cache.waiting[service.key].values()
+    first = {task.id for task in heapq.nsmallest(TELL_TASKS, tasks, key=_turn)}
+    writes: list[Write] = []
+    for task in tasks:
+        after = max(state, task.status.state, key=lambda one: one.order)
+        words = message if task.id in first else brief
+        if (after, words) != (task.status.state, task.status.message):
+            since = now if after is not task.status.state else task.status.since
+            changed = replace(task, status=replace(task.status, state=after, message=words, since=since))
+            is_news = after is TaskState.PENDING is not task.status.state and task.id in first
+            writes.append(cache.change(task, changed, words if is_news else ""))
+            if len(writes) >= WRITES_PER_PLAN:
+                return Plan(writes, 0.0)
+    return Plan(writes)
 
 
-def _waits(task: Task, state: TaskState, message: str, cache: Cache, now: float) -> Iterable[Write]:
-    """Nothing to write when the task already waits for the same reason; a task never goes back from PENDING to NEW."""
-    state = max(state, task.status.state, key=lambda one: one.order)
-    if (state, message) != (task.status.state, task.status.message):
-        since = now if state is not task.status.state else task.status.since
-        changed = replace(task, status=replace(task.status, state=state, message=message, since=since))
-        why = message if state is TaskState.PENDING else ""
-        yield cache.change(task, changed, why)
+def _turn(task: Task) -> tuple[float, int, str]:
+    return task.created_at, task.slot, task.id

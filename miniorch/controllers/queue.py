@@ -1,8 +1,9 @@
-"""A queue of keys with four promises.
+"""A queue of keys with five promises.
 
 1. A key that is added many times before it is handled is handled once: the queue is never longer than there are keys.
 2. A key is never handled twice at the same time: there is one worker, and an addition meanwhile waits for its end. 3. A
-key that failed comes back later and later, up to a limit, and two of them not together. 4. A key can be put off.
+key that failed comes back later and later, up to a limit, and two of them not together. 4. A key can be put off. 5. A
+key that rests is not handled before the end of its rest, however often it is added.
 
 Who does this for real: client-go's workqueue. Where we differ: time and chance are parameters, for the simulation.
 """
@@ -31,11 +32,12 @@ class WorkQueue:
         self._heap: list[tuple[float, int, Key]] = []
         self._order = 0
         self._failures: dict[Key, int] = {}
+        self._rests: dict[Key, float] = {}  # until when
         self._woken = asyncio.Event()
 
     def add(self, key: Key, at: float | None = None) -> None:
         """Handle `key` now, or from moment `at` (monotonic seconds). The earlier wish wins."""
-        due = self._clock.monotonic() if at is None else at
+        due = max(self._clock.monotonic() if at is None else at, self._rests.get(key, 0.0))
         if key in self._due and self._due[key] <= due:
             return
         self._due[key] = due
@@ -51,6 +53,15 @@ class WorkQueue:
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay = min(RETRY_FIRST_SECONDS * 2 ** (count - 1), RETRY_LIMIT_SECONDS)
         self.add(key, self._clock.monotonic() + delay * self._chance.uniform(1 - JITTER, 1.0))
+
+    def rest(self, key: Key, until: float) -> None:
+        """Do not handle `key` before a moment."""
+        self._rests.pop(key, None)
+        if until > self._clock.monotonic():
+            self._rests[key] = until
+            if key in self._due:
+                due = max(self._due.pop(key), until)
+                self.add(key, due)
 
     def succeeded(self, key: Key) -> None:
         self._failures.pop(key, None)

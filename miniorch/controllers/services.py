@@ -30,6 +30,7 @@ from miniorch.clock import new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
+from miniorch.controllers.placement import digest_of, may_stay, request_for, why_not_stay
 from miniorch.model import (
     Availability,
     DesiredState,
@@ -41,12 +42,25 @@ from miniorch.model import (
     Task,
     TaskState,
 )
-from miniorch.slots import BACKOFF_LIMIT_SECONDS, failures_in_a_row, is_done, is_wanted, next_at, volumes_of
+from miniorch.slots import (
+    BACKOFF_LIMIT_SECONDS,
+    failures_in_a_row,
+    failures_until,
+    is_done,
+    is_wanted,
+    next_at,
+    slots_of,
+    volumes_of,
+)
 from miniorch.spec import Restart
 from miniorch.state.records import Write
+from scheduler.victims import victims
 
 DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it traffic
+REST_SECONDS = 2e-4  # between two looks at a service, for each of its tasks: as many times as long as a look takes
+ON_ITS_WAY = (TaskState.PREPARING, TaskState.STARTING)  # nothing is to be done about a task because of these
 LOST_SECONDS = 86_400.0  # so long after its node went down a task is given up
+MISPLACED = "its placement has changed"
 STOP_MARGIN_SECONDS = 5.0  # for the engine, for clocks that differ, and for an agent that was just starting again
 
 
@@ -65,6 +79,8 @@ class Services:
         match item:
             case Service() | Endpoints():
                 return (item.key,)
+            case Task() if not gone and item.status.state in ON_ITS_WAY and item.desired_state is DesiredState.RUNNING:
+                return ()
             case Task():
                 return (item.service_key,)
             case Node():
@@ -74,7 +90,8 @@ class Services:
 
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
         if "/" not in key:
-            return self._plan_node(key, cache, now)
+            nodes = {key, *cache.closed}
+            return Plan(others=sorted({one.service_key for name in nodes for one in cache.tasks_on(name) if one.live}))
         service = cache.services.get(key)
         if service is None:
             return Plan()
@@ -82,19 +99,6 @@ class Services:
         if service.removing:
             return look.plan_removal()
         return look.plan_slots(self._chance)
-
-    def _plan_node(self, name: str, cache: Cache, now: float) -> Plan:
-        keys = sorted(
-            {task.service_key for node in {name, *cache.closed} for task in cache.tasks_on(node) if task.live}
-        )
-        writes: list[Write] = []
-        again: list[float] = []
-        for plan in (self.plan(key, cache, now) for key in keys):
-            writes += plan.writes
-            again += [] if plan.again_in_seconds is None else [plan.again_in_seconds]
-            if len(writes) >= WRITES_PER_PLAN:
-                return Plan(writes, 0.0)
-        return Plan(writes, min(again, default=None))
 
 
 class _Look:
@@ -106,6 +110,7 @@ class _Look:
         self.now = now
         self.liveness = liveness
         self.tasks = cache.tasks_of(service.key)
+        self.rules = digest_of(service.spec.placement)
         self.writes: list[Write] = []
         self.again: float | None = None
 
@@ -122,7 +127,7 @@ class _Look:
         self._give_up_lost()
         if self.writes:  # they are no longer live, which the next look sees
             return self._plan()
-        slots: dict[int, list[Task]] = {number: [] for number in range(1, self.service.spec.replicas + 1)}
+        slots: dict[int, list[Task]] = {number: [] for number in self._slots()}
         for task in self.tasks:
             if task.slot in slots:
                 slots[task.slot].append(task)
@@ -134,6 +139,15 @@ class _Look:
                 break  # the rest is for the next look
             broken += self._step_slot(number, tasks, broken, chance)
         return self._plan()
+
+    def _slots(self) -> list[int]:
+        """The numbers of the slots that count. When some must go, those whose loss leaves the others spread best."""
+        serving = [task for task in self.tasks if task.live and self._serves(task)]
+        too_many = len(serving) - self.service.spec.replicas
+        if too_many <= 0 or not self.service.spec.replicas:
+            return slots_of(self.service, self.tasks)
+        go = victims(serving, too_many, self.cache.board, request_for(self.service, self.cache))
+        return slots_of(self.service, self.tasks, {task.slot for task in go})
 
     def _step_slot(self, number: int, tasks: list[Task], broken: int, chance: random.Random) -> int:
         """One step for one slot; returns 1 if it takes away a task that served."""
@@ -161,11 +175,27 @@ class _Look:
                 self._retire(task, DesiredState.SHUTDOWN, leaving[task.id])
         if newest.desired_state is not DesiredState.RUNNING:
             self._retire(newest, DesiredState.SHUTDOWN, "")
-        elif not is_wanted(newest, self.service) and (broken == 0 or not self._serves(newest)):
-            why = "restarted by hand" if newest.spec == self.service.spec.task else "the spec has changed"
-            self._retire(newest, DesiredState.SHUTDOWN, why)
-            return 1
+        elif why := self._is_outdated(newest):
+            if broken == 0 or not self._serves(newest):
+                why = why_not_stay(newest, self.service, self.cache) if why == MISPLACED else why
+                self._retire(newest, DesiredState.SHUTDOWN, why)
+                return 1
+        elif newest.node and newest.placed_by != self.rules and not self._is_away(newest):
+            self.writes.append(self.cache.change(newest, replace(newest, placed_by=self.rules)))
         return 0
+
+    def _is_outdated(self, task: Task) -> str:
+        """Why a task is to be replaced by another one; empty if it is as the service says now.
+
+        Rules for its place bind it when *they* have changed, not when a label has; and not away from its volume.
+        """
+        if not is_wanted(task, self.service):
+            return "restarted by hand" if task.spec == self.service.spec.task else "the spec has changed"
+        if not task.node or task.placed_by == self.rules or self._is_away(task):
+            return ""
+        if volumes_of(task) or self.service.spec.restart.condition is not Restart.ANY:
+            return ""
+        return "" if may_stay(task, self.service, self.cache) else MISPLACED
 
     def _give_up_lost(self) -> None:
         """A task whose node was removed, or is down for a day, is LOST."""
@@ -216,6 +246,7 @@ class _Look:
 
     def _start(self, number: int, last: Task | None, chance: random.Random, why: str = "") -> None:
         """A new task for an empty slot, unless nothing follows its last one, or it must rest after failures."""
+        same = last is not None and is_wanted(last, self.service)
         attempt = 0
         if last is not None and not last.live:
             at = next_at(last, self.service)
@@ -224,7 +255,7 @@ class _Look:
             if self._is_to_come(at, max(BACKOFF_LIMIT_SECONDS, self.service.spec.restart.delay_seconds)):
                 self._look_again(at - self.now)
                 return
-            attempt = failures_in_a_row(last) if is_wanted(last, self.service) else 0
+            attempt = failures_in_a_row(last) if same else 0
         task = Task(
             id=new_id(chance),
             app=self.service.app,
@@ -237,6 +268,7 @@ class _Look:
             attempt=attempt,
             round=self.service.round,
             networks=self.service.spec.networks,
+            failures=failures_until(last) if last is not None and same else (),
         )
         why = f"created in place of {_fate(last)}" if last and attempt else f"created: {why}" if why else "created"
         self.writes.append(Write(task, 0, why=why))
@@ -279,8 +311,13 @@ class _Look:
         if any(backend.task == task.id and backend.ready for backend in endpoints.backends):
             return False
         known = self.cache.modified(endpoints)
-        nodes: list[Node] = [node for node in self.cache.nodes.values() if node.state is NodeState.READY]
-        return all(self.liveness.applied_revision(node.name) >= known for node in nodes)
+        behind = [
+            node.name
+            for node in self.cache.nodes.values()
+            if node.state is NodeState.READY and self.liveness.applied_revision(node.name) < known
+        ]
+        app = self.service.app  # only a node with tasks of the app hears of what has no published ports
+        return not any(endpoints.ports or any(one.app == app for one in self.cache.tasks_on(name)) for name in behind)
 
     def _is_to_come(self, at: float, wait_seconds: float) -> bool:
         """Whether a wait of at most so many seconds has not ended yet. If it seems to last twice as long, the wall
@@ -294,7 +331,7 @@ class _Look:
     def _plan(self) -> Plan:
         if len(self.writes) > WRITES_PER_PLAN:
             return Plan(self.writes[:WRITES_PER_PLAN], 0.0)
-        return Plan(self.writes, self.again)
+        return Plan(self.writes, self.again, len(self.tasks) * REST_SECONDS)
 
 
 def _fate(task: Task) -> str:

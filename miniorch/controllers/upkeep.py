@@ -16,11 +16,13 @@ from miniorch.model import (
     Service,
     Volume,
 )
+from miniorch.verdicts import DecisionRecord
 
 SOON_SECONDS = 0.05  # the next float after a limit is not worth a look
 EVENTS_KEPT = 1000
 EVENTS_SLACK = 200  # erase in batches rather than one by one
 RELEASES_KEPT = 10  # of each app
+DECISIONS_KEPT = 20  # of each service
 
 
 class Silence:
@@ -82,7 +84,9 @@ class Removal:
 
 
 class History:
-    """Keeps the newest events, and the newest releases of each app. Keys are "*" and app names."""
+    """Keeps the newest events, the newest releases of each app, and the newest records of decisions of each service.
+    Keys are "*", names of apps, and `app/service`.
+    """
 
     name = "history"
 
@@ -92,16 +96,36 @@ class History:
                 return ("*",)
             case Release() if not gone:
                 return (item.app,)
+            case DecisionRecord() if not gone:
+                return (item.service_key,)
+            case Service() if gone:
+                return (item.key,)
             case _:
                 return ()
 
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
+        if "/" in key:
+            return Plan([cache.erase(one) for one in _too_many(key, cache)])
         if key != "*":
             return Plan([cache.erase(one) for one in _releases(key, cache)[:-RELEASES_KEPT]])
         if len(cache.events) <= EVENTS_KEPT + EVENTS_SLACK:
             return Plan()
         oldest = sorted(cache.events)[: len(cache.events) - EVENTS_KEPT]
         return Plan([cache.erase(cache.events[identifier]) for identifier in oldest])
+
+
+def _too_many(key: str, cache: Cache) -> list[DecisionRecord]:
+    """Records to erase, the oldest first; but those of tasks that still are where they were put outlive the others."""
+    records = cache.decisions_of(key)
+    if key not in cache.services:
+        return records
+    if len(records) <= DECISIONS_KEPT:
+        return []
+
+    def still_true(record: DecisionRecord) -> bool:
+        return any(one in cache.tasks and cache.tasks[one].live for one in record.tasks)
+
+    return sorted(records, key=still_true)[: len(records) - DECISIONS_KEPT]
 
 
 def _releases(app: str, cache: Cache) -> list[Release]:

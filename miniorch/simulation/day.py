@@ -11,6 +11,7 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 from miniorch.codec import to_plain
@@ -25,8 +26,10 @@ from miniorch.spec import (
     AppSpec,
     Build,
     Condition,
+    Constraint,
     HealthCheck,
     Mount,
+    Placement,
     Port,
     Resources,
     Restart,
@@ -70,6 +73,20 @@ def with_jobs(app: AppSpec, chance: random.Random) -> AppSpec:
     return replace(app, services={**app.services, "web": web, "setup": setup, "report": report})
 
 
+RULES = (  # for the places of web: its copies apart, or by labels that come and go
+    Placement(),
+    Placement(max_per_node=2, spread=("node.labels.zone",)),
+    Placement((Constraint("service", "!=", ("web",)),)),
+    Placement((Constraint("node.labels.zone", "in", ("a", "b")),)),
+)
+
+
+def with_rules(app: AppSpec, chance: random.Random) -> AppSpec:
+    """The same with rules for where web may run, every other time."""
+    rules = chance.choice((RULES[0], chance.choice(RULES[1:])))
+    return replace(app, services={**app.services, "web": replace(app.services["web"], placement=rules)})
+
+
 def fleet(tasks: int) -> AppSpec:
     """Many plain tasks, in services of `FLEET_REPLICAS`."""
     full, rest = divmod(tasks, FLEET_REPLICAS)
@@ -92,7 +109,7 @@ class Day:
         self.trouble_seconds = trouble_seconds
         self.quiet_seconds = quiet_seconds
         self.tasks = tasks
-        self.wanted = with_jobs(dockchat(), world.chance("jobs"))
+        self.wanted = with_rules(with_jobs(dockchat(), world.chance("jobs")), world.chance("rules"))
 
     async def live(self) -> None:
         world = self.world
@@ -104,6 +121,7 @@ class Day:
         async with asyncio.timeout(self.trouble_seconds + 600):
             world.wire.weather = self.climate
             happening = [asyncio.ensure_future(self._apply())]
+            happening += [asyncio.ensure_future(self._label(*pair)) for pair in zip(world.nodes, cycle("abc"))]
             if self.tasks:
                 plain = to_plain(fleet(self.tasks))
                 happening.append(asyncio.ensure_future(world.ask("PUT", f"/v1/apps/{FLEET}", plain)))
@@ -147,7 +165,8 @@ class Day:
                 with contextlib.suppress(NotFound, Conflict):  # it is not there yet, or is being removed
                     await self.world.ask("POST", f"/v1/services/{APP}/{fault.target}/restart")
             case "label":
-                await self._change_node(fault.target, {"labels": {"since": f"{fault.at:g}"}})
+                zone = "abc"[int(fault.at) % 3]
+                await self._change_node(fault.target, {"labels": {"since": f"{fault.at:g}", "zone": zone}})
             case "drain":
                 await self._change_node(fault.target, {"availability": "drain"})
                 await asyncio.sleep(fault.seconds)
@@ -243,6 +262,15 @@ class Day:
     async def _change_node(self, node: str, wish: dict[str, Any]) -> None:
         with contextlib.suppress(NotFound):  # it has not joined yet, or was removed
             await self.world.ask("PATCH", f"/v1/nodes/{node}", wish)
+
+    async def _label(self, node: str, zone: str) -> None:
+        """A node that has just joined gets its zone."""
+        while True:
+            try:
+                await self.world.ask("PATCH", f"/v1/nodes/{node}", {"labels": {"zone": zone}})
+                return
+            except NotFound:
+                await asyncio.sleep(1.0)
 
     async def _replace_node(self, node: str) -> None:
         with contextlib.suppress(NotFound, Conflict):  # it is not down any more, or has a volume

@@ -23,7 +23,7 @@ from miniorch.clock import Clock, new_id
 from miniorch.errors import EngineError
 from miniorch.frames import Command, Frame
 from miniorch.simulation import inside
-from miniorch.simulation.loop import on_behalf_of
+from miniorch.simulation.loop import on_behalf_of, over
 from miniorch.spec import Build, Resources
 
 P = ParamSpec("P")
@@ -82,7 +82,7 @@ def goes_on(
         task = asyncio.get_running_loop().create_task(work(engine, *args, **kwargs), context=context)
         engine._going_on[task] = None
         task.add_done_callback(engine._finished)
-        await asyncio.wait([task])  # cancelling the waiter does not cancel the work
+        await over(task)
         if task.cancelled():
             raise EngineError("the engine went away in the middle", temporary=True)
         return task.result()
@@ -116,7 +116,7 @@ class FakeEngine:
         self._going_on: dict[asyncio.Task[Any], None] = {}  # work that does not depend on its caller
         self.boxes: dict[str, Box] = {}  # by container id; read by invariants
         self.used: list[tuple[str, str]] = []  # every (address, task) that was ever made
-        self.steps = 0  # grows with every change, so that observers need not compare
+        self.stirred: Callable[[str], None] = lambda machine: None  # told of every change
         self.deaths = 0  # containers that ended without being told to
 
     # Orders for bad days
@@ -192,7 +192,11 @@ class FakeEngine:
         await self._reach(0.01)
         return EngineInfo("Fake 1.0", self._capacity)
 
-    async def use_network(self, subnet: str, gateway: str) -> None:
+    async def image_names(self) -> list[str]:
+        await self._reach(0.02)
+        return list(reversed(self._images))
+
+    async def use_network(self, subnet: str) -> None:
         await self._reach(0.05)
         self._subnet = ipaddress.ip_network(subnet)
 
@@ -385,7 +389,7 @@ class FakeEngine:
         del box.lines[:-LOG_LINES]
 
     def _tell(self, box: Box | None = None) -> None:
-        self.steps += 1
+        self.stirred(self.machine)
         if box is not None:
             box.changed.set()
             box.changed = asyncio.Event()

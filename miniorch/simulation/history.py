@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from miniorch.codec import decode
 from miniorch.model import DesiredState, Leader, Service, Task, TaskState
-from miniorch.simulation.invariants import Picture, decoded, is_over, takes_work
+from miniorch.simulation.invariants import Picture, decoded, has_labels_for, is_over, takes_work
 from miniorch.simulation.sequence import (
     ANewLeaderGrantsGrace,
     NothingStartsBeforeWhatItNeeds,
@@ -142,6 +142,16 @@ class JobsThatAreOverStayOver(Promise):
         self._known: set[str] = set()
         self._over: dict[tuple[str, int], Task] = {}
 
+    def wrote(self, record: Record) -> list[str]:
+        """A service may change, or go and come back, between two looks at a large world."""
+        for one in (one for one in record.operations if one.key.startswith("/services/")):
+            key, service = one.key.removeprefix("/services/"), None
+            if isinstance(one, Put):
+                service = decoded(one.key, one.value)
+            for slot in [slot for slot, ended in self._over.items() if slot[0] == key and not _stays(ended, service)]:
+                del self._over[slot]
+        return []
+
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
         for slot, ended in list(self._over.items()):
             if not _stays_over(world.tasks.get(ended.id, ended), world):
@@ -166,13 +176,38 @@ class OnlyReadyNodesGetTasks(Promise):
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
         placed = {task.id for task in world.tasks.values() if task.node}
+        away = {node.name for node in world.nodes.values() if not takes_work(node)}  # at both looks, if they are seldom
         wrong = [
             f"{task} was put on {world.tasks[task].node}, which takes no work since {self._silent[node]:.1f} s"
             for task in sorted(placed - self._placed)
-            if at - self._silent.get(node := world.tasks[task].node, at) > KNOWN_SECONDS
+            if (node := world.tasks[task].node) in away and at - self._silent.get(node, at) > KNOWN_SECONDS
         ]
-        silent = [node.name for node in world.nodes.values() if not takes_work(node)]
-        self._silent = {node: self._silent.get(node, at) for node in silent}
+        self._silent = {name: self._silent.get(name, at) for name in sorted(away)}
+        self._placed = placed
+        return wrong
+
+
+class TasksGoWhereLabelsAllow(Promise):
+    """A task is put on a node that has, or had a moment ago, the labels that its service asks for. Later ones may be
+    others: a task that runs is not moved for them.
+    """
+
+    def __init__(self) -> None:
+        self._placed: set[str] = set()
+        self._allowed: dict[tuple[str, str], float] = {}  # (service, node) -> when it was so last
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+        choosy = [service for service in world.services.values() if service.spec.placement.constraints]
+        for service in choosy:
+            for node in world.nodes.values():
+                if has_labels_for(service, node):
+                    self._allowed[service.key, node.name] = at
+        placed = {task.id for task in world.tasks.values() if task.node} if choosy else set()
+        wrong = []
+        for task in [world.tasks[name] for name in sorted(placed - self._placed)]:
+            ruled = any(service.key == task.service_key for service in choosy)
+            if ruled and at - self._allowed.get((task.service_key, task.node), -KNOWN_SECONDS - 1) > KNOWN_SECONDS:
+                wrong.append(f"{task.id} was put on {task.node}, which lacks the labels for {task.service_key}")
         self._placed = placed
         return wrong
 
@@ -266,6 +301,7 @@ class History:
             TasksOnlyMoveForward(),
             JobsThatAreOverStayOver(),
             OnlyReadyNodesGetTasks(),
+            TasksGoWhereLabelsAllow(),
             self.addresses,
             FailingSlotsAreNotHammered(),
             self.left_alone,
@@ -300,7 +336,10 @@ def _not_status(task: Task) -> tuple[object, ...]:
 
 
 def _stays_over(task: Task, world: Picture) -> bool:
-    service = world.services.get(task.service_key)
+    return _stays(task, world.services.get(task.service_key))
+
+
+def _stays(task: Task, service: Service | None) -> bool:
     if service is None or service.removing or task.slot > service.spec.replicas:
         return False
     return is_over(task, service)

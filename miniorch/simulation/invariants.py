@@ -41,7 +41,7 @@ def decoded(key: str, value: bytes) -> Any:
     return from_entry(Entry(key, value, 0, 0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
     """The world at one moment: the store's objects by key, and each node's containers."""
 
@@ -68,7 +68,7 @@ class Picture:
             moved=moved,
         )
 
-    @property
+    @functools.cached_property
     def running(self) -> list[tuple[str, Box]]:
         """(node, container) for all that run anywhere."""
         return [(node, box) for node, boxes in self.boxes.items() for box in boxes if box.state == "running"]
@@ -99,7 +99,7 @@ def a_task_has_at_most_one_container(world: Picture) -> list[str]:
 
 def a_slot_has_at_most_one_running_container(world: Picture) -> list[str]:
     """Stronger than one live task: this looks at what runs, not at what the store believes or has forgotten."""
-    running = [box.spec for _, box in world.running if _has_volume(box) or not may_double(box.spec.task, world)]
+    running = [box.spec for _, box in world.running if not may_double(box.spec.task, world) or _has_volume(box)]
     slots = Counter(spec.name.rsplit("-", 1)[0] for spec in running)  # dockchat-db.1-k3m9x2ab
     return [f"slot {name} runs {count} times" for name, count in slots.items() if count > 1]
 
@@ -155,6 +155,28 @@ def a_node_is_never_above_its_capacity(world: Picture) -> list[str]:
     return wrong
 
 
+def a_node_has_no_more_of_a_service_than_it_may(world: Picture) -> list[str]:
+    counts = Counter((task.service_key, task.node) for task in world.tasks.values() if task.live and task.node)
+    return [
+        f"{node} has {count} tasks of {key}, which is more than its rules allow"
+        for (key, node), count in counts.items()
+        if (service := world.services.get(key)) is not None and count > _most(service)
+    ]
+
+
+def _most(service: Service) -> float:
+    """How many tasks of it one node may have."""
+    rules = service.spec.placement
+    apart = any(one.subject == "service" and one.operator == "!=" for one in rules.constraints)
+    return 1 if apart else rules.max_per_node or float("inf")
+
+
+def has_labels_for(service: Service, node: Node) -> bool:
+    """Written anew here, for the one form of rule that the workload has."""
+    rules = (one for one in service.spec.placement.constraints if one.subject.startswith("node.labels."))
+    return all(node.labels.get(one.subject.removeprefix("node.labels.")) in one.values for one in rules)
+
+
 def a_task_lies_on_its_volumes_node(world: Picture) -> list[str]:
     wrong = []
     for task in world.tasks.values():
@@ -195,6 +217,7 @@ ALWAYS: tuple[Promise, ...] = (
     a_subnet_or_service_address_has_one_owner,
     no_service_address_is_a_containers,
     a_node_is_never_above_its_capacity,
+    a_node_has_no_more_of_a_service_than_it_may,
     a_task_lies_on_its_volumes_node,
     a_container_runs_where_its_task_was_put,
     what_a_container_mounts_is_on_the_disk,
@@ -225,7 +248,7 @@ def every_slot_runs_or_is_over(world: Picture) -> list[str]:
         for task in world.tasks.values()
         if (service := world.services.get(task.service_key)) is not None
         and is_as_wanted(task, service)
-        and (task.status.state is TaskState.RUNNING or is_over(task, service))
+        and (task.status.state in (TaskState.RUNNING, TaskState.PENDING) or is_over(task, service))
     )
     for service in world.services.values():
         if service.removing:
@@ -252,27 +275,37 @@ def no_container_is_an_orphan(world: Picture) -> list[str]:
 
 
 def nothing_waits_that_would_fit(world: Picture) -> list[str]:
-    """A task without ties waits for a node only while none has room for it."""
+    """A task waits for a node only while none may have it, and says so."""
     free = {node.name: node.capacity for node in world.nodes.values() if takes_work(node)}
     for task in (task for task in world.tasks.values() if task.live and task.node in free):
         left, needs = free[task.node], task.spec.reserved
         free[task.node] = Resources(left.cpus - needs.cpus, left.memory_bytes - needs.memory_bytes)
-    return [
-        f"{task.id} waits, and {node} has room for it"
-        for task in world.tasks.values()
-        if task.status.state is TaskState.PENDING and not task.spec.mounts and not _ports(task, world)
-        for node, left in list(free.items())[:1]
-        if task.spec.reserved.cpus <= left.cpus and task.spec.reserved.memory_bytes <= left.memory_bytes
-    ]
+    here = Counter((task.service_key, task.node) for task in world.tasks.values() if task.live)
+    wrong = []
+    for task in (task for task in world.tasks.values() if task.status.state is TaskState.PENDING):
+        service, needs = world.services[task.service_key], task.spec.reserved
+        if not task.status.message.startswith(f"no node fits ({len(world.nodes)} looked at)"):
+            wrong.append(f"{task.id} waits and tells a reason of the past: {task.status.message}")
+        wrong += [
+            f"{task.id} waits, and {name} has room for it"
+            for name, left in free.items()
+            if needs.cpus <= left.cpus and needs.memory_bytes <= left.memory_bytes
+            if here[service.key, name] < _most(service) and _may_go(task, service, world.nodes[name], world)
+        ][:1]
+    return wrong
+
+
+def _may_go(task: Task, service: Service, node: Node, world: Picture) -> bool:
+    volumes = [world.volumes.get(f"{task.app}/{mount.volume}") for mount in task.spec.mounts]
+    return (
+        has_labels_for(service, node)
+        and not any(str(port.published) in node.ports_in_use for port in service.spec.ports)
+        and all(volume is None or volume.node == node.name for volume in volumes)
+    )
 
 
 def takes_work(node: Node) -> bool:
     return node.ready and node.state is NodeState.READY and node.availability is Availability.ACTIVE
-
-
-def _ports(task: Task, world: Picture) -> bool:
-    service = world.services.get(task.service_key)
-    return service is not None and bool(service.spec.ports)
 
 
 def nothing_is_left_of_what_is_gone(world: Picture) -> list[str]:

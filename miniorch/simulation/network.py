@@ -20,15 +20,15 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from miniorch.api.handlers import Handlers
+from miniorch.api.handlers import Handlers, Listed
 from miniorch.api.routes import dispatch, open_watch
-from miniorch.client import READ_TIMEOUT_SECONDS
 from miniorch.codec import Json, from_plain, to_plain
 from miniorch.ending import ended
 from miniorch.errors import MiniorchError, Unreachable, from_wire, to_wire
 from miniorch.identity import LOCAL, Caller
 from miniorch.model import KINDS, Role
-from miniorch.simulation.loop import on_behalf_of
+from miniorch.simulation.loop import on_behalf_of, over
+from miniorch.transport import READ_TIMEOUT_SECONDS
 
 T = TypeVar("T")
 Lines = asyncio.Queue[tuple[Any, MiniorchError | None]]
@@ -158,10 +158,10 @@ class SimTransport:
         if wire.chance_of(weather.late_requests):
             self._serve(self._late(method, path, sent))
             raise Unreachable(f"{self._server} does not answer (the request is late)")
-        work = self._serve(dispatch(wire.handlers(self._server), method, path, sent, self._caller))
+        work = self._serve(dispatch(wire.handlers(self._server), method, path, sent, self._caller, _answer))
         if wire.chance_of(weather.repeated_requests):
             self._serve(self._late(method, path, sent))
-        await asyncio.wait([work])
+        await over(work)
         if work.cancelled():
             raise self._broken_off()
         await wire.travel(self._server, self._party)
@@ -230,6 +230,11 @@ class SimTransport:
 
     def _broken_off(self) -> Unreachable:
         return Unreachable(f"the answer of {self._server} broke off")
+
+
+def _answer(answer: Any) -> Any:
+    """An answer as plain data; the objects of a list as they are, for nobody changes them."""
+    return {"revision": answer.revision, "items": answer.items} if isinstance(answer, Listed) else to_plain(answer)
 
 
 @functools.lru_cache(1024)

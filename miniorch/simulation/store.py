@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from miniorch.errors import Compacted, Temporary, UnknownOutcome, Unreachable
-from miniorch.simulation.loop import PART, VirtualLoop, on_behalf_of
+from miniorch.simulation.loop import PART, VirtualLoop, on_behalf_of, ring
 from miniorch.simulation.network import Wire
 from miniorch.state.leases import Leases
 from miniorch.state.memory import MemoryStore
@@ -81,7 +81,7 @@ class SharedStore(MemoryStore):
         self._records: list[Record] = []
         self._awake = asyncio.Event()
         self._awake.set()
-        self._waiting: dict[asyncio.Future[None], None] = {}  # for an answer, over a connection that may break
+        self._waiting: dict[asyncio.Future[bool], None] = {}  # for an answer, over a connection that may break
         self._kept: _Kept | None = None
 
     # Faults
@@ -99,7 +99,7 @@ class SharedStore(MemoryStore):
         """All connections break off, whatever they were waiting for."""
         for answer in self._waiting:
             if not answer.done():
-                answer.set_result(None)
+                answer.set_result(False)
 
     def compact_now(self) -> None:
         """Nobody can watch the past any more."""
@@ -151,13 +151,12 @@ class SharedStore(MemoryStore):
 
     async def answered(self, task: asyncio.Task[Any]) -> bool:
         """Wait for the end of a request; False if the connection breaks off before."""
-        broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[broken] = None
+        answer = ring(task)
+        self._waiting[answer] = None
         try:
-            await asyncio.wait([task, broken], return_when=asyncio.FIRST_COMPLETED)
-            return not broken.done()
+            return await answer
         finally:
-            del self._waiting[broken]
+            del self._waiting[answer]
 
     async def changes(self, incarnation: int, prefix: str, after: int) -> Batch:
         await self._awake.wait()

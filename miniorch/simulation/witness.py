@@ -48,8 +48,11 @@ class Witness:
         self.looking_on: Callable[[float, Picture], None] = lambda at, picture: None  # told of every picture
         self.log: list[str] = []
         self.history = History()
-        self._seen: tuple[int, ...] = ()
-        self._checked_at = 0.0
+        self._seen = (0, 0)  # the store's head and incarnation
+        self._stirred: dict[str, None] = {}  # machines on which something has changed since
+        for machine in machines.values():
+            machine.engine.stirred = lambda name: self._stirred.setdefault(name)
+        self._checked_at = self._changed_at = 0.0
         self._objects: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         self._moved: set[str] = set()
         self._trusted_at = 0.0
@@ -85,12 +88,13 @@ class Witness:
 
     def look(self) -> None:
         """Time is about to pass: has anything changed, and is everything as it must be?"""
-        records = self.store.take_records()
-        seen = (self.store.head, self.store.incarnation, *(one.engine.steps for one in self.machines.values()))
-        if seen == self._seen:
+        seen = (self.store.head, self.store.incarnation)
+        if seen == self._seen and not self._stirred:
             return
-        self._seen = seen
-        self._digest.update(f"{self.clock.monotonic():.6f} {seen}\n".encode())
+        self._digest.update(f"{self.clock.monotonic():.6f} {seen} {list(self._stirred)}\n".encode())
+        self._seen, self._changed_at = seen, self.clock.monotonic()
+        self._stirred.clear()
+        records = self.store.take_records()
         if self.store.incarnation != self._incarnation:
             self._begin_anew()
         else:

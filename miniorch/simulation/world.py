@@ -42,12 +42,13 @@ from typing import Any
 
 from agent.agent import Agent
 from agent.contact import BEAT_TIMEOUT_SECONDS
-from miniorch.client import READ_TIMEOUT_SECONDS, OneOf, Transport, mirror
+from miniorch.client import Transport, mirror
 from miniorch.codec import from_plain
 from miniorch.ending import end, ended
 from miniorch.errors import MiniorchError, Temporary
 from miniorch.model import Endpoints
 from miniorch.server import DEFAULT_POOL, Server
+from miniorch.servers import OneOf
 from miniorch.simulation.engine import FakeEngine
 from miniorch.simulation.invariants import AT_REST
 from miniorch.simulation.loop import VirtualClock, VirtualLoop, on_behalf_of, run
@@ -56,6 +57,7 @@ from miniorch.simulation.network import GOOD, SimTransport, Wire
 from miniorch.simulation.store import FINE, PARTY, SharedStore, SimStore
 from miniorch.simulation.witness import PromiseBroken, Witness
 from miniorch.spec import AppSpec
+from miniorch.transport import READ_TIMEOUT_SECONDS
 
 __all__ = ["PromiseBroken", "World", "simulate"]
 
@@ -63,6 +65,7 @@ RETRY_SECONDS = 1.0
 MANY_NODES = 200  # more do not start all at once, and need more subnets
 BOOT_SECONDS = 0.005
 WIDE_POOL = "10.128.0.0/9"
+STILL_SECONDS = 1.0  # after so long without a change the end of a run is looked at
 START_AGAIN_SECONDS = 1.0  # what systemd waits before it starts a server that could not start
 
 
@@ -104,6 +107,11 @@ class World(Witness):
     async def end(self) -> str:
         """Stop looking and stop everything. Returns the digest of the whole history."""
         self.look()
+        for _ in range(100):  # a job that runs again and again is between two steps just now
+            if self.clock.monotonic() - self._changed_at >= STILL_SECONDS:
+                break
+            await asyncio.sleep(STILL_SECONDS / 10)
+            self.look()
         self.check(AT_REST)
         self._loop.before_time_passes = lambda: None
         for process in reversed(self.processes):
@@ -323,7 +331,8 @@ async def net_main(node: str, transport: Transport, heard: Callable[[str, int], 
         async for snapshot in mirror(transport, Endpoints, f"node={node}"):
             newest = snapshot.revision
             heard(f"net {node}", newest)
-            changed.set()
+            if any(one.draining for one in snapshot.items.values()):
+                changed.set()
     finally:
         await end(reporting)
 

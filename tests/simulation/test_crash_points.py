@@ -15,14 +15,7 @@ import pytest
 
 from miniorch.codec import to_plain
 from miniorch.errors import NotFound, Unreachable
-from miniorch.model import (
-    App,
-    Endpoints,
-    Service,
-    Task,
-    TaskState,
-    Volume,
-)
+from miniorch.model import App, Endpoints, Service, Task, TaskState, Volume
 from miniorch.simulation.day import dockchat
 from miniorch.simulation.loop import on_behalf_of
 from miniorch.simulation.store import PARTY, WRITER

@@ -8,18 +8,7 @@ import pytest
 
 from agent.engine import ContainerSpec
 from miniorch.codec import encode
-from miniorch.model import (
-    Backend,
-    DesiredState,
-    Endpoints,
-    Leader,
-    Node,
-    Service,
-    Status,
-    Task,
-    TaskState,
-    Volume,
-)
+from miniorch.model import Backend, DesiredState, Endpoints, Leader, Node, Service, Status, Task, TaskState, Volume
 from miniorch.simulation import invariants
 from miniorch.simulation.engine import Behaviour, Box
 from miniorch.simulation.history import History
@@ -27,7 +16,9 @@ from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, broken
 from miniorch.simulation.store import LEADER, Record
 from miniorch.spec import (
     AppSpec,
+    Constraint,
     Mount,
+    Placement,
     Port,
     Resources,
     Restart,
@@ -49,6 +40,11 @@ def box(task: str = "t1", address: str = "10.200.0.2", state: str = "running", s
     name, binds = f"chat-db.{slot}-{task}", {"/data": ("/volumes/chat/data/data", False)}
     spec = ContainerSpec(name, task, "sha256:1", address, "", None, None, {}, binds, Resources())
     return Box(f"c-{task}-{address}", spec, Behaviour(), state)
+
+
+def waiting(message: str) -> Task:
+    status = Status(TaskState.PENDING, message)
+    return replace(task(node=""), spec=TaskSpec("db"), status=status)
 
 
 BACKENDS = Endpoints("chat", "db", "10.201.0.1", (Port(5000, 80),), (Backend("t1", 1, "node1", "10.200.0.2", True),))
@@ -86,8 +82,11 @@ BROKEN = {
     "every_slot_runs_or_is_over": replace(GOOD, tasks={"t1": replace(task(), round=1)}),
     "what_the_store_says_runs_runs": replace(GOOD, boxes={"node1": (box(state="exited"),)}),
     "no_container_is_an_orphan": replace(GOOD, boxes={"node1": (box(), box("gone", "10.200.0.3", "exited"))}),
-    "nothing_waits_that_would_fit": replace(
-        GOOD, tasks={"t1": replace(task(state=TaskState.PENDING, node=""), spec=TaskSpec("db"))}, services={}
+    "nothing_waits_that_would_fit": replace(GOOD, tasks={"t1": waiting("no node fits (2 looked at): no reason")}),
+    "a_node_has_no_more_of_a_service_than_it_may": replace(
+        GOOD,
+        tasks={"t1": task(), "t2": task("t2", slot=2)},
+        services={"chat/db": Service("chat", "db", ServiceSpec(SPEC, placement=Placement(max_per_node=1)), "")},
     ),
     "nothing_is_left_of_what_is_gone": replace(GOOD, folders={"node1": FOLDERS | {"/tasks/gone/resolv.conf"}}),
     "endpoints_name_exactly_the_tasks_that_run": replace(GOOD, endpoints={}, traffic={}),
@@ -108,6 +107,34 @@ def test_every_promise_has_a_broken_world_here() -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_promise_is_noticed(name: str) -> None:
     assert len(getattr(invariants, name)(BROKEN[name])) == 1
+
+
+ZONE_A = Placement((Constraint("node.labels.zone", "in", ("a",)),))
+ZONED = replace(
+    GOOD,
+    services={"chat/db": Service("chat", "db", ServiceSpec(SPEC, placement=ZONE_A), "")},
+    nodes={**GOOD.nodes, "node1": replace(GOOD.nodes["node1"], labels={"zone": "a"})},
+)
+
+
+def test_waiting_for_a_label_is_a_true_reason_and_one_of_the_past_is_none() -> None:
+    there = replace(ZONED, tasks={"t1": waiting("no node fits (2 looked at): ...")})
+    assert invariants.nothing_waits_that_would_fit(there) == ["t1 waits, and node1 has room for it"]
+    nowhere = replace(there, nodes=GOOD.nodes)
+    assert invariants.nothing_waits_that_would_fit(nowhere) == []
+    past = replace(nowhere, tasks={"t1": waiting("no node fits (1 looked at): ...")})
+    assert ["reason of the past" in one for one in invariants.nothing_waits_that_would_fit(past)] == [True]
+
+
+def test_task_on_a_node_without_its_labels_is_noticed_unless_they_have_just_gone() -> None:
+    bare = replace(ZONED, nodes=GOOD.nodes)
+    assert "TasksGoWhereLabelsAllow" in History().look(bare)
+    history = History()
+    assert history.look(replace(ZONED, tasks={}), 0.0) == {}
+    assert history.look(bare, 5.0) == {}
+    history = History()
+    assert history.look(replace(ZONED, tasks={}), 0.0) == {}
+    assert "TasksGoWhereLabelsAllow" in history.look(bare, 15.0)
 
 
 @pytest.mark.parametrize(

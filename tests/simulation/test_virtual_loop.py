@@ -61,13 +61,11 @@ def test_a_seed_is_an_order_and_another_seed_another() -> None:
     assert sorted(order(7)) == list(range(20))
 
 
-def test_timeouts_follow_virtual_time() -> None:
-    async def main() -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(600):
-                await asyncio.Event().wait()
-
-    run(main())
+@pytest.mark.virtual
+async def test_timeouts_follow_virtual_time() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(600):
+            await asyncio.Event().wait()
 
 
 def test_deadlock_is_reported_instead_of_waiting_for_ever() -> None:
@@ -117,44 +115,40 @@ def test_threads_sockets_and_processes_are_refused(real: object) -> None:
         run(main())
 
 
-def test_frozen_machine_stands_still_and_goes_on_with_its_timers_overdue() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        ticks: dict[str, list[float]] = {"node1": [], "node2": []}
+@pytest.mark.virtual
+async def test_frozen_machine_stands_still_and_goes_on_with_its_timers_overdue() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    ticks: dict[str, list[float]] = {"node1": [], "node2": []}
 
-        async def tick(machine: str) -> None:
-            while True:
-                await asyncio.sleep(1)
-                ticks[machine].append(round(loop.time(), 3))
+    async def tick(machine: str) -> None:
+        while True:
+            await asyncio.sleep(1)
+            ticks[machine].append(round(loop.time(), 3))
 
-        ticking = [loop.create_task(tick(name), context=on_behalf_of(name)) for name in ticks]
-        await asyncio.sleep(2.5)
-        loop.freeze("node1")
-        await asyncio.sleep(3)
-        loop.thaw("node1")
-        await asyncio.sleep(1.2)
-        assert ticks == {"node1": [1.0, 2.0, 5.5, 6.5], "node2": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
-        for task in ticking:
-            task.cancel()
-
-    run(main())
+    ticking = [loop.create_task(tick(name), context=on_behalf_of(name)) for name in ticks]
+    await asyncio.sleep(2.5)
+    loop.freeze("node1")
+    await asyncio.sleep(3)
+    loop.thaw("node1")
+    await asyncio.sleep(1.2)
+    assert ticks == {"node1": [1.0, 2.0, 5.5, 6.5], "node2": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
+    for task in ticking:
+        task.cancel()
 
 
-def test_clock_may_jump_and_drift_and_whoever_waits_for_it_is_woken() -> None:
-    async def main() -> None:
-        clock, right = VirtualClock(), VirtualClock()
-        await asyncio.sleep(100)
-        clock.drift(-0.01)
-        assert clock.monotonic() == right.monotonic()
-        await asyncio.sleep(100)
-        assert right.monotonic() - clock.monotonic() == pytest.approx(1.0)
-        clock.jump(-3600)
-        assert right.now() - clock.now() == pytest.approx(3601.0)
-        assert right.monotonic() - clock.monotonic() == pytest.approx(1.0)
-        due = clock.monotonic() + 10
-        while (left := due - clock.monotonic()) > 0:
-            await asyncio.sleep(left)
-        assert right.monotonic() == pytest.approx(200 + 10 / 0.99)
-
-    run(main())
+@pytest.mark.virtual
+async def test_clock_may_jump_and_drift_and_whoever_waits_for_it_is_woken() -> None:
+    clock, right = VirtualClock(), VirtualClock()
+    await asyncio.sleep(100)
+    clock.drift(-0.01)
+    assert clock.monotonic() == right.monotonic()
+    await asyncio.sleep(100)
+    assert right.monotonic() - clock.monotonic() == pytest.approx(1.0)
+    clock.jump(-3600)
+    assert right.now() - clock.now() == pytest.approx(3601.0)
+    assert right.monotonic() - clock.monotonic() == pytest.approx(1.0)
+    due = clock.monotonic() + 10
+    while (left := due - clock.monotonic()) > 0:
+        await asyncio.sleep(left)
+    assert right.monotonic() == pytest.approx(200 + 10 / 0.99)

@@ -1,6 +1,6 @@
 """The checker is checked: deliberate bugs, each of which the simulation must catch.
 
-A mutant is a context manager that puts a wrong piece of code in the place of a right one. `cases/<name>.json` holds the
+A mutant puts a wrong piece of code in the place of a right one. `cases/<name>.json` holds the
 smallest run found in which a promise is broken because of it; without the mutant the same run keeps every promise.
 
     .venv/bin/python tests/simulation/mutants/record.py skip_the_epoch     finds and keeps the case of one anew
@@ -9,6 +9,7 @@ smallest run found in which a promise is broken because of it; without the mutan
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,17 +39,28 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(faults: str, shape: Case | None = None) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Any]]:
-    """Registers a generator function as a mutant; its docstring is what the bug does."""
+def mutant(
+    faults: str, shape: Case | None = None, *, at: tuple[Any, str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a mutant; its docstring is what the bug does.
 
-    def register(bug: Callable[[], Iterator[None]]) -> Callable[[], Any]:
-        make = contextlib.contextmanager(bug)
+    With `at`, the function takes the place of that attribute of a class or module, and is given the right one first.
+    Without, it is a generator that makes its own changes and takes them back.
+    """
+
+    def register(bug: Callable[..., Any]) -> Callable[..., Any]:
+        make = contextlib.contextmanager(bug) if at is None else functools.partial(_replaced, *at, bug)
         MUTANTS[bug.__name__] = Mutant(
             bug.__name__, bug.__doc__ or "", faults, shape or Case(0, 3, seconds=150.0), make
         )
         return make
 
     return register
+
+
+def _replaced(owner: Any, name: str, bug: Callable[..., Any]) -> AbstractContextManager[None]:
+    right = vars(owner)[name]
+    return instead(owner, name, lambda *args, **more: bug(right, *args, **more))
 
 
 @contextlib.contextmanager

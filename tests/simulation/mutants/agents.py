@@ -62,18 +62,12 @@ def started_twice_after_adoption() -> Iterator[None]:
         yield
 
 
-@mutant("crash")
-def empty_is_taken_for_none() -> Iterator[None]:
+@mutant("crash", at=(Agent, "__init__"))
+def empty_is_taken_for_none(right: Any, self: Agent, *args: Any, **kwargs: Any) -> None:
     """An agent that has not heard of its tasks yet removes all containers, for they seem to be nobody's."""
-    right = Agent.__init__
-
-    def init(self: Agent, *args: Any, **kwargs: Any) -> None:
-        right(self, *args, **kwargs)
-        self._tasks = {}
-        self._endpoints = self._endpoints or agent_module.Snapshot(0, {})
-
-    with instead(Agent, "__init__", init):
-        yield
+    right(self, *args, **kwargs)
+    self._tasks = {}
+    self._endpoints = self._endpoints or agent_module.Snapshot(0, {})
 
 
 @mutant("kill,crash")
@@ -99,16 +93,12 @@ def address_freed_too_early() -> Iterator[None]:
         yield
 
 
-@mutant("kill,crash")
-def addresses_do_not_rest() -> Iterator[None]:
+@mutant("kill,crash", at=(execute, "choose"))
+def addresses_do_not_rest(
+    choose: Any, subnet: str, taken: Collection[str], freed: Mapping[str, float], last: str, now: float
+) -> str:
     """The lowest free address is given, whoever had it a moment ago."""
-    choose = execute.choose
-
-    def lowest(subnet: str, taken: Collection[str], freed: Mapping[str, float], last: str, now: float) -> str:
-        return choose(subnet, taken, {}, "", now)
-
-    with instead(execute, "choose", lowest):
-        yield
+    return choose(subnet, taken, {}, "", now)
 
 
 @mutant("weather,partition", Case(0, nodes=2, servers=1, seconds=120.0))
@@ -144,37 +134,19 @@ def volume_removed_under_its_container() -> Iterator[None]:
         yield
 
 
-@mutant("engine,slow,kill")
-def told_to_stop_is_taken_for_stopped() -> Iterator[None]:
+@mutant("engine,slow,kill", at=(reconcile, "_towards_shutdown"))
+def told_to_stop_is_taken_for_stopped(right: Any, task: Task, container: Container | None) -> Any:
     """SHUTDOWN is reported when the container has been told to stop, and not when it has ended."""
-    right = reconcile._towards_shutdown
-
-    def towards(task: Task, container: Container | None) -> Any:
-        return right(task, container and replace(container, running=False, exit_code=0))
-
-    with instead(reconcile, "_towards_shutdown", towards):
-        yield
+    return right(task, container and replace(container, running=False, exit_code=0))
 
 
-@mutant("engine,deaf,refuse")
-def an_engine_that_is_away_means_failed() -> Iterator[None]:
+@mutant("engine,deaf,refuse", at=(Executor, "failed"))
+def an_engine_that_is_away_means_failed(right: Any, self: Executor, action: Any, error: EngineError) -> bool:
     """An error of the engine that trying again would cure ends the task."""
-    right = Executor.failed
-
-    def failed(self: Executor, action: Any, error: EngineError) -> bool:
-        return right(self, action, EngineError(error.message))
-
-    with instead(Executor, "failed", failed):
-        yield
+    return right(self, action, EngineError(error.message))
 
 
-@mutant("kill")
-def probes_stay_healthy() -> Iterator[None]:
+@mutant("kill", at=(reconcile, "_conclude"))
+def probes_stay_healthy(right: Any, task: Task, container: Container, avx: bool) -> Any:
     """A status that was seen once is reported for ever, also of a container that has died."""
-    right = reconcile._conclude
-
-    def conclude(task: Task, container: Container, avx: bool) -> Any:
-        return None if task.status.health == "healthy" else right(task, container, avx)
-
-    with instead(reconcile, "_conclude", conclude):
-        yield
+    return None if task.status.health == "healthy" else right(task, container, avx)

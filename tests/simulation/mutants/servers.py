@@ -10,12 +10,13 @@ from typing import Any
 import miniorch.controllers.endpoints as endpoints
 import miniorch.controllers.placement as placement
 import miniorch.controllers.services as services
+import scheduler.filters as filters
 from miniorch.api.handlers import Handlers, StatusReport
 from miniorch.api.nodes import Nodes
 from miniorch.api.writing import Writing
 from miniorch.codec import from_plain
 from miniorch.controllers.liveness import Liveness
-from miniorch.model import Availability, Cluster, DesiredState, NodeState, Task, TaskState
+from miniorch.model import Cluster, DesiredState, Task, TaskState
 from miniorch.simulation.chaos import Case
 from miniorch.simulation.store import LEADER, SimStore
 from miniorch.state.records import Write, read
@@ -24,54 +25,34 @@ from miniorch.state.watchers import Watchers
 from mutants import instead, mutant
 
 
-@mutant("pause,freeze,partition,oneway")
-def skip_the_epoch() -> Iterator[None]:
+@mutant("pause,freeze,partition,oneway", at=(SimStore, "txn"))
+async def skip_the_epoch(
+    right: Any, self: SimStore, compares: Sequence[Compare], operations: Sequence[Operation]
+) -> int | None:
     """A loop writes without asking whether its server still leads."""
-    right = SimStore.txn
-
-    async def txn(self: SimStore, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
-        own = any(operation.key == LEADER for operation in operations)  # standing for election stays right
-        kept = [one for one in compares if own or one.key != LEADER]
-        return await right(self, kept, operations)
-
-    with instead(SimStore, "txn", txn):
-        yield
+    own = any(operation.key == LEADER for operation in operations)  # standing for election stays right
+    kept = [one for one in compares if own or one.key != LEADER]
+    return await right(self, kept, operations)
 
 
-@mutant("crash,weather,rough")
-def commit_without_compares() -> Iterator[None]:
+@mutant("crash,weather,rough", at=(SimStore, "txn"))
+async def commit_without_compares(
+    right: Any, self: SimStore, compares: Sequence[Compare], operations: Sequence[Operation]
+) -> int | None:
     """Whoever writes last wins, whatever stood there when it decided."""
-    right = SimStore.txn
-
-    async def txn(self: SimStore, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
-        return await right(self, [one for one in compares if one.key == LEADER], operations)
-
-    with instead(SimStore, "txn", txn):
-        yield
+    return await right(self, [one for one in compares if one.key == LEADER], operations)
 
 
-@mutant("crash,reset,partition,weather")
-def watch_from_one_too_far() -> Iterator[None]:
+@mutant("crash,reset,partition,weather", at=(Watchers, "watch"))
+def watch_from_one_too_far(right: Any, self: Watchers, prefix: str, after: int) -> Any:
     """A watch that is resumed begins one revision too late."""
-    right = Watchers.watch
-
-    def watch(self: Watchers, prefix: str, after: int) -> Any:
-        return right(self, prefix, after + 1)
-
-    with instead(Watchers, "watch", watch):
-        yield
+    return right(self, prefix, after + 1)
 
 
-@mutant("none", Case(0, nodes=2, servers=1, seconds=60.0, tasks=4))
-def vips_without_the_clusters_record() -> Iterator[None]:
+@mutant("none", Case(0, nodes=2, servers=1, seconds=60.0, tasks=4), at=(Writing, "_commit"))
+async def vips_without_the_clusters_record(right: Any, self: Writing, writes: list[Write]) -> int:
     """Two apps that are made at once compare only what is their own: both get the same service addresses."""
-    right = Writing._commit
-
-    async def commit(self: Writing, writes: list[Write]) -> int:
-        return await right(self, [write for write in writes if not isinstance(write.item, Cluster)])
-
-    with instead(Writing, "_commit", commit):
-        yield
+    return await right(self, [write for write in writes if not isinstance(write.item, Cluster)])
 
 
 @mutant("none", Case(0, nodes=8, servers=1, seconds=60.0))
@@ -113,36 +94,26 @@ def start_before_what_is_needed() -> Iterator[None]:
 def volume_on_a_second_node() -> Iterator[None]:
     """The place of a volume is forgotten when its task is placed anew."""
     right = placement.request_for
-    with instead(placement, "request_for", lambda service, volumes: right(service, {})):
+    with instead(placement, "request_for", lambda service, cache: replace(right(service, cache), volumes={})):
         yield
 
 
-@mutant("kill,crash")
-def next_before_the_last_has_ended() -> Iterator[None]:
+@mutant("kill,crash", at=(services._Look, "_step_slot"))
+def next_before_the_last_has_ended(
+    right: Any, self: Any, number: int, tasks: list[Task], broken: int, chance: Any
+) -> int:
     """A slot gets its next task as soon as the last one has been told to stop."""
-    right = services._Look._step_slot
-
-    def step(self: Any, number: int, tasks: list[Task], broken: int, chance: Any) -> int:
-        leaving = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
-        return right(self, number, [one for one in tasks if one.desired_state not in leaving], broken, chance)
-
-    with instead(services._Look, "_step_slot", step):
-        yield
+    leaving = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
+    return right(self, number, [one for one in tasks if one.desired_state not in leaving], broken, chance)
 
 
-@mutant("none")
-def stop_without_draining() -> Iterator[None]:
+@mutant("none", at=(services._Look, "_retire"))
+def stop_without_draining(right: Any, self: Any, task: Task, goal: DesiredState, why: str) -> None:
     """A task is told to stop while it takes traffic."""
-    right = services._Look._retire
-
-    def retire(self: Any, task: Task, goal: DesiredState, why: str) -> None:
-        if task.node and task.live and task.desired_state is DesiredState.RUNNING:
-            self._desire(task, goal, why)
-        else:
-            right(self, task, goal, why)
-
-    with instead(services._Look, "_retire", retire):
-        yield
+    if task.node and task.live and task.desired_state is DesiredState.RUNNING:
+        self._desire(task, goal, why)
+    else:
+        right(self, task, goal, why)
 
 
 @mutant("fail,kill,pull")
@@ -183,16 +154,7 @@ def no_grace() -> Iterator[None]:
 @mutant("crash,partition")
 def unready_nodes_get_tasks() -> Iterator[None]:
     """A node that is silent is as good as any other."""
-    right = placement.node_views
-
-    def views(cache: Any, without: str = "", now: float = 0.0) -> Any:
-        seen = right(cache, without, now)
-        return {
-            name: replace(view, node=replace(view.node, ready=True, state=NodeState.READY))
-            for name, view in seen.items()
-        }
-
-    with instead(placement, "node_views", views):
+    with instead(filters.Ready, "passes", lambda *_: True):
         yield
 
 
@@ -206,14 +168,7 @@ def a_wait_outlasts_a_clock_that_is_set_back() -> Iterator[None]:
 @mutant("none")
 def drained_nodes_get_tasks() -> Iterator[None]:
     """A node that is to be emptied is as good as any other."""
-    right = placement.node_views
-
-    def views(cache: Any, without: str = "", now: float = 0.0) -> Any:
-        seen = right(cache, without, now)
-        active = Availability.ACTIVE
-        return {name: replace(view, node=replace(view.node, availability=active)) for name, view in seen.items()}
-
-    with instead(placement, "node_views", views):
+    with instead(filters.Available, "passes", lambda *_: True):
         yield
 
 
@@ -224,14 +179,8 @@ def volumes_are_no_reason_to_wait() -> Iterator[None]:
         yield
 
 
-@mutant("partition,power")
-def who_is_back_stays_beside_its_successor() -> Iterator[None]:
+@mutant("partition,power", at=(services._Look, "_retire"))
+def who_is_back_stays_beside_its_successor(right: Any, self: Any, task: Task, goal: DesiredState, why: str) -> None:
     """A task that was replaced while its node was away is not told to stop."""
-    right = services._Look._retire
-
-    def retire(self: Any, task: Task, goal: DesiredState, why: str) -> None:
-        if not (why.endswith("is down") or " has slot " in why):
-            right(self, task, goal, why)
-
-    with instead(services._Look, "_retire", retire):
-        yield
+    if not (why.endswith("is down") or " has slot " in why):
+        right(self, task, goal, why)

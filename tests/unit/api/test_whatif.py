@@ -126,7 +126,19 @@ def test_wrong_questions_are_refused(question: dict[str, Any], message: str) -> 
 
 
 def planned(cache: Cache, *edits: object) -> list[Move]:
-    return asyncio.run(places("shop", edits, cache, T0))
+    found = asyncio.run(places("shop", edits, cache, T0))
+    assert found is not None
+    return found
+
+
+def test_what_would_keep_the_server_busy_for_long_is_not_acted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = settled()
+    monkeypatch.setattr("miniorch.api.whatif.REHEARSED_AT_MOST", 5)
+    assert ask(cache, kill=("n1",))["moves"]
+    assert asyncio.run(places("shop", [WEB], cache, T0)) is None
+    monkeypatch.setattr("miniorch.api.whatif.REHEARSED_AT_MOST", 4)
+    with pytest.raises(UsageError, match="what-if acts on at most 4 tasks, and this cluster has 5"):
+        ask(cache, kill=("n1",))
 
 
 def test_plan_names_the_place_of_each_new_task_also_of_one_that_is_replaced_where_it_is() -> None:

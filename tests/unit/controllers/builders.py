@@ -10,14 +10,7 @@ from miniorch.clock import Clock
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.services import Services
-from miniorch.model import (
-    DesiredState,
-    Node,
-    Service,
-    Status,
-    Task,
-    TaskState,
-)
+from miniorch.model import DesiredState, Node, Service, Status, Task, TaskState
 from miniorch.spec import Resources, ServiceSpec, TaskSpec
 from miniorch.state.records import Write
 

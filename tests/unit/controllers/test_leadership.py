@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from miniorch.errors import NotLeader, UnknownOutcome, Unreachable
 from miniorch.model import App
 from miniorch.server import Server
-from miniorch.simulation.loop import VirtualClock, run
+from miniorch.simulation.loop import VirtualClock
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import path_of, put
 from miniorch.state.store import Change, Compare, Entry, Listing, Operation
@@ -113,145 +114,126 @@ class Servers:
         return asyncio.get_running_loop().time() - began
 
 
-def with_servers(story: Callable[[Servers], Awaitable[None]]) -> None:
-    async def main() -> None:
-        servers = Servers(MemoryStore(lambda: 0.001))
-        await story(servers)
-        for name in list(servers.running):
-            await servers.kill(name)
-        await servers.store.close()
+pytestmark = pytest.mark.virtual(seed=1)
 
-    run(main(), seed=1)
+
+@pytest.fixture
+@asynccontextmanager
+async def servers() -> AsyncIterator[Servers]:
+    servers = Servers(MemoryStore(lambda: 0.001))
+    yield servers
+    for name in list(servers.running):
+        await servers.kill(name)
+    await servers.store.close()
 
 
 def guard(server: Server) -> Compare:
     return Compare("/leaders/leader", server.leadership.epoch)
 
 
-def test_the_only_server_leads_at_once_also_after_it_was_killed() -> None:
-    async def story(servers: Servers) -> None:
-        await servers.start("a")
-        assert await servers.until(lambda: servers.leaders() == ["a"]) < 0.1
-        await servers.kill("a")
-        await servers.start("a")
-        assert await servers.until(lambda: servers.leaders() == ["a"]) < 0.1
-
-    with_servers(story)
+async def test_the_only_server_leads_at_once_also_after_it_was_killed(servers: Servers) -> None:
+    await servers.start("a")
+    assert await servers.until(lambda: servers.leaders() == ["a"]) < 0.1
+    await servers.kill("a")
+    await servers.start("a")
+    assert await servers.until(lambda: servers.leaders() == ["a"]) < 0.1
 
 
-def test_one_of_several_leads_and_the_others_name_it() -> None:
-    async def story(servers: Servers) -> None:
-        a, b = await servers.start("a"), await servers.start("b")
-        await servers.until(lambda: len(servers.leaders()) == 1)
-        (leader,) = servers.leaders()
-        follower = b if leader == "a" else a
-        await servers.until(lambda: bool(follower.loop.cache.leaders))
-        with pytest.raises(NotLeader, match=f"{leader} does"):
-            follower.leadership.require()
-        (b if leader == "b" else a).leadership.require()
-
-    with_servers(story)
+async def test_one_of_several_leads_and_the_others_name_it(servers: Servers) -> None:
+    a, b = await servers.start("a"), await servers.start("b")
+    await servers.until(lambda: len(servers.leaders()) == 1)
+    (leader,) = servers.leaders()
+    follower = b if leader == "a" else a
+    await servers.until(lambda: bool(follower.loop.cache.leaders))
+    with pytest.raises(NotLeader, match=f"{leader} does"):
+        follower.leadership.require()
+    (b if leader == "b" else a).leadership.require()
 
 
-def test_another_leads_within_the_lease_when_the_leader_dies_and_at_once_when_it_resigns() -> None:
-    async def story(servers: Servers) -> None:
-        await servers.start("a")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        b = await servers.start("b")
-        await servers.kill("a")
-        assert await servers.until(lambda: servers.leaders() == ["b"]) <= TTL + 0.5
-        await servers.start("a")
-        await servers.kill("b")
-        await b.leadership.resign()
-        assert await servers.until(lambda: servers.leaders() == ["a"]) < 0.5
+async def test_another_leads_within_the_lease_when_the_leader_dies_and_at_once_when_it_resigns(
+    servers: Servers,
+) -> None:
+    await servers.start("a")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    b = await servers.start("b")
+    await servers.kill("a")
+    assert await servers.until(lambda: servers.leaders() == ["b"]) <= TTL + 0.5
+    await servers.start("a")
+    await servers.kill("b")
+    await b.leadership.resign()
+    assert await servers.until(lambda: servers.leaders() == ["a"]) < 0.5
 
-    with_servers(story)
 
-
-def test_what_a_deposed_leader_writes_is_refused_for_ever() -> None:
-    async def story(servers: Servers) -> None:
-        a = await servers.start("a")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        old = guard(a)
-        b = await servers.start("b")
-        await servers.kill("a")
-        write = [put(App("shop", 0.0))]
-        await servers.until(lambda: servers.leaders() == ["b"])
-        assert await servers.store.txn([old], write) is None
-        assert await servers.store.txn([guard(b)], write) is not None
-        await servers.kill("b")
-        await servers.start("a")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        assert await servers.store.txn([old], write) is None
-
-    with_servers(story)
+async def test_what_a_deposed_leader_writes_is_refused_for_ever(servers: Servers) -> None:
+    a = await servers.start("a")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    old = guard(a)
+    b = await servers.start("b")
+    await servers.kill("a")
+    write = [put(App("shop", 0.0))]
+    await servers.until(lambda: servers.leaders() == ["b"])
+    assert await servers.store.txn([old], write) is None
+    assert await servers.store.txn([guard(b)], write) is not None
+    await servers.kill("b")
+    await servers.start("a")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    assert await servers.store.txn([old], write) is None
 
 
 @pytest.mark.parametrize("how", ["away", "silent"])
-def test_a_leader_without_its_store_stops_before_another_can_lead(how: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_leader_without_its_store_stops_before_another_can_lead(
+    servers: Servers, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
-
-    async def story(servers: Servers) -> None:
-        await servers.start("a")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        await servers.start("b")
-        await asyncio.sleep(2 * TTL)
-        setattr(servers.lines["a"], how, True)
-        assert await servers.until(lambda: servers.leaders() == []) <= TTL * 2 / 3 + 0.1
-        assert await servers.until(lambda: servers.leaders() == ["b"]) <= TTL * 2 / 3 + 0.5
-        asked = servers.lines["a"].asked
-        await asyncio.sleep(60.0)
-        assert servers.lines["a"].asked - asked < 200  # it neither spins nor ends
-        setattr(servers.lines["a"], how, False)
-        if how == "away":
-            await servers.kill("b")
-            assert await servers.until(lambda: servers.leaders() == ["a"]) <= TTL + 6
-
-    with_servers(story)
+    await servers.start("a")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    await servers.start("b")
+    await asyncio.sleep(2 * TTL)
+    setattr(servers.lines["a"], how, True)
+    assert await servers.until(lambda: servers.leaders() == []) <= TTL * 2 / 3 + 0.1
+    assert await servers.until(lambda: servers.leaders() == ["b"]) <= TTL * 2 / 3 + 0.5
+    asked = servers.lines["a"].asked
+    await asyncio.sleep(60.0)
+    assert servers.lines["a"].asked - asked < 200  # it neither spins nor ends
+    setattr(servers.lines["a"], how, False)
+    if how == "away":
+        await servers.kill("b")
+        assert await servers.until(lambda: servers.leaders() == ["a"]) <= TTL + 6
     assert "server a no longer leads: its lease of 10 s was not renewed" in caplog.text
 
 
-def test_a_write_of_unknown_outcome_ends_the_term_and_the_next_begins_behind_it() -> None:
-    async def story(servers: Servers) -> None:
-        a = await servers.start("a")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        epoch = a.leadership.epoch
-        a.liveness.beat("n1")
-        await asyncio.sleep(1.0)
-        servers.lines["a"].swallow = 1
-        await servers.store.txn([], [put(App("shop", 0.0, removing=True))])  # the loop erases it
-        assert await servers.until(lambda: a.leadership.epoch > epoch) < 0.5
-        assert await servers.store.get(path_of(App("shop", 0.0))) is None
-        assert a.liveness.silent_for("n1") > 0.9  # nobody else has led: what was heard counts on
-        await asyncio.sleep(5.0)
-        assert len((await servers.store.list("/events/")).entries) == 1  # it was not done twice
-
-    with_servers(story)
+async def test_a_write_of_unknown_outcome_ends_the_term_and_the_next_begins_behind_it(servers: Servers) -> None:
+    a = await servers.start("a")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    epoch = a.leadership.epoch
+    a.liveness.beat("n1")
+    await asyncio.sleep(1.0)
+    servers.lines["a"].swallow = 1
+    await servers.store.txn([], [put(App("shop", 0.0, removing=True))])  # the loop erases it
+    assert await servers.until(lambda: a.leadership.epoch > epoch) < 0.5
+    assert await servers.store.get(path_of(App("shop", 0.0))) is None
+    assert a.liveness.silent_for("n1") > 0.9  # nobody else has led: what was heard counts on
+    await asyncio.sleep(5.0)
+    assert len((await servers.store.list("/events/")).entries) == 1  # it was not done twice
 
 
-def test_a_new_leader_grants_every_node_grace() -> None:
-    async def story(servers: Servers) -> None:
-        await servers.start("a")
-        b = await servers.start("b")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        await asyncio.sleep(100.0)
-        await servers.kill("a")
-        await servers.until(lambda: servers.leaders() == ["b"])
-        assert b.liveness.silent_for("n1") < -1.0  # counted only when it has had time to find the new leader
-
-    with_servers(story)
+async def test_a_new_leader_grants_every_node_grace(servers: Servers) -> None:
+    await servers.start("a")
+    b = await servers.start("b")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    await asyncio.sleep(100.0)
+    await servers.kill("a")
+    await servers.until(lambda: servers.leaders() == ["b"])
+    assert b.liveness.silent_for("n1") < -1.0  # counted only when it has had time to find the new leader
 
 
-def test_a_follower_whose_store_is_silent_says_so() -> None:
-    async def story(servers: Servers) -> None:
-        await servers.start("a")
-        await servers.until(lambda: servers.leaders() == ["a"])
-        b = await servers.start("b")
-        await asyncio.sleep(60.0)
-        assert not b.leadership.store_is_silent()
-        servers.lines["b"].away = True
-        await asyncio.sleep(60.0)
-        assert b.leadership.store_is_silent()
-        assert not servers.servers["a"].leadership.store_is_silent()
-
-    with_servers(story)
+async def test_a_follower_whose_store_is_silent_says_so(servers: Servers) -> None:
+    await servers.start("a")
+    await servers.until(lambda: servers.leaders() == ["a"])
+    b = await servers.start("b")
+    await asyncio.sleep(60.0)
+    assert not b.leadership.store_is_silent()
+    servers.lines["b"].away = True
+    await asyncio.sleep(60.0)
+    assert b.leadership.store_is_silent()
+    assert not servers.servers["a"].leadership.store_is_silent()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+import pytest
 from builders import T0, service, task
 
 from miniorch.controllers.cache import Cache
 from miniorch.errors import Unreachable
 from miniorch.model import App, Event
-from miniorch.simulation.loop import run
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import BYTES_AT_ONCE, OPERATIONS_AT_ONCE, Write, put, transactions
 from miniorch.state.store import Change, Compare, Listing
@@ -65,20 +65,18 @@ class Moody(MemoryStore):
             yield batch
 
 
-def test_a_cache_survives_a_store_that_is_away_and_one_that_has_forgotten() -> None:
-    async def main() -> None:
-        store, cache = Moody(), Cache()
-        told: list[tuple[str, bool]] = []
-        await store.txn([], [put(App("early", T0))])
-        following = asyncio.create_task(cache.follow(store, lambda item, gone: told.append((item.name, gone))))  # type: ignore[attr-defined]
-        async with asyncio.timeout(60):
-            while "late" not in cache.apps:
-                await asyncio.sleep(0.1)
-            await store.txn([], [put(App("last", T0))])
-            await cache.reached(3)
-        assert sorted(cache.apps) == ["early", "last", "late"]
-        assert ("last", False) in told
-        await store.close()
-        await following
-
-    run(main())
+@pytest.mark.virtual
+async def test_a_cache_survives_a_store_that_is_away_and_one_that_has_forgotten() -> None:
+    store, cache = Moody(), Cache()
+    told: list[tuple[str, bool]] = []
+    await store.txn([], [put(App("early", T0))])
+    following = asyncio.create_task(cache.follow(store, lambda item, gone: told.append((item.name, gone))))  # type: ignore[attr-defined]
+    async with asyncio.timeout(60):
+        while "late" not in cache.apps:
+            await asyncio.sleep(0.1)
+        await store.txn([], [put(App("last", T0))])
+        await cache.reached(3)
+    assert sorted(cache.apps) == ["early", "last", "late"]
+    assert ("last", False) in told
+    await store.close()
+    await following

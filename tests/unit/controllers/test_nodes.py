@@ -205,5 +205,5 @@ def test_a_change_of_a_node_looks_at_the_services_there_and_on_nodes_that_are_to
     cache = Cache.holding(service(), api, NODE, AWAY, task(node="n2"), task(of=api, node="n2", ident="a1"))
     controller = Services(Liveness(StoppedClock()), random.Random(1))
     assert list(controller.keys(NODE, False)) == ["n1"]
-    assert said(list(controller.plan("n1", cache, T0).writes)) == ["new api.1", "new web.1"]
-    assert said(list(controller.plan("n2", cache, T0).writes)) == ["new api.1", "new web.1"]
+    assert list(controller.plan("n1", cache, T0).others) == ["shop/api", "shop/web"]
+    assert list(controller.plan("n2", cache, T0).others) == ["shop/api", "shop/web"]

@@ -11,32 +11,28 @@ from builders import NODE, T0, said, service, task
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.endpoints import Reachability, derive
 from miniorch.controllers.placement import WANTED, Placer
-from miniorch.controllers.upkeep import EVENTS_KEPT, EVENTS_SLACK, RELEASES_KEPT, History, Removal
-from miniorch.model import (
-    App,
-    DesiredState,
-    Event,
-    Node,
-    NodeState,
-    Release,
-    Service,
-    Task,
-    TaskState,
-    Volume,
+from miniorch.controllers.upkeep import (
+    DECISIONS_KEPT,
+    EVENTS_KEPT,
+    EVENTS_SLACK,
+    RELEASES_KEPT,
+    History,
+    Removal,
 )
-from miniorch.spec import (
-    Condition,
-    Mount,
-    Resources,
-    Restart,
-    RestartPolicy,
-    ServiceSpec,
-    TaskSpec,
-)
+from miniorch.model import App, DesiredState, Event, Node, NodeState, Release, Service, Task, TaskState, Volume
+from miniorch.spec import Condition, Mount, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
+from miniorch.verdicts import DecisionRecord, Trace
+
+
+def placed(*items: object) -> list[Any]:
+    """What one look at each service writes, but for the records of decisions."""
+    placer, cache = Placer(), Cache.holding(*items)
+    writes = [write for key in cache.services for write in placer.plan(key, cache, T0).writes]
+    return [write for write in writes if not isinstance(write.item, DecisionRecord)]
 
 
 def place(*items: object) -> list[str]:
-    return said(list(Placer().plan("*", Cache.holding(*items), T0).writes))
+    return said(placed(*items))
 
 
 def test_a_waiting_task_goes_to_a_node_that_fits() -> None:
@@ -45,20 +41,18 @@ def test_a_waiting_task_goes_to_a_node_that_fits() -> None:
 
 def test_two_waiting_tasks_see_each_other() -> None:
     two = [NODE, replace(NODE, name="n2")]
-    plan = Placer().plan(
-        "*", Cache.holding(service(replicas=2), *two, *(task(n, TaskState.NEW, node="") for n in (1, 2))), T0
-    )
-    assert [write.item.node for write in plan.writes] == ["n1", "n2"]
+    plan = placed(service(replicas=2), *two, *(task(n, TaskState.NEW, node="") for n in (1, 2)))
+    assert [write.item.node for write in plan] == ["n1", "n2"]
 
 
 def test_without_a_node_a_task_says_that_there_is_none() -> None:
-    plan = Placer().plan("*", Cache.holding(service(), task(1, TaskState.NEW, node="")), T0)
-    assert plan.writes[0].item.status.state is TaskState.PENDING
-    assert "no node" in plan.writes[0].item.status.message
+    plan = placed(service(), task(1, TaskState.NEW, node=""))
+    assert plan[0].item.status.state is TaskState.PENDING
+    assert "no node" in plan[0].item.status.message
 
 
 def test_a_reason_that_stays_the_same_is_written_once() -> None:
-    first = Placer().plan("*", Cache.holding(service(), task(1, TaskState.NEW, node="")), T0).writes[0].item
+    first = placed(service(), task(1, TaskState.NEW, node=""))[0].item
     assert place(service(), first) == []
 
 
@@ -67,8 +61,8 @@ def test_a_task_waits_for_its_dependency_to_be_healthy_and_says_so() -> None:
     db = service("db")
     waiting = task(1, TaskState.NEW, of=web, node="", ident="w")
     starting = task(1, TaskState.STARTING, of=db, ident="d")
-    plan = Placer().plan("*", Cache.holding(web, db, NODE, waiting, starting), T0)
-    status = plan.writes[0].item.status
+    plan = placed(web, db, NODE, waiting, starting)
+    status = plan[0].item.status
     assert (status.state, status.message) == (TaskState.NEW, "waits for db (healthy; db.1 is starting)")
     running = task(1, TaskState.RUNNING, of=db, ident="d")
     assert place(web, db, NODE, waiting, running) == ["w: desired running, assigned"]
@@ -90,7 +84,7 @@ def waits(condition: Condition, *tasks: Task, policy: RestartPolicy = NEVER, rep
     web = service("web", depends_on={"setup": condition})
     setup = replace(service("setup", restart=policy, replicas=replicas), round=round)
     waiting = task(1, TaskState.NEW, of=web, node="", ident="w")
-    writes = Placer().plan("*", Cache.holding(web, setup, NODE, waiting, *tasks), T0).writes
+    writes = placed(web, setup, NODE, waiting, *tasks)
     status = writes[0].item.status
     return "" if status.state is TaskState.ASSIGNED else str(status.message)
 
@@ -150,17 +144,15 @@ def test_a_volumes_tasks_follow_it() -> None:
     db = _db()
     second = Node("n2", "10.200.1.0/24", "10.200.1.1", Resources(2.0, 2**30))
     volume = Volume("shop", "data", "n2")
-    plan = Placer().plan("*", Cache.holding(db, NODE, second, volume, task(1, TaskState.NEW, of=db, node="")), T0)
-    assert plan.writes[0].item.node == "n2"
+    plan = placed(db, NODE, second, volume, task(1, TaskState.NEW, of=db, node=""))
+    assert plan[0].item.node == "n2"
 
 
 def test_a_volumes_task_waits_while_its_node_is_away() -> None:
     db = _db()
     away = replace(NODE, name="n2", state=NodeState.DOWN)
-    plan = Placer().plan(
-        "*", Cache.holding(db, NODE, away, Volume("shop", "data", "n2"), task(1, TaskState.NEW, of=db, node="")), T0
-    )
-    status = plan.writes[0].item.status
+    plan = placed(db, NODE, away, Volume("shop", "data", "n2"), task(1, TaskState.NEW, of=db, node=""))
+    status = plan[0].item.status
     assert status.state is TaskState.PENDING
     assert status.message == (
         "no node fits (2 looked at): n1: volume shop/data lies on n2; n2: the node is down: no heartbeat"
@@ -195,6 +187,20 @@ def test_endpoints_are_written_only_when_they_change() -> None:
     assert said(list(Reachability().plan("shop/web", Cache.holding(written[0].item), T0).writes)) == ["erase "]
 
 
+def test_endpoints_say_that_a_backend_drains_until_it_has_stopped() -> None:
+    leaving = task(1, TaskState.RUNNING, desired=DesiredState.DRAINING)
+    assert derive(service(), [leaving, task(2)]).draining
+    assert not derive(service(), [task(1), task(2)]).draining
+    assert not derive(service(), [task(1, TaskState.SHUTDOWN, desired=DesiredState.DRAINING)]).draining
+
+
+def test_endpoints_that_many_nodes_hear_of_rest_longer() -> None:
+    nodes = [replace(NODE, name=f"n{number}") for number in range(1000)]
+    tasks = [task(number) for number in range(1, 501)]
+    assert Reachability().plan("shop/web", Cache.holding(service(replicas=500), *tasks, *nodes), T0).rest_seconds == 2.0
+    assert Reachability().plan("shop/web", Cache.holding(service(), task(1), NODE), T0).rest_seconds < 0.001
+
+
 def test_an_app_goes_last_and_takes_volumes_only_when_told() -> None:
     app = App("shop", T0, removing=True)
     assert Removal().plan("shop", Cache.holding(app, service()), T0).writes == ()
@@ -221,3 +227,28 @@ def test_ten_releases_of_each_app_are_kept_and_none_of_a_removed_one() -> None:
     removed = Removal().plan("shop", Cache.holding(App("shop", T0, removing=True), releases[0], other), T0).writes
     assert [type(write.item) for write in removed] == [App, Release]
     assert all(write.erase for write in removed)
+
+
+def decision(number: int, *tasks: str, name: str = "web") -> DecisionRecord:
+    nothing = Trace("spread", (), 1, 1, 1, "n1", ())
+    places = ("n1",) * len(tasks)
+    return DecisionRecord("shop", name, number, T0, 1, nothing, tasks, tuple(range(len(tasks))), places, len(tasks))
+
+
+def test_the_newest_decisions_of_a_service_are_kept_and_those_of_tasks_that_run_longest() -> None:
+    records = [decision(number, f"t{number}") for number in range(1, DECISIONS_KEPT + 4)]
+    other = decision(1, "x", name="db")
+    runs = task(1, TaskState.RUNNING, ident="t2")
+    cache = Cache.holding(service(), service("db"), runs, other, *records)
+    writes = History().plan("shop/web", cache, T0).writes
+    assert [(write.item.number, write.erase) for write in writes] == [(1, True), (3, True), (4, True)]
+    assert History().plan("shop/db", cache, T0).writes == []
+    assert list(History().keys(records[0], False)) == ["shop/web"]
+
+
+def test_with_a_service_its_decisions_go() -> None:
+    gone = service()
+    cache = Cache.holding(decision(1, "t1"), decision(2, "t2"))
+    assert list(History().keys(gone, True)) == [gone.key]
+    assert [(write.item.number, write.erase) for write in History().plan("shop/web", cache, T0).writes] == [
+        (1, True), (2, True)]  # fmt: skip

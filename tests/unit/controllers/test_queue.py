@@ -1,4 +1,4 @@
-"""The four promises of the work queue."""
+"""The five promises of the work queue."""
 
 from __future__ import annotations
 
@@ -52,15 +52,12 @@ def test_a_key_that_fails_comes_back_later_and_later_up_to_a_limit() -> None:
     assert queue._due[A] - clock.time < 0.1
 
 
-def test_an_addition_wakes_a_worker_that_waits() -> None:
-    async def main() -> None:
-        queue = WorkQueue(StoppedClock(), random.Random(1))
-        waiting = asyncio.create_task(queue.next())
-        await asyncio.sleep(0)
-        queue.add(A)
-        assert await asyncio.wait_for(waiting, 1) == A
-
-    asyncio.run(main())
+async def test_an_addition_wakes_a_worker_that_waits() -> None:
+    queue = WorkQueue(StoppedClock(), random.Random(1))
+    waiting = asyncio.create_task(queue.next())
+    await asyncio.sleep(0)
+    queue.add(A)
+    assert await asyncio.wait_for(waiting, 1) == A
 
 
 def test_two_keys_that_fail_together_do_not_come_back_together() -> None:
@@ -78,3 +75,23 @@ def test_a_queue_stays_as_small_as_the_number_of_its_keys() -> None:
     assert len(queue._heap) < 100
     clock.time += 20_000
     assert len(drain(queue)) == 3
+
+
+def test_a_key_that_rests_is_not_handled_before_the_end_of_its_rest() -> None:
+    clock = StoppedClock()
+    queue = WorkQueue(clock, random.Random(1))
+    queue.add(A)
+    queue.rest(A, clock.time + 2)  # it was added while it was handled
+    queue.add(A)
+    queue.failed(A)
+    queue.add(B)
+    assert drain(queue) == [B]
+    clock.time += 2.5
+    assert drain(queue) == [A]
+    queue.rest(A, clock.time)
+    queue.add(A)
+    assert drain(queue) == [A]
+    queue.rest(A, clock.time + 2)
+    queue.add(A, clock.time + 50)
+    clock.time += 3
+    assert drain(queue) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ from builders import NODE, T0, StoppedClock, outdated, plan_service, said, servi
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.endpoints import derive
 from miniorch.controllers.liveness import Liveness
+from miniorch.controllers.services import Services
 from miniorch.model import DesiredState, Service, TaskState
 from miniorch.slots import backoff_seconds
-from miniorch.spec import Restart, RestartPolicy
+from miniorch.spec import Port, Restart, RestartPolicy
 
 
 def test_every_empty_slot_gets_one_task() -> None:
@@ -137,6 +139,27 @@ def test_a_draining_task_stops_when_all_traffic_follows_the_endpoints_without_it
     assert plan_service(*items, liveness=liveness).writes == []
     liveness.applied("n1", "net", revision)
     assert said(plan_service(*items, liveness=liveness).writes) == ["t1: desired shutdown, running"]
+
+
+def test_a_draining_task_does_not_wait_for_nodes_that_hear_nothing_of_its_app() -> None:
+    items = _draining(1.0)
+    liveness = Liveness(StoppedClock())
+    far = replace(NODE, name="n2")
+    revision = Cache.holding(*items).revision
+    for component in ("agent", "net"):
+        liveness.applied("n1", component, revision)
+    assert said(plan_service(*items, far, liveness=liveness).writes) == ["t1: desired shutdown, running"]
+    web, node, leaving, endpoints = items
+    everywhere = replace(endpoints, ports=(Port(5000, 80),))
+    assert plan_service(web, node, leaving, everywhere, far, liveness=liveness).writes == []
+
+
+def test_a_task_on_its_way_is_no_reason_to_look_and_one_that_is_gone_is() -> None:
+    controller = Services(Liveness(StoppedClock()), random.Random(1))
+    assert list(controller.keys(task(1, TaskState.STARTING), False)) == []
+    assert list(controller.keys(task(1, TaskState.STARTING), True)) == ["shop/web"]
+    assert list(controller.keys(task(1, TaskState.STARTING, desired=DesiredState.SHUTDOWN), False)) == ["shop/web"]
+    assert list(controller.keys(task(1, TaskState.RUNNING), False)) == ["shop/web"]
 
 
 def test_a_draining_task_stops_after_the_limit_in_any_case() -> None:

@@ -1,0 +1,153 @@
+"""Where tasks run matters after they were placed, too: failures there, changed rules, which replicas go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from builders import NODE, T0, plan_service, said, service, task
+
+from miniorch.controllers.cache import Cache
+from miniorch.controllers.placement import Placer, digest_of
+from miniorch.controllers.rehearsal import Rehearsal
+from miniorch.model import Availability, DesiredState, Failure, Node, Service, Task, TaskState
+from miniorch.slots import FAILURES_KEPT, FAILURES_SECONDS, failures_until, recent_failures, slots_of
+from miniorch.spec import Constraint, ContainerOptions, Mount, Placement, Restart, RestartPolicy, TaskSpec
+
+ON_SSD = Placement((Constraint("node.labels.disk", "==", ("ssd",)),))
+ONE_PER_NODE = Placement(max_per_node=1)
+
+
+def nodes(count: int, **fields: Any) -> list[Node]:
+    return [replace(NODE, name=f"n{number}", **fields) for number in range(1, count + 1)]
+
+
+def settled(cache: Cache, *edits: object) -> list[Task]:
+    """What runs in the end, when the controllers act and all agents oblige."""
+    rehearsal = Rehearsal(cache, edits, T0)
+    asyncio.run(rehearsal.settle())
+    return sorted((one for one in rehearsal.cache.tasks.values() if one.live), key=lambda one: one.slot)
+
+
+# Failures
+
+
+def failed(slot: int, node: str = "n1", ago: float = 1.0, **fields: Any) -> Task:
+    return replace(task(slot, TaskState.FAILED, node=node, since=ago), **fields)
+
+
+def test_a_successor_knows_where_its_slot_has_failed_lately() -> None:
+    earlier = tuple(Failure(f"n{number}", T0 - 100.0) for number in range(FAILURES_KEPT))
+    writes = plan_service(service(), failed(1, "n9", failures=earlier)).writes
+    assert [write.item.failures for write in writes] == [(*earlier[1:], Failure("n9", T0 - 1.0))]
+
+
+def test_what_was_told_to_stop_or_had_another_spec_counts_for_nothing() -> None:
+    assert failures_until(replace(failed(1), desired_state=DesiredState.SHUTDOWN)) == ()
+    old = failed(1, failures=(Failure("n1", T0),), spec=TaskSpec("web:0"))
+    assert [write.item.failures for write in plan_service(service(), old).writes if write.modified == 0] == [()]
+    assert recent_failures(service(), [old], T0) == {}
+
+
+def test_failures_of_all_slots_are_counted_by_node_until_they_are_old() -> None:
+    tasks = [
+        failed(1, "n1", failures=(Failure("n2", T0 - 10.0), Failure("n1", T0 - FAILURES_SECONDS))),
+        replace(task(1, ident="successor", age=0.5), failures=(Failure("n2", T0 - 10.0), Failure("n1", T0 - 1.0))),
+        failed(2, "n1"),
+    ]
+    assert recent_failures(service(), tasks, T0) == {"n1": 2, "n2": 1}
+
+
+def test_a_node_where_a_service_has_failed_five_times_comes_last() -> None:
+    waiting = replace(task(1, TaskState.NEW, node=""), failures=tuple(Failure("n1", T0 - n) for n in range(1, 6)))
+    busy = [task(n, of=service("other"), node="n2", ident=f"o{n}") for n in range(3)]
+    cache = Cache.holding(service(), service("other"), *nodes(2), *busy, waiting)
+    assert [write.item.node for write in Placer().plan("shop/web", cache, T0).writes[1:]] == ["n2"]
+    later = Placer().plan("shop/web", cache, T0 + FAILURES_SECONDS)
+    assert [write.item.node for write in later.writes[1:]] == ["n1"]
+    alone = Cache.holding(service(), nodes(1)[0], waiting)
+    assert [write.item.node for write in Placer().plan("shop/web", alone, T0).writes[1:]] == ["n1"], "last is not never"
+
+
+# Changed rules
+
+
+def ruled(rules: Placement, replicas: int = 2) -> Service:
+    return service(placement=rules, replicas=replicas)
+
+
+def test_rules_that_have_changed_move_what_may_not_stay_one_after_the_other() -> None:
+    here, there = nodes(2)
+    there = replace(there, labels={"disk": "ssd"})
+    first, second, good = task(1), task(2), task(3, node="n2")
+    writes = plan_service(ruled(ON_SSD, 3), here, there, first, second, good).writes
+    assert said(writes) == ["t1: desired draining, running", "t3: desired running, running"]
+    assert writes[1].item.placed_by == digest_of(ON_SSD), "what may stay is asked once"
+    cache = Cache.holding(ruled(ON_SSD, 3), here, there, first, second, good)
+    assert [one.node for one in settled(cache)] == ["n2", "n2", "n2"]
+    assert settled(cache)[2].id == "t3"
+
+
+def test_labels_that_have_changed_move_nothing() -> None:
+    allowed = [replace(task(n), placed_by=digest_of(ON_SSD)) for n in (1, 2)]
+    assert plan_service(ruled(ON_SSD), *nodes(2), *allowed).writes == []
+
+
+def test_a_rule_about_the_service_itself_is_asked_without_the_task() -> None:
+    cache = Cache.holding(ruled(ONE_PER_NODE), *nodes(2), task(1), task(2))
+    after = settled(cache)
+    assert sorted(one.node for one in after) == ["n1", "n2"]
+    assert len({one.id for one in after} & {"t1", "t2"}) == 1, "one had to go, the other might stay"
+
+
+def test_wishes_and_strategies_move_nobody() -> None:
+    wished = Placement((replace(ON_SSD.constraints[0], weight=5),), spread=("node.labels.zone",), strategy="binpack")
+    assert digest_of(wished) == ""
+    assert plan_service(ruled(wished), *nodes(2), task(1), task(2)).writes == []
+
+
+def made_from(spec: TaskSpec, **fields: Any) -> Service:
+    return replace(service(), spec=replace(service(**fields).spec, task=spec))
+
+
+def test_data_and_jobs_stay_where_they_are() -> None:
+    data = made_from(TaskSpec("d", mounts=(Mount("v", "/v"),)), placement=ON_SSD)
+    assert said(plan_service(data, NODE, task(1, of=data)).writes) == ["t1: desired running, running"]
+    job = service(placement=ON_SSD, restart=RestartPolicy(Restart.NEVER))
+    assert said(plan_service(job, NODE, task(1)).writes) == ["t1: desired running, running"]
+
+
+# Which replicas go
+
+
+def test_scaling_down_evens_the_spread() -> None:
+    five = [task(n, node=f"n{1 + n % 2}") for n in (1, 2, 3, 4)] + [task(5, node="n1")]
+    left = settled(Cache.holding(service(replicas=2), *nodes(2), *five))
+    assert Counter(one.node for one in left) == {"n1": 1, "n2": 1}
+    assert {one.id for one in left} <= {one.id for one in five}, "and starts nothing"
+
+
+def test_who_does_not_run_goes_first_and_a_free_number_is_given_again() -> None:
+    tasks = [task(1, TaskState.STARTING), task(2), task(3)]
+    assert slots_of(service(replicas=2), tasks) == [2, 3]
+    assert slots_of(service(replicas=3), tasks[1:]) == [1, 2, 3]
+    leaving = task(4, desired=DesiredState.REMOVED)
+    assert slots_of(service(replicas=3), [*tasks, leaving]) == [1, 2, 3]
+    assert slots_of(service(replicas=4), [*tasks, leaving]) == [1, 2, 3, 4], "a number is free when its task has ended"
+
+
+def test_a_number_that_means_something_stays() -> None:
+    told = made_from(TaskSpec("w", environment={"ID": "{{.Task.Slot}}"}))
+    named = made_from(TaskSpec("w", options=ContainerOptions(hostname="n{{.Task.Slot}}")))
+    job = service(restart=RestartPolicy(Restart.ON_FAILURE))
+    for one in (told, named, job):
+        assert slots_of(one, [task(1, TaskState.STARTING, of=one), task(2, of=one)]) == [1]
+
+
+def test_what_is_on_a_node_to_be_emptied_goes_first() -> None:
+    first, second = nodes(2)
+    drained = replace(first, availability=Availability.DRAIN)
+    cache = Cache.holding(service(replicas=1), drained, second, task(1), task(2, node="n2"))
+    assert [one.id for one in settled(cache)] == ["t2"]
