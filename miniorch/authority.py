@@ -21,10 +21,11 @@ from cryptography.x509.oid import NameOID
 
 from miniorch.certificates import SKEW_SECONDS, Subject, certificate_for
 from miniorch.errors import Conflict, UsageError
+from miniorch.identity import AUTHORITY_FILE as CERTIFICATE_FILE
+from miniorch.identity import AUTHORITY_KEY_FILE as KEY_FILE
 
 LIFE = datetime.timedelta(days=3653)  # ten years
 SKEW = datetime.timedelta(seconds=SKEW_SECONDS)
-KEY_FILE, CERTIFICATE_FILE = "authority.key", "authority.crt"
 
 
 @dataclass(frozen=True, slots=True)

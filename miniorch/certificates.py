@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,8 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from miniorch.errors import UsageError
+from miniorch.identity import CERTIFICATE_FILE
 
+USERS = ("admin", "deploy", "view")  # roles of people; machines have others
 LIFE_SECONDS = 90 * 86400.0
+RENEWED_SECONDS = 30 * 86400.0  # a user's that was given for less is not renewed
 SKEW_SECONDS = 3600.0  # valid from an hour ago: a machine whose clock is late must accept it, too
 REQUEST_BYTES = 4096  # one with a P-256 key has about 500
 PEM = serialization.Encoding.PEM
@@ -113,6 +117,11 @@ def read_certificate(data: bytes) -> Subject:
         digest_of_key(key),
         read.not_valid_before_utc.timestamp(),
     )
+
+
+def own_certificate(folder: Path) -> Subject:
+    """What the certificate in a folder says: a machine's state directory, or a user's context."""
+    return read_certificate((folder / CERTIFICATE_FILE).read_bytes())
 
 
 def certificate_for(

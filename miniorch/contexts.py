@@ -9,21 +9,18 @@ where the servers are. So a laptop is to the code just another machine, with a u
 Who does this for real: `docker context`, kubectl's contexts. Next file: `miniorch/cli/context.py`.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
-from miniorch.client import (
-    API_SOCKET,
-    READ_TIMEOUT_SECONDS,
-    STATE_DIRECTORY,
-    HttpTransport,
-    UnixTransport,
-    one_transport,
-)
-from miniorch.errors import NotFound, UsageError
-from miniorch.identity import servers_of
+from miniorch.clock import SystemClock
+from miniorch.errors import MiniorchError, NotFound, UsageError
+from miniorch.identity import CERTIFICATE_FILE, KEY_FILE, is_worker, servers_of
+from miniorch.servers import one_transport
+from miniorch.transport import API_SOCKET, READ_TIMEOUT_SECONDS, STATE_DIRECTORY, FirstOf, HttpTransport
 
 LOCAL_NAME = "local"
+RENEW_FILE, RENEW_SHARE, RENEW_SECONDS = "renew", 2 / 3, 5.0
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -66,29 +63,65 @@ def chosen_folder() -> Path | None:
     return folder
 
 
-def lab_socket() -> str:
-    """Where the cluster of this machine's lab listens while it is up; "" without one, or when told where to ask."""
+def lab_sockets() -> list[str]:
+    """Where the servers of this machine's lab listen while it is up; none without one, or when told where to ask."""
     name = os.environ.get("MINIORCH_LAB", "lab")
     try:
         own = "MINIORCH_RUN_DIR" in os.environ or "/" in name
-        return "" if own else Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current").read_text().strip()
+        return [] if own else Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current").read_text().split()
     except OSError:
-        return ""
+        return []
 
 
 def elsewhere() -> bool:
     """Whether commands speak to a cluster whose processes are not this machine's to start."""
-    return chosen_folder() is not None or (chosen() != LOCAL_NAME and bool(lab_socket()))
+    return chosen_folder() is not None or (chosen() != LOCAL_NAME and bool(lab_sockets()))
 
 
 def transport_now(
     folder: Path = Path(STATE_DIRECTORY), timeout_seconds: float | None = READ_TIMEOUT_SECONDS
 ) -> HttpTransport:
-    """For blocking use: to the chosen context's server, the lab's, the first that `folder`'s files name, or our own."""
+    """For blocking use: to the chosen context's servers, the lab's, those that `folder`'s files name, or our own."""
+    remedy = ""
     if context := chosen_folder():
-        return one_transport(servers_of(context)[0], context, timeout_seconds)
-    if chosen() != LOCAL_NAME and (lab := lab_socket()):
-        transport = UnixTransport(lab, timeout_seconds)
-        transport.remedy = "miniorch lab ls"
-        return transport
-    return one_transport((servers_of(folder) or [API_SOCKET])[0], folder, timeout_seconds)
+        renew(context)
+        folder, urls = context, servers_of(context)
+    elif chosen() != LOCAL_NAME and (urls := lab_sockets()):
+        remedy = "miniorch lab ls"
+    else:
+        urls = servers_of(folder) if is_worker(folder) else [API_SOCKET]
+    several = [one_transport(url, folder, timeout_seconds) for url in urls]
+    found = FirstOf(several) if several[1:] else several[0]
+    found.remedy = remedy or found.remedy
+    return found
+
+
+def renew(folder: Path) -> None:
+    """Get a later end for a context's certificate when it is time, which a file says. In vain is no harm: next time.
+
+    An administrator's word stands: what was given for less than a month is not renewed, and revoked is revoked.
+    """
+    try:
+        if float((folder / RENEW_FILE).read_text()) > SystemClock().now():
+            return
+    except (OSError, ValueError):
+        return
+    from miniorch.authority import write_private
+    from miniorch.certificates import request_for
+
+    request = {"request": request_for((folder / KEY_FILE).read_text())}
+    with contextlib.suppress(MiniorchError, OSError):
+        several = [one_transport(url, folder, RENEW_SECONDS) for url in servers_of(folder)]
+        answer = (FirstOf(several) if several[1:] else several[0]).request_now("POST", "/v1/renew", request)
+        write_private(folder / CERTIFICATE_FILE, answer["certificate"].encode())
+        note_renewal(folder)
+
+
+def note_renewal(folder: Path) -> None:
+    """Write down when a context's certificate is to be renewed, if at all: after two thirds of its life."""
+    from miniorch.authority import write_private
+    from miniorch.certificates import RENEWED_SECONDS, own_certificate
+
+    own = own_certificate(folder)
+    if own.until - own.since >= RENEWED_SECONDS:
+        write_private(folder / RENEW_FILE, f"{own.since + (own.until - own.since) * RENEW_SHARE:.0f}\n".encode())

@@ -22,16 +22,22 @@ that body back into the same class: `to_wire` and `from_wire`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 
 class MiniorchError(Exception):
-    """The root. Raise a subclass."""
+    """The root. Raise a subclass: its code, exit code and status are given behind its name, and else its parent's."""
 
-    code: str = "E0000"
-    exit_code: ClassVar[int] = 1
-    status: ClassVar[int] = 500
-    temporary: bool = False
+    code = "E0000"
+    exit_code = 1
+    status = 500
+    temporary = False
+    known: dict[str, type["MiniorchError"]] = {}  # noqa: RUF012 (all kinds by name, filled below)
+
+    def __init_subclass__(cls, **own: Any) -> None:
+        for name, value in own.items():
+            setattr(cls, name, value)
+        MiniorchError.known[cls.__name__] = cls
 
     def __init__(self, message: str, *, remedy: str = "", code: str = "") -> None:
         super().__init__(message)
@@ -41,20 +47,12 @@ class MiniorchError(Exception):
             self.code = code
 
 
-class UsageError(MiniorchError):
+class UsageError(MiniorchError, code="E0001", exit_code=2, status=422):
     """The request itself makes no sense: a bad name, a negative number."""
 
-    code = "E0001"
-    exit_code = 2
-    status = 422
 
-
-class AppFileError(MiniorchError):
+class AppFileError(MiniorchError, code="E0100", exit_code=3, status=422):
     """The app file was refused. The message names file, line and key; `details` has one mapping per mistake."""
-
-    code = "E0100"
-    exit_code = 3
-    status = 422
 
     def __init__(
         self, message: str, *, remedy: str = "", code: str = "", details: Sequence[Mapping[str, Any]] = ()
@@ -63,106 +61,56 @@ class AppFileError(MiniorchError):
         self.details = details
 
 
-class AppFailed(MiniorchError):
+class AppFailed(MiniorchError, code="E0401"):
     """The app was started and did not come to life."""
 
-    code = "E0401"
-    exit_code = 1
 
-
-class NotPlaced(MiniorchError):
+class NotPlaced(MiniorchError, code="E0402", exit_code=4, status=409):
     """The app was accepted and no node can take one of its tasks."""
 
-    code = "E0402"
-    exit_code = 4
-    status = 409
 
-
-class NotFound(MiniorchError):
+class NotFound(MiniorchError, code="E0201", exit_code=2, status=404):
     """There is no such thing."""
 
-    code = "E0201"
-    exit_code = 2
-    status = 404
 
-
-class NotAllowed(MiniorchError):
+class NotAllowed(MiniorchError, code="E0301", exit_code=6, status=403):
     """The caller lacks a right."""
 
-    code = "E0301"
-    exit_code = 6
-    status = 403
 
-
-class Conflict(MiniorchError):
+class Conflict(MiniorchError, code="E0202", exit_code=7, status=409):
     """Somebody else holds it or has changed it meanwhile."""
 
-    code = "E0202"
-    exit_code = 7
-    status = 409
 
-
-class Unsupported(MiniorchError):
+class Unsupported(MiniorchError, code="E0203", exit_code=2, status=501):
     """This backend does not do that; it says so instead of pretending."""
 
-    code = "E0203"
-    exit_code = 2
-    status = 501
 
-
-class Temporary(MiniorchError):
+class Temporary(MiniorchError, code="E0300", exit_code=5, status=503, temporary=True):
     """Trying again later may work."""
 
-    code = "E0300"
-    exit_code = 5
-    status = 503
-    temporary = True
 
-
-class Unreachable(Temporary):
+class Unreachable(Temporary, code="E0302"):
     """Server, store or Docker does not answer."""
 
-    code = "E0302"
 
-
-class UnknownOutcome(Temporary):
+class UnknownOutcome(Temporary, code="E0304", status=504):
     """The request was sent and no answer came. Look before you repeat it, unless repeating does no harm."""
 
-    code = "E0304"
-    status = 504
 
-
-class NotLeader(Temporary):
+class NotLeader(Temporary, code="E0305", status=421):
     """This server does not lead, and what was asked is the leader's to do. The message names the leader."""
 
-    code = "E0305"
-    status = 421
 
-
-class Compacted(Temporary):
+class Compacted(Temporary, code="E0303", status=410):
     """The revision asked for has been compacted away: list again and watch from there."""
 
-    code = "E0303"
-    status = 410
 
-
-class EngineError(MiniorchError):
+class EngineError(MiniorchError, code="E0501"):
     """A container engine refused or failed. `temporary` says whether the same call may work later."""
-
-    code = "E0501"
 
     def __init__(self, message: str, *, temporary: bool = False, remedy: str = "", code: str = "") -> None:
         super().__init__(message, remedy=remedy, code=code)
         self.temporary = temporary
-
-
-_BY_NAME: dict[str, type[MiniorchError]] = {
-    kind.__name__: kind
-    for kind in (
-        UsageError, AppFileError, AppFailed, NotPlaced, NotFound, NotAllowed, Conflict, Unsupported,
-        Temporary, Unreachable, UnknownOutcome, NotLeader, Compacted,
-    )
-}  # fmt: skip
 
 
 def to_wire(error: MiniorchError) -> dict[str, Any]:
@@ -173,6 +121,6 @@ def to_wire(error: MiniorchError) -> dict[str, Any]:
 def from_wire(body: Any, status: int) -> MiniorchError:
     """The error that an API body speaks of; an unknown body becomes a plain `MiniorchError`."""
     if isinstance(body, dict) and isinstance(body.get("message"), str):
-        kind = _BY_NAME.get(str(body.get("error")), MiniorchError)
+        kind = MiniorchError.known.get(str(body.get("error")), MiniorchError)
         return kind(body["message"], remedy=str(body.get("remedy", "")), code=str(body.get("code", "")))
     return MiniorchError(f"the server answered with status {status} and no explanation")

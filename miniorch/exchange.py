@@ -1,10 +1,11 @@
-"""One HTTP request that streams both ways: the server's to an agent, the agent's to Docker.
+"""One HTTP request that streams both ways: a user's `exec`, the server's to an agent, the agent's to Docker.
 
 The problem: `exec` and `cp` need a body that is sent while the answer is read, of any size, in little memory. The idea:
 HTTP/1.1 is simple enough on a socket. The body goes out in chunks, each `await`ed until the other side has room; the
 answer is read as it comes. After the head of an answer that switches protocols, both directions are plain bytes.
 
 To another machine it goes over TLS, and only to the node that is meant: its name is in the URL, and in its certificate.
+Where the URL names none, a manager is meant.
 
 Where we differ from a client library: no pools, no redirects, no retries; one connection, one request, then it closes.
 """
@@ -17,8 +18,9 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from miniorch.client import STATE_DIRECTORY
 from miniorch.identity import client_context, peer
+from miniorch.model import Role
+from miniorch.transport import STATE_DIRECTORY, refusal
 
 PIECE = 64 * 1024
 CONNECT_SECONDS = 5.0
@@ -66,9 +68,10 @@ class Exchange:
             secure = client_context(folder) if scheme == "https" else None
             async with asyncio.timeout(CONNECT_SECONDS):
                 transport, _ = await loop.create_connection(lambda: protocol, host.strip("[]"), int(port), ssl=secure)
-            if secure and peer(transport.get_extra_info("peercert"))[0] != node:
+            name, role = peer(transport.get_extra_info("peercert"))
+            if secure and (name != node if node else role != Role.MANAGER):
                 transport.abort()
-                raise ConnectionError(f"{place} is not {node}")
+                raise ConnectionError(f"{place} is not {node or 'a manager of this cluster'}")
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         payload = b"" if body is None else json.dumps(body).encode()
         lines = {"host": "localhost", "connection": "close", **(headers or {})}
@@ -102,6 +105,12 @@ class Exchange:
             name, _, value = line.partition(":")
             self.headers[name.lower()] = value.strip()
 
+    async def accepted(self) -> None:
+        """Read the head of an answer. Raises what it says if it is a refusal of ours."""
+        await self.head()
+        if self.status >= 400:
+            raise refusal((await self.text()).encode(), self.status)
+
     async def body(self) -> AsyncIterator[bytes]:
         """The answer, in pieces. Its end is only reached if it is complete."""
         if self.headers.get("transfer-encoding") == "chunked":
@@ -123,6 +132,18 @@ class Exchange:
                 raise EOFError("the answer broke off")
             size -= len(piece)
             yield piece
+
+    async def lines(self, patience_seconds: float | None) -> AsyncIterator[bytes]:
+        """The answer line by line. Raises `TimeoutError` when none of it comes for so long."""
+        rest, pieces = b"", self.body()
+        while True:
+            async with asyncio.timeout(patience_seconds):
+                piece = await anext(pieces, b"")
+            if not piece:
+                return
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in whole:
+                yield line
 
     async def text(self) -> str:
         """The whole answer; for short ones."""

@@ -9,7 +9,7 @@ compared, the role is: a manager may be reached under any address, and no worker
 The files lie in the state directory of a machine. A user's context (`miniorch context`) is a folder with the same.
 
     authority.crt   what is trusted      identity.key, identity.crt   who we are
-    servers         https://ADDRESS:7440, one a line; not on a manager, which asks its own Unix socket
+    servers         https://ADDRESS:7440, one a line: on a worker all managers, on a manager the others
 
 A machine that was never told `init` or `join` has none of the last three, and nothing of ours listens on TCP there.
 
@@ -24,10 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miniorch.errors import NotAllowed
+
 if TYPE_CHECKING:
     import ssl
 
 SERVER_PORT, AGENT_PORT = 7440, 7441
+AUTHORITY_KEY_FILE = "authority.key"  # on managers
 AUTHORITY_FILE, KEY_FILE, CERTIFICATE_FILE, SERVERS_FILE = "authority.crt", "identity.key", "identity.crt", "servers"
 
 
@@ -51,8 +54,35 @@ def has_identity(folder: Path) -> bool:
     return (folder / CERTIFICATE_FILE).exists() and (folder / KEY_FILE).exists()
 
 
+def check_certificate(folder: Path) -> None:
+    """Raises `NotAllowed` when the certificate in a folder has ended, with what renews it."""
+    from miniorch.certificates import USERS, own_certificate
+    from miniorch.clock import SystemClock
+
+    own = own_certificate(folder)
+    if own.until < (now := SystemClock().now()):
+        renew = "miniorch join with a token: miniorch token show, on a manager"
+        if own.role in USERS:
+            renew = f"on a manager: miniorch context revoke {own.name}; miniorch context create {own.name}"
+        elif not is_worker(folder):
+            renew = "miniorch up: a manager renews its own"
+        raise NotAllowed(
+            f"the certificate of {own.name} has ended {(now - own.until) / 86400:.1f} days ago", remedy=renew
+        )
+
+
+def is_worker(folder: Path) -> bool:
+    """Whether this machine has no server of its own."""
+    return bool(servers_of(folder)) and not (folder / AUTHORITY_KEY_FILE).exists()
+
+
+def server_url(address: str) -> str:
+    """Where the server of a manager listens."""
+    return f"https://{f'[{address}]' if ':' in address else address}:{SERVER_PORT}"
+
+
 def servers_of(folder: Path) -> list[str]:
-    """Where the servers are: the lines of `servers`; none on a manager and on a cluster of one."""
+    """Where servers on other machines are: the lines of `servers`. Agents keep them up to date."""
     try:
         return (folder / SERVERS_FILE).read_text().split()
     except FileNotFoundError:

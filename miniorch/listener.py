@@ -24,10 +24,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Server
 
-from miniorch.certificates import Subject, read_certificate
+from miniorch.certificates import own_certificate, read_certificate
 from miniorch.clock import SystemClock
 from miniorch.errors import Conflict, UsageError
-from miniorch.identity import CERTIFICATE_FILE, LOCAL, Caller, has_identity, server_context
+from miniorch.identity import LOCAL, Caller, has_identity, server_context
 
 EXTENSION = "miniorch.caller"
 HEAD_BYTES = 64 * 1024
@@ -221,11 +221,6 @@ def listen_at(folder: Path, port: int, instead: Sequence[str] = ()) -> list[sock
     if not all(host and number.isdigit() for host, number in places):
         raise UsageError("--listen wants ADDRESS:PORT", remedy=f"--listen 192.0.2.1:{port}")
     return [listen_tcp(host.strip("[]"), int(number)) for host, number in places]
-
-
-def own_certificate(folder: Path) -> Subject:
-    """What the certificate of this machine says."""
-    return read_certificate((folder / CERTIFICATE_FILE).read_bytes())
 
 
 def listen_tcp(address: str, port: int) -> socket.socket:

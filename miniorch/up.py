@@ -19,14 +19,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniorch.client import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport, one_transport
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, Unreachable, Unsupported
-from miniorch.identity import servers_of
+from miniorch.identity import is_worker
 from miniorch.processes import PidFile, Process, last_lines, rotate, table, unit
+from miniorch.servers import one_transport, ways
+from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -63,7 +64,7 @@ class Machine:
         self.sockets = {"server": f"{run}/api.sock", "net": plugin_socket, "agent": f"{run}/agent.sock"}
         self.node = node or self._remembered("node") or socket.gethostname()
         self.store = store or self._remembered("store")
-        self.worker = bool(servers_of(self.state))
+        self.worker = is_worker(self.state)
         self.processes = table(self.node, pool, self.store, worker=self.worker)
 
     # --- up ----------------------------------------------------------------------------------------------------------
@@ -236,19 +237,19 @@ class Machine:
         if os.geteuid() != 0:
             return self.node_message() == ""
         if name == "server":
-            return self._ask("/v1/version") is not None
+            return self._ask("/v1/version", [self.sockets["server"]]) is not None
         return connects(self.sockets[name]) and (name != "agent" or self.node_message() == "")
 
     def node_message(self) -> str | None:
         """Why this node is not ready; "" when it is, None when the server does not know it or does not answer."""
-        listed = self._ask("/v1/nodes")
+        listed = self._ask("/v1/nodes", ways(self.state, self.sockets["server"]))
         for item in listed["items"] if listed else []:
             if item["name"] == self.node:
                 return "" if item["ready"] else item["message"] or "not ready"
         return None
 
-    def _ask(self, path: str) -> Any:
-        for url in servers_of(self.state) or [self.sockets["server"]]:
+    def _ask(self, path: str, servers: Sequence[str]) -> Any:
+        for url in servers:
             try:
                 return one_transport(url, self.state, ASK_SECONDS).request_now("GET", path)
             except NotAllowed:

@@ -3,37 +3,41 @@
 `dockchat/web` is a service, `dockchat/web.2` one slot of it, and a task's id, or the beginning of one, is that task.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from miniorch.cli.output import did_you_mean
-from miniorch.client import HttpTransport
 from miniorch.codec import from_plain
 from miniorch.contexts import transport_now
 from miniorch.errors import NotFound, UsageError
-from miniorch.model import (
-    App,
-    Event,
-    Node,
-    Release,
-    Service,
-    Task,
-)
+from miniorch.model import App, Event, Node, Release, Service, Task
+from miniorch.transport import HttpTransport
 
 T = TypeVar("T")
 
 
 class Server:
-    """The server's answers as model objects. Raises what the server answers, `Unreachable` when it does not."""
+    """The server's answers as model objects. Raises what the server answers, `Unreachable` when it does not.
 
-    def __init__(self, transport: HttpTransport | None = None) -> None:
+    `last_known`: while the store is away the server's copy of it will do, and the person is told so, once.
+    """
+
+    def __init__(self, transport: HttpTransport | None = None, *, last_known: bool = False) -> None:
         self.transport = transport or transport_now()
+        self._last_known = last_known
+        self._told = False
 
     def plain(self, kind: str, app: str = "") -> list[Any]:
         """Objects as the server sends them."""
-        answer: list[Any] = self.transport.request_now("GET", f"/v1/{kind}" + (f"?app={app}" if app else ""))["items"]
-        return answer
+        query = [f"app={app}"] * bool(app) + ["stale=1"] * self._last_known
+        answer = self.transport.request_now("GET", f"/v1/{kind}" + "?" * bool(query) + "&".join(query))
+        if answer.get("stale") and not self._told:
+            self._told = True
+            print("the store does not answer: this is what the server last knew of it", file=sys.stderr)
+        items: list[Any] = answer["items"]
+        return items
 
     def _list(self, cls: type[T], kind: str, app: str = "") -> list[T]:
         return [from_plain(cls, plain) for plain in self.plain(kind, app)]

@@ -13,11 +13,11 @@ from pathlib import Path
 from miniorch.authority import Authority, write_private
 from miniorch.cli.ask import Server
 from miniorch.cli.output import confirm, outcome, suggest
-from miniorch.client import STATE_DIRECTORY
 from miniorch.clock import SystemClock
 from miniorch.codec import from_plain
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, UsageError
 from miniorch.state.backup import NOISE_BYTES, Content, head_of, restored, seal, unseal
+from miniorch.transport import STATE_DIRECTORY
 from miniorch.up import Machine
 
 VARIABLE = "MINIORCH_PASSPHRASE"

@@ -17,16 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from miniorch import tokens
-from miniorch.authority import KEY_FILE as AUTHORITY_KEY_FILE
 from miniorch.authority import write_private
-from miniorch.certificates import digest_of_certificate, new_key, read_certificate, request_for
+from miniorch.certificates import digest_of_certificate, new_key, own_certificate, request_for
 from miniorch.cli.output import ago, as_json, outcome, suggest, table
-from miniorch.client import STATE_DIRECTORY, TlsTransport
 from miniorch.clock import SystemClock
 from miniorch.contexts import transport_now
 from miniorch.errors import Conflict, NotAllowed, Unreachable, UsageError, from_wire
-from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, SERVER_PORT, SERVERS_FILE, has_identity
+from miniorch.identity import (
+    AUTHORITY_FILE,
+    AUTHORITY_KEY_FILE,
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    SERVER_PORT,
+    SERVERS_FILE,
+    has_identity,
+)
 from miniorch.model import Role
+from miniorch.transport import STATE_DIRECTORY, TlsTransport
 from miniorch.up import Machine, need_root
 
 CONNECT_SECONDS = 5.0
@@ -63,10 +70,6 @@ def _certify(machine: Machine, address: str, state: Path) -> None:
     said = {"request": request_for(_own_key(state)), "name": machine.node, "role": "manager", "address": address}
     answer = machine.ask("POST", "/v1/certificates", said)
     write_private(state / CERTIFICATE_FILE, answer["certificate"].encode())
-
-
-def own_certificate(state: Path) -> Any:
-    return read_certificate((state / CERTIFICATE_FILE).read_bytes())
 
 
 def _own_key(state: Path) -> str:
@@ -154,7 +157,8 @@ def _joined_already(state: Path, authority: bytes) -> str:
         if digest_of_certificate((state / AUTHORITY_FILE).read_text()) == authority:
             if own.until > SystemClock().now():
                 return str(own.name)
-            raise Conflict(f"the certificate of {own.name} has ended", remedy=leave)
+            (state / CERTIFICATE_FILE).unlink()  # it would be refused; the key gets a new one, and the name with it
+            return ""
         raise Conflict(f"this machine is {own.name} of another cluster", remedy=leave)
     if (state / "state.db").exists() or (state / AUTHORITY_KEY_FILE).exists():
         raise Conflict("this machine is a cluster of its own already", remedy=leave)
@@ -188,8 +192,7 @@ def _ask_for_certificate(url: str, text: str, given: tokens.JoinToken, node: str
     if "authority_key" in answer:  # a manager asks its own server, and can sign for others
         write_private(state / AUTHORITY_KEY_FILE, answer["authority_key"].encode())
         (state / "store").write_text(answer["store"] + "\n")
-    else:
-        write_private(state / SERVERS_FILE, ("\n".join(servers) + "\n").encode())
+    write_private(state / SERVERS_FILE, ("\n".join(servers) + "\n").encode())
     write_private(state / CERTIFICATE_FILE, answer["certificate"].encode())
     return str(answer["name"])
 
@@ -231,7 +234,7 @@ def _first_bad() -> str:
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def show_tokens(role: str, *, quiet: bool, json: bool) -> None:
+def show_tokens(role: str | None, *, quiet: bool, json: bool) -> None:
     items = [one for one in _tokens() if not role or one["role"] == role]
     standing = [one for one in items if one["standing"]]
     if json:

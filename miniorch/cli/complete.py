@@ -3,8 +3,8 @@
 The problem: a completion that is slow, or that prints an error into somebody's half-written line, is worse than none.
 The idea: three short scripts ask `miniorch __complete WORDS...`, whose last word is the one to be completed. It prints
 a candidate and a word about it per line, or `:files` where the shell should offer files. What can stand at a place is
-read from the command tree: its metavar says it. Live names come over a bare socket (importing `client.py` would double
-the time), within 300 ms all together, and whatever goes wrong, nothing is printed.
+read from the command tree: its metavar says it. Live names come over a bare socket (importing `transport.py` would
+double the time), within 300 ms all together, and whatever goes wrong, nothing is printed.
 
 Who does this for real: kubectl and gh, with the same hidden command. Next file: `reference.py`.
 """
@@ -76,9 +76,9 @@ end
 complete -c miniorch -f -a '(__miniorch_complete)'"""
 
 
-def script(shell: str) -> str:
-    """What `eval` (bash, zsh) or `source` (fish) makes completion of."""
-    return {"bash": BASH, "zsh": ZSH, "fish": FISH}[shell]
+def completion(shell: str) -> None:
+    """Print what `eval` (bash, zsh) or `source` (fish) makes completion of."""
+    print({"bash": BASH, "zsh": ZSH, "fish": FISH}[shell])
 
 
 def complete(words: Sequence[str]) -> int:
@@ -103,10 +103,11 @@ class Names:
     """The names of what is there, from the server, all within one limit."""
 
     def __init__(self, path: str = "", limit_seconds: float | None = None) -> None:
-        lab = Path("/run/miniorch-lab/current")  # as in client.py
+        name = os.environ.get("MINIORCH_LAB", "lab")
+        lab = Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current")  # as in contexts.py
         near = f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"
         self._path = path or (
-            lab.read_text().strip() if lab.exists() and "MINIORCH_RUN_DIR" not in os.environ else near
+            lab.read_text().split()[0] if lab.exists() and "MINIORCH_RUN_DIR" not in os.environ else near
         )
         self._limit = _limit() if limit_seconds is None else limit_seconds
         self._deadline = 0.0  # from the first question on
@@ -125,6 +126,10 @@ class Names:
                     yield f"{one['app']}/{one['service']}.{one['slot']}{word[4:5]}", "task"
             case "NODE":
                 yield from ((one["name"], "node") for one in self._list("nodes"))
+            case "CONTEXT":
+                from miniorch.contexts import LOCAL_NAME, known
+
+                yield from ((one, "context") for one in (LOCAL_NAME, *known()))
             case "CODE":
                 yield from re.findall(r"^## (E\d{4}) *(.*)", LESSONS.read_text(), re.M)
             case "FILE" | "PATH" | "FOLDER":

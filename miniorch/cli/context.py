@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from miniorch.authority import write_private
-from miniorch.certificates import new_key, read_certificate, request_for
+from miniorch.certificates import new_key, own_certificate, read_certificate, request_for
 from miniorch.cli.cluster import seconds_of
 from miniorch.cli.output import ago, as_json, did_you_mean, outcome, table
 from miniorch.clock import SystemClock
-from miniorch.contexts import LOCAL_NAME, chosen, folder_of, home, known, transport_now
+from miniorch.contexts import LOCAL_NAME, chosen, folder_of, home, known, note_renewal, transport_now
 from miniorch.errors import Conflict, NotFound, UsageError
-from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, SERVER_PORT, SERVERS_FILE, servers_of
+from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, SERVERS_FILE, server_url, servers_of
 
 FILES = {"authority": AUTHORITY_FILE, "certificate": CERTIFICATE_FILE, "key": KEY_FILE}
 MAX_BYTES = 1 << 20
@@ -32,7 +32,7 @@ def create(name: str, role: str, ttl: str) -> None:
         raise Conflict("this cluster cannot be reached from other machines", remedy="miniorch init")
     said = {"request": request_for(key), "name": name, "role": role, "ttl_seconds": seconds_of(ttl)}
     answer = transport.request_now("POST", "/v1/certificates", said)
-    servers = [f"https://{f'[{one}]' if ':' in one else one}:{SERVER_PORT}" for one in addresses]
+    servers = [server_url(one) for one in addresses]
     as_json({"context": name, "role": role, "servers": servers, "key": key,
              "certificate": answer["certificate"], "authority": answer["authority"]})  # fmt: skip
     print(f"this is a key to the cluster: keep it to yourself. On the laptop: miniorch context add FILE. "
@@ -60,6 +60,7 @@ def add(file: str, name: str, *, json: bool) -> None:
     for one, data in parts.items():
         write_private(folder / one, data)
     write_private(folder / SERVERS_FILE, "\n".join([*servers, ""]).encode())
+    note_renewal(folder)
     use(name, json=json)
 
 
@@ -76,7 +77,7 @@ def ls(*, json: bool) -> None:
     now, current = SystemClock().now(), chosen() or LOCAL_NAME
     rows = [{"name": LOCAL_NAME, "current": current == LOCAL_NAME, "role": "admin", "servers": [], "until": 0.0}]
     for name in known():
-        own = read_certificate((folder_of(name) / CERTIFICATE_FILE).read_bytes())
+        own = own_certificate(folder_of(name))
         rows.append({"name": name, "current": name == current, "role": own.role,
                      "servers": servers_of(folder_of(name)), "until": own.until})  # fmt: skip
     if json:

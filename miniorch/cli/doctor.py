@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miniorch.cli.output import as_json, table
-from miniorch.client import STATE_DIRECTORY, UnixTransport
-from miniorch.errors import MiniorchError
+from miniorch.certificates import own_certificate
+from miniorch.cli.output import ago, as_json, table
+from miniorch.clock import SystemClock
+from miniorch.errors import MiniorchError, NotAllowed
+from miniorch.identity import check_certificate, has_identity
+from miniorch.transport import STATE_DIRECTORY, UnixTransport
 from miniorch.up import Machine, docker_socket
 
 DEFAULT_POOLS = ("10.200.0.0/16", "10.201.0.0/16")
 OUR_PROTOCOL = "109"  # the net process marks its routes with it
 LEAST_DOCKER = (20, 10)
 LEAST_DISK_BYTES = 2 << 30
+LEAST_LEFT_SECONDS = 9 * 86400.0  # of a certificate; one of 90 days is renewed when 18 are left, at the latest
 BINARIES = {"haproxy": "haproxy", "nft": "nftables", "iptables": "iptables", "ip": "iproute2"}
 COMMAND_SECONDS = 10
 
@@ -227,9 +231,24 @@ def _machine() -> list[Check]:
     ]
 
 
+def _certificate() -> list[Check]:
+    folder = Path(STATE_DIRECTORY)
+    if not has_identity(folder):
+        return []
+    try:
+        left = own_certificate(folder).until - SystemClock().now()
+        check_certificate(folder)
+    except PermissionError as error:
+        return [Check("certificate", "warning", str(error), "readable", "put sudo before the command")]
+    except NotAllowed as error:
+        return [Check("certificate", "bad", error.message, "good for weeks", error.remedy)]
+    mend = "date; miniorch up: the agent renews it, and says in its log why not"
+    return [judged("certificate", left > LEAST_LEFT_SECONDS, f"ends in {ago(left)}", "weeks", mend, "warning")]
+
+
 def _processes() -> list[Check]:
     machine = Machine(print)
-    checks = []
+    checks = _certificate()
     for process in machine.processes:
         try:
             there = machine.answers(process.name)

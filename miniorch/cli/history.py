@@ -14,7 +14,7 @@ from miniorch.errors import Compacted, Temporary
 from miniorch.model import Event
 
 
-def events(app: str, *, follow: bool, count: int, json: bool) -> None:
+def events(app: str, *, follow: bool, tail: int, json: bool) -> None:
     """The newest events. With `follow` also those to come, one JSON object per line, over any restart of the server."""
     server = Server()
     # The revision first: what happens between the two questions is told twice rather than never, and then once.
@@ -22,7 +22,7 @@ def events(app: str, *, follow: bool, count: int, json: bool) -> None:
     found = [one for one in server.events() if _about(one, app)]
     if app and not found:
         server.must_have(app)
-    shown = found[-count:] if count else []
+    shown = found[-tail:] if tail else []
     if json and not follow:
         as_json(shown)
         return

@@ -6,17 +6,16 @@ and that one interprets it. What remains to be told is the window's size, at the
 this ends, the terminal is set back. Without a terminal it is a pipe like any other: input until its end, output and
 errors apart.
 
-Two threads: this one writes what comes, another one reads the keyboard. Frames: `miniorch/frames.py`.
+Next file: `miniorch/frames.py`, what travels; `miniorch/exchange.py`, how.
 """
 
-import http.client
+import asyncio
 import os
 import signal
-import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from miniorch.cli.ask import Named, Server, resolve
@@ -25,6 +24,7 @@ from miniorch.codec import encode
 from miniorch.errors import Conflict, EngineError, Unreachable, UsageError
 from miniorch.frames import CHUNK_BYTES, SIZE, WINDOW_BYTES, Command, Kind, Unpacker, pack
 from miniorch.model import Task, TaskState
+from miniorch.transport import HttpTransport
 
 RUNS = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
 
@@ -39,29 +39,18 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
     terminal = keyboard and os.isatty(1) if tty is None else tty
     rows, columns = _size() if terminal else (0, 0)
     what = Command(tuple(command), terminal, terminal or interactive or not keyboard, rows, columns, user, workdir)
-    server.transport.timeout_seconds = None  # a command may be silent for long
-    session = Session(*server.transport.begin(f"/v1/tasks/{task.id}/exec"))
+    session = Session(server.transport, f"/v1/tasks/{task.id}/exec")
     try:
-        session.send(Kind.START, encode(what))
-        with _watched(session, terminal), _raw(terminal and keyboard):
-            code = session.run(reads=what.stdin)
+        with _raw(terminal and keyboard):
+            code = asyncio.run(session.run(what))
     except KeyboardInterrupt:
         return INTERRUPTED
     except NobodyReads:
         return BROKEN_PIPE
-    finally:
-        session.close()
     if session.error:
         look = "cat /etc/passwd" if "user" in session.error else f"ls -ld {workdir or command[0]}"
         show_error(EngineError(session.error, remedy=f"miniorch exec {name} -- {'sh' if code == 127 else look}"))
     return code
-
-
-def cp(source: str, target: str) -> None:
-    """Copy files into a task or out of it."""
-    from miniorch.cli import copy  # not for every `exec`: it costs as much as all the rest
-
-    copy.cp(source, target)
 
 
 def top(name: str, *, json: bool) -> None:
@@ -101,59 +90,58 @@ class NobodyReads(Exception):
 class Session:
     """One running `exec`, seen from here."""
 
-    def __init__(self, wire: socket.socket, answer: Callable[[], http.client.HTTPResponse]) -> None:
+    def __init__(self, transport: HttpTransport, path: str) -> None:
         self.error = ""
-        self._wire = wire
-        self._answer = answer
-        self._sending = threading.Lock()
+        self._transport, self._path = transport, path
         self._room = WINDOW_BYTES
-        self._more_room = threading.Condition()
+        self._more_room = asyncio.Event()
 
-    def send(self, kind: Kind, payload: bytes = b"") -> None:
-        frame = pack(kind, payload)
-        with self._sending:
-            self._wire.sendall(b"%x\r\n%b\r\n" % (len(frame), frame))
-
-    def run(self, *, reads: bool) -> int:
+    async def run(self, what: Command) -> int:
         """Until the command has ended: its exit code. Raises what the server answers, and `Unreachable`."""
-        response = self._answer()
-        if reads:
-            threading.Thread(target=self._read_input, name="input", daemon=True).start()
-        unpacker = Unpacker()
-        try:
-            while data := response.read1(CHUNK_BYTES):
+        self._exchange = await self._transport.begin(self._path)
+        with closing(self._exchange), suppress(ConnectionError, EOFError):
+            _on_signals(self.resize if what.tty else None)
+            await self.send(Kind.START, encode(what))
+            with self._transport.explained():
+                await self._exchange.accepted()
+            if what.stdin:
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=self._read_input, args=(loop,), name="input", daemon=True).start()
+            unpacker = Unpacker()
+            async for data in self._exchange.body():
                 for kind, payload in unpacker.feed(data):
                     match kind:
                         case Kind.STDOUT | Kind.STDERR:
                             _write(1 if kind is Kind.STDOUT else 2, payload)
                         case Kind.TAKEN:
-                            with self._more_room:
-                                self._room += int(payload)
-                                self._more_room.notify()
+                            self._room += int(payload)
+                            self._more_room.set()
                         case Kind.ERROR:
                             self.error = payload.decode(errors="replace")
                         case Kind.EXIT:
                             return int(payload) & 0xFF
-        except (ConnectionError, http.client.HTTPException):
-            pass
         raise Unreachable("the connection broke off before the command had ended", remedy="miniorch doctor")
 
-    def _read_input(self) -> None:
-        with suppress(OSError):  # nobody listens any more
-            while data := os.read(0, self._wait_for_room()):
-                self.send(Kind.STDIN, data)
-                with self._more_room:
-                    self._room -= len(data)
-            self.send(Kind.STDIN_END)
+    async def send(self, kind: Kind, payload: bytes = b"") -> None:
+        await self._exchange.send(pack(kind, payload))
 
-    def _wait_for_room(self) -> int:
-        with self._more_room:
-            self._more_room.wait_for(lambda: self._room > 0)
-            return min(self._room, CHUNK_BYTES)
-
-    def close(self) -> None:
+    async def resize(self) -> None:
         with suppress(OSError):
-            self._wire.shutdown(socket.SHUT_RDWR)
+            await self.send(Kind.RESIZE, SIZE.pack(*_size()))
+
+    async def _give(self, data: bytes) -> None:
+        while self._room < len(data):
+            self._more_room.clear()
+            await self._more_room.wait()
+        self._room -= len(data)
+        await self.send(Kind.STDIN, data)
+
+    def _read_input(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread, because not all that input can come from can be waited for, and reading may never return."""
+        with suppress(OSError, RuntimeError, CancelledError):  # nobody listens any more
+            while data := os.read(0, CHUNK_BYTES):
+                asyncio.run_coroutine_threadsafe(self._give(data), loop).result()
+            asyncio.run_coroutine_threadsafe(self.send(Kind.STDIN_END), loop).result()
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -189,22 +177,14 @@ def _raw(wanted: bool) -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-@contextmanager
-def _watched(session: Session, terminal: bool) -> Iterator[None]:
+def _on_signals(resize: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
     """Tell of changes of the window's size; let SIGTERM and SIGHUP end us in order, so that all is set back."""
 
-    def resize(*_: Any) -> None:
-        with suppress(OSError):
-            session.send(Kind.RESIZE, SIZE.pack(*_size()))
-
-    def end(number: int, _: Any) -> None:
+    def end(number: int) -> None:
         raise SystemExit(128 + number)
 
-    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, **({signal.SIGWINCH: resize} if terminal else {})}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        sys.stdout.flush()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end, number)
+    if resize is not None:
+        loop.add_signal_handler(signal.SIGWINCH, lambda: asyncio.ensure_future(resize()))

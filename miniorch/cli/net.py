@@ -11,12 +11,12 @@ from miniorch.model import NodeState
 AT_ONCE = 8
 
 
-def verify(only: str, *, repair: bool, json: bool) -> int:
+def verify(node: str, *, repair: bool, json: bool) -> int:
     """Print what differs; 0 if nothing does (any more), 1 if something does, 5 if a node could not be asked."""
     server = Server()
-    nodes = {node.name: node for node in server.nodes() if only in ("", node.name)}
-    if only and not nodes:
-        raise NotFound(f"there is no node {only}", remedy="miniorch nodes")
+    nodes = {one.name: one for one in server.nodes() if node in ("", one.name)}
+    if node and not nodes:
+        raise NotFound(f"there is no node {node}", remedy="miniorch nodes")
     method = "POST" if repair else "GET"
 
     def ask(name: str) -> Any:

@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 
 def nodes(*, json: bool) -> None:
-    server, now = Server(), SystemClock().now()
+    server, now = Server(last_known=True), SystemClock().now()
     found, tasks, certificates = server.nodes(), server.tasks(), _certificates(server)
     rows = [_row(node, tasks, certificates, now) for node in found]
     if json:
@@ -34,7 +34,7 @@ def nodes(*, json: bool) -> None:
 
 def inspect(name: str, *, json: bool) -> None:
     """One node, what is on it, and what it alone has."""
-    server, now = Server(), SystemClock().now()
+    server, now = Server(last_known=True), SystemClock().now()
     node = _node(server, name)
     tasks = [task for task in server.tasks() if task.node == name and task.live]
     volumes = [f"{one['app']}/{one['name']}" for one in server.plain("volumes") if one["node"] == name]

@@ -21,7 +21,7 @@ RED, GREEN, YELLOW, MAGENTA = 31, 32, 33, 35
 COLOURS = {
     "running": GREEN, "complete": GREEN, "ready": GREEN, "ok": GREEN, "starting": YELLOW, "preparing": YELLOW,
     "warning": YELLOW, "pending": MAGENTA, "new": MAGENTA, "failed": RED, "rejected": RED, "lost": RED, "bad": RED,
-    "bold": 1,
+    "no": RED, "bold": 1,
 }  # fmt: skip
 GAP, INDENT = "  ", "    "
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from miniorch.model import DesiredState, Node, NodeState, Service, Task, TaskState
-from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted, told, unknown
+from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted, slots_of, told, unknown
 
 STEADY_SECONDS = 2.0  # a task without a health check must stay for so long
 UNPLACED_SECONDS = 10.0
@@ -66,7 +66,7 @@ def failures(services: Sequence[Service], tasks: Sequence[Task]) -> dict[tuple[s
     """Per (service, slot): how often in a row it failed so far, with the wanted spec."""
     found = {}
     for service in services:
-        for slot in range(1, service.spec.replicas + 1):
+        for slot in _slots(service, tasks):
             newest = _newest(service, slot, tasks)
             if newest is not None:
                 found[service.name, slot] = _in_a_row(newest)
@@ -87,7 +87,7 @@ def judge(
     verdict: tuple[str, Task, int] | None = None
     for service in sorted(services, key=lambda one: one.name):
         up, words = 0, []
-        for slot in range(1, service.spec.replicas + 1):
+        for slot in _slots(service, tasks):
             task = _newest(service, slot, tasks)
             if task is not None:
                 left.pop(task.id, None)
@@ -115,11 +115,15 @@ def slowest(services: Sequence[Service], tasks: Sequence[Task], now: float) -> T
     """The task that the others wait for: the furthest one that is not up; what waits for it comes before it in life."""
     waiting = []
     for service in services:
-        for slot in range(1, service.spec.replicas + 1):
+        for slot in _slots(service, tasks):
             task = _newest(service, slot, tasks)
             if task is not None and not _is_up(task, service, now):
                 waiting.append(task)
     return max(waiting, key=lambda task: task.status.state.order, default=None)
+
+
+def _slots(service: Service, tasks: Sequence[Task]) -> list[int]:
+    return slots_of(service, [task for task in tasks if task.service == service.name])
 
 
 def _newest(service: Service, slot: int, tasks: Sequence[Task]) -> Task | None:

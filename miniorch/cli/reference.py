@@ -70,7 +70,7 @@ def man_pages() -> dict[str, str]:
     for name, command, context in commands():
         title, usage = f"miniorch-{name.replace(' ', '-')}", command.collect_usage_pieces(context)
         short, _, more = command.help.partition(". ")
-        lines = [*_head(title, short.rstrip(".")), ".SH SYNOPSIS", f".B miniorch {name}", _text(" ".join(usage)),
+        lines = [*_head(title, short.rstrip(".")), ".SH SYNOPSIS", f".B miniorch {_text(name)}", _text(" ".join(usage)),
                  ".SH DESCRIPTION", _text(f"{short.rstrip('.')}. {more}")]  # fmt: skip
         for heading, kind in (("ARGUMENTS", "argument"), ("OPTIONS", "option")):
             params = [param for param in command.get_params(context) if param.param_type_name == kind]

@@ -44,19 +44,27 @@ def read(files: Sequence[str], name: str, images: Sequence[str], profiles: Seque
 
 def plan(app: AppFile, *, report: bool, quiet: bool, json: bool) -> None:
     """Print what `run` would change; with `report` also what became of each key of the files."""
-    server = Server()
-    revision = None
     try:
-        services, revision = server.services(app.name), server.version()["revision"]
-        head = f"{app.name}, compared with revision {revision}:"
+        answer = Server().transport.request_now("POST", f"/v1/apps/{app.name}/plan", app.spec)
+        head = f"{app.name}, compared with revision {answer['revision']}:"
     except Temporary:
-        services = []
+        answer = {"revision": None, "changes": changes(app.name, app.spec, []), "places": []}
         head = f"{app.name}: miniorch does not run here, so everything would be new:"
-    found = changes(app.name, app.spec, services)
     if json:
-        as_json({"app": app.name, "revision": revision, "changes": found, "report": app.report.to_plain()})
+        as_json({"app": app.name, **answer, "report": app.report.to_plain()})
         return
+    found = [from_plain(ServiceChange, plain) for plain in answer["changes"]]
     print("\n".join([head, *(f"  {change.describe()}" for change in found)]))
+    if answer["places"] is None:
+        print("Where its tasks would go is not said of so many at once.")
+    elif answer["places"]:
+        print("Where its tasks would go, as things are now:")
+        width = max(len(place["task"]) for place in answer["places"])
+        for place in answer["places"]:
+            moved = f"  (is on {place['before']})" if place["before"] not in ("", place["after"]) else ""
+            print(f"  {place['task']:<{width}}  {place['after'] or 'nowhere: ' + place['why']}{moved}")
+    if any(change.action != "keep" for change in found) and answer["revision"] and not quiet:
+        print(f"Exactly this, or nothing: miniorch run ... --if-revision {answer['revision']}")
     if report:
         print("\n".join(app.report.lines()))
     elif (summary := app.report.summary()) and not quiet:
@@ -73,7 +81,7 @@ def config(app: AppFile, *, json: bool) -> None:
     print(config_text(app), end="")
 
 
-def run(app: AppFile, *, detach: bool, timeout: float, quiet: bool, json: bool) -> None:
+def run(app: AppFile, *, if_revision: int | None, detach: bool, timeout: float, quiet: bool, json: bool) -> None:
     """Apply the files and wait until the app is up. Raises what the table of exit codes speaks of."""
     screen = open_screen(quiet or json)
     if summary := app.report.summary():
@@ -85,7 +93,7 @@ def run(app: AppFile, *, detach: bool, timeout: float, quiet: bool, json: bool) 
     waiting = Waiting(app.name, Server(), screen, SystemClock(), timeout, machine)
     words = f"interrupted; {app.name} goes on: miniorch wait {app.name}, miniorch ps {app.name}"
     with detaching(words), contextlib.closing(screen):
-        found = apply(waiting, app)
+        found = apply(waiting, app, if_revision)
         differs = [change for change in found if change.action != "keep"]
         for change in differs:
             screen.say(change.describe())
@@ -110,8 +118,9 @@ def run(app: AppFile, *, detach: bool, timeout: float, quiet: bool, json: bool) 
     suggest(f"miniorch logs {app.name}/{some} -f", quiet=quiet or json)
 
 
-def apply(waiting: Waiting, app: AppFile) -> list[ServiceChange]:
+def apply(waiting: Waiting, app: AppFile, if_revision: int | None = None) -> list[ServiceChange]:
     """Hand the spec over. Asking twice is harmless, so it is asked again when the server dies meanwhile."""
     ask = waiting.server.transport.request_now
-    answer = waiting.persist(lambda: ask("PUT", f"/v1/apps/{app.name}", app.spec))
+    path = f"/v1/apps/{app.name}" + (f"?if_revision={if_revision}" if if_revision is not None else "")
+    answer = waiting.persist(lambda: ask("PUT", path, app.spec))
     return [from_plain(ServiceChange, plain) for plain in answer["changes"]]

@@ -13,9 +13,11 @@ from miniorch.errors import MiniorchError
 from miniorch.model import Node, Service, Task, TaskState
 from miniorch.slots import current, is_done, next_at, told, unknown
 
+REASONS_TOLD = 3
+
 
 def ps(app: str, *, ended: bool, json: bool) -> None:
-    server = Server()
+    server = Server(last_known=True)
     tasks, services, now = server.tasks(app), {one.key: one for one in server.services(app)}, SystemClock().now()
     nodes = {one.name: one for one in server.nodes()}
     if not ended:
@@ -67,11 +69,15 @@ def _plain(task: Task, service: Service | None, node: Node | None, now: float) -
 
 
 def services(app: str, *, json: bool) -> None:
-    server = Server()
+    server = Server(last_known=True)
     found, tasks = server.services(app), server.tasks(app)
     if app and not found:
         server.must_have(app)
     nodes, now = {node.name: node for node in server.nodes()}, SystemClock().now()
+    standing = server.transport.request_now("GET", "/v1/standing" + (f"?app={app}" if app else ""))
+    weak: dict[str, list[str]] = {}
+    for reason in standing["reasons"]:
+        weak.setdefault(reason["service"], []).append(reason["why"])
     rows = []
     for one in found:
         own = [task for task in tasks if task.service_key == one.key and not unknown(task, nodes.get(task.node), now)]
@@ -91,6 +97,8 @@ def services(app: str, *, json: bool) -> None:
                     "ports": ports,
                     "image": one.spec.task.image,
                     "removing": one.removing,
+                    "survives_loss_of_a_node": one.key not in weak,
+                    "because": weak.get(one.key, []),
                 }
                 for one, running, done, ports in rows
             ]
@@ -107,11 +115,17 @@ def services(app: str, *, json: bool) -> None:
         for one, running, done, ports in rows
     ]
     table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), cells, "no services")
+    if cells:
+        told = [f"{key} {', '.join(why)}" for key, why in weak.items()]
+        more = f"; and {len(told) - REASONS_TOLD} more services: --json" if len(told) > REASONS_TOLD else ""
+        yes = "yes" if standing["tried"] else "yes, if all fit elsewhere: miniorch what-if --kill NODE"
+        because = f"no, because {'; '.join(told[:REASONS_TOLD])}{more}" if told else yes
+        print(f"survives the loss of any one node: {because}")
 
 
 def inspect(name: str) -> None:
     """Whole objects by kind, as the server keeps them: an app with all that is of it, a service, tasks, a node."""
-    server = Server()
+    server = Server(last_known=True)
     everything = {kind: server.plain(kind) for kind in ("apps", "services", "tasks", "volumes", "endpoints", "nodes")}
     if "/" not in name and any(one["name"] == name for one in everything["apps"]):
         found = {kind: [one for one in items if one.get("app", one.get("name")) == name]

@@ -1,16 +1,19 @@
 """The command tree: names, options and help of all commands, and nothing that works.
 
 The problem: a command line that needs half a second to say `--help` feels broken. The idea: this file imports typer
-and nothing else; each command imports what it needs when it is called. The same tree makes the help, docs/cli.md, the
-man pages (`reference.py`) and what a shell completes (`complete.py`): a metavar such as APP/SERVICE|TASK says what
-kind of name stands there.
+and nothing else. A command here is words alone, the signature and its help; `@command` says which function does the
+work, and imports it when the command is called. The same tree makes the help, docs/cli.md, the man pages
+(`reference.py`) and what a shell completes (`complete.py`): a metavar such as APP/SERVICE|TASK says what kind of name
+stands there.
 
 The commands about this machine and the whole cluster: `tree_machine.py`. Next file: `run.py`.
 """
 
+import functools
+import importlib
 import os
-from enum import StrEnum
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,12 +46,32 @@ def group(name: str, help: str, example: str) -> typer.Typer:
     return own
 
 
-class Goal(StrEnum):
-    """What `wait` may wait for."""
+ANOTHERS = {"allow_interspersed_args": False, "ignore_unknown_options": True}  # options behind a name are another's
+Words = Callable[..., None]
+WORK: list[tuple[Words, str]] = []
+"""Each command's words, and `module:function` of what works. A test holds their parameters side by side."""
 
-    UP = "up"
-    ENDED = "ended"
-    GONE = "gone"
+
+def command(
+    work: str, example: str, *, of: typer.Typer = app, name: str | None = None, **more: Any
+) -> Callable[[Words], Words]:
+    """A command: its words are the signature that follows, its work is the function `work`, called with the same names.
+
+    What that returns is the exit code, if it returns anything.
+    """
+
+    def declare(words: Words) -> Words:
+        @functools.wraps(words)
+        def call(**given: Any) -> None:
+            module, _, function = work.partition(":")
+            if code := getattr(importlib.import_module(f"miniorch.cli.{module}"), function)(**given):
+                raise typer.Exit(code)
+
+        WORK.append((words, work))
+        of.command(name, epilog=f"Example: {example}", **more)(call)
+        return words
+
+    return declare
 
 
 File = Annotated[
@@ -83,6 +106,12 @@ NodeName = Annotated[str, typer.Option("--node", metavar="NAME", help="This mach
 StoreUrl = Annotated[
     str, typer.Option("--store", metavar="URL", help="sqlite:///PATH or etcd://HOST:PORT,...; kept for later.")
 ]
+OtherCommand = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="COMMAND...", help="What to run there.", callback=lambda words: words[1:] if words[0] == "--" else words
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NoInput = Annotated[bool, typer.Option("--no-input", help="Never ask; refuse what would need a question.")]
 
@@ -108,6 +137,9 @@ def run(
     image: Images = [],
     profile: Profiles = [],
     strict: Strict = False,
+    if_revision: Annotated[
+        int | None, typer.Option("--if-revision", metavar="N", help="Only if the app has not changed since. See plan.")
+    ] = None,
     detach: Detach = False,
     timeout: Timeout = 300.0,
     quiet: Quiet = False,
@@ -117,7 +149,7 @@ def run(
     from miniorch.cli import run as command
 
     given = command.read([file, *files], name, image, profile, strict=strict)
-    command.run(given, detach=detach, timeout=timeout, quiet=quiet, json=json)
+    command.run(given, if_revision=if_revision, detach=detach, timeout=timeout, quiet=quiet, json=json)
 
 
 @app.command(epilog="Example: miniorch plan examples/dockchat.yml --report")
@@ -132,7 +164,7 @@ def plan(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Show what run would change, and change nothing."""
+    """Show what run would change and where each task would go, and change nothing."""
     from miniorch.cli import run as command
 
     given = command.read([file, *files], name, image, profile, strict=strict)
@@ -158,35 +190,44 @@ def config(
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog="Example: miniorch ps dockchat")
+@command("show:ps", "miniorch ps dockchat")
 def ps(
     app: AnyApp = "",
     ended: Annotated[bool, typer.Option("--all", "-a", help="Also tasks that have ended.")] = False,
     json: Json = False,
 ) -> None:
     """List tasks, one line each. Of a job, also the one that has done its work."""
-    from miniorch.cli import show
-
-    show.ps(app, ended=ended, json=json)
 
 
-@app.command(epilog="Example: miniorch services")
+@command("show:services", "miniorch services")
 def services(app: AnyApp = "", json: Json = False) -> None:
     """List services with their addresses and published ports."""
-    from miniorch.cli import show
-
-    show.services(app, json=json)
 
 
-@app.command(epilog="Example: miniorch nodes")
+@command("nodes:nodes", "miniorch nodes")
 def nodes(json: Json = False) -> None:
     """List machines with what they have and what runs there."""
-    from miniorch.cli import nodes as command
-
-    command.nodes(json=json)
 
 
-@app.command(epilog="Example: miniorch logs dockchat/web -f")
+@command("whatif:what_if", "miniorch what-if --kill node2", name="what-if")
+def what_if(
+    kill: Annotated[list[str], typer.Option("--kill", metavar="NODE", help="It loses power. May be repeated.")] = [],
+    drain: Annotated[list[str], typer.Option("--drain", metavar="NODE", help="It is drained. May be repeated.")] = [],
+    lose: Annotated[
+        list[str], typer.Option("--lose", metavar="LABEL=VALUE", help="All nodes with this label lose power.")
+    ] = [],
+    add: Annotated[
+        list[str], typer.Option("--add", metavar="SIZE", help="A node more: cpu=2,memory=4g,label=zone:b.")
+    ] = [],
+    strategy: Annotated[
+        str, typer.Option("--strategy", metavar="NAME", help="All is placed anew: spread, binpack or random.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Say what would move, what would find no place and what would not be served, and change nothing."""
+
+
+@command("logs:logs", "miniorch logs dockchat/web -f")
 def logs(
     name: Tasks,
     follow: Follow = False,
@@ -196,75 +237,61 @@ def logs(
     tail: Tail = 100,
 ) -> None:
     """Print what containers wrote."""
-    from miniorch.cli import logs as command
-
-    command.logs(name, follow=follow, previous=previous, tail=tail)
 
 
-@app.command(epilog="Example: miniorch events dockchat -f")
+@command("history:events", "miniorch events dockchat -f")
 def events(app: AnyApp = "", follow: Follow = False, tail: Tail = 50, json: Json = False) -> None:
     """List what happened, the newest last."""
-    from miniorch.cli import history
-
-    history.events(app, follow=follow, count=tail, json=json)
 
 
-@app.command(epilog="Example: miniorch history dockchat")
+@command("history:history", "miniorch history dockchat")
 def history(app: OneApp, json: Json = False) -> None:
     """List the changes of an app by its file, the newest last."""
-    from miniorch.cli import history as command
-
-    command.history(app, json=json)
 
 
-@app.command(epilog="Example: miniorch explain dockchat/web.1")
+@command("explain:explain", "miniorch explain dockchat/web.1")
 def explain(
     name: Annotated[
         str,
         typer.Argument(metavar="APP/SERVICE|TASK|CODE", help="A service, a task, or the code of an error (E0102)."),
     ],
+    at: Annotated[
+        int | None,
+        typer.Option("--at", metavar="REVISION", min=0, help="The decision that held then, from its record."),
+    ] = None,
+    every_node: Annotated[
+        bool, typer.Option("--all", "-a", help="A row for each node, a column for each rule.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Say why a task is where it is, or what an error means. Every node and every rule, also for one that waits."""
-    from miniorch.cli import explain as command
-
-    command.explain(name, json=json)
+    """Say why a task is where it is or nowhere, and what would help; or what an error means."""
 
 
-@app.command(epilog="Example: miniorch trace dockchat/web.1 db")
+@command("trace:trace", "miniorch trace dockchat/web.1 db")
 def trace(
     source: Annotated[str, typer.Argument(metavar="APP/SERVICE|TASK", help="Who sends. web.1 will do.")],
     target: Annotated[str, typer.Argument(metavar="NAME", help="To whom: db, db.1, an alias or APP/SERVICE.")],
     json: Json = False,
 ) -> None:
     """Walk a packet from a task to a service. Each step: what the state says, what the kernel holds, what happens."""
-    from miniorch.cli import trace as command
-
-    raise typer.Exit(command.trace(source, target, json=json))
 
 
-@app.command(epilog="Example: miniorch inspect dockchat/web.1")
+@command("show:inspect", "miniorch inspect dockchat/web.1")
 def inspect(
     name: Annotated[
         str, typer.Argument(metavar="APP|APP/SERVICE|TASK|NODE", help="An app, a service, a task or a node.")
     ],
 ) -> None:
     """Print all that is known of a thing, as JSON."""
-    from miniorch.cli import show
-
-    show.inspect(name)
 
 
 # --- inside a container ----------------------------------------------------------------------------------------------
 
 
-@app.command(
-    epilog="Example: miniorch exec dockchat/web.1 -- sh",
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
-)
+@command("inside:exec_", "miniorch exec dockchat/web.1 -- sh", context_settings=ANOTHERS)
 def exec(
     name: Annotated[str, typer.Argument(metavar="APP/SERVICE|TASK", help="A task; of a service, its first.")],
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run there.")],
+    command: OtherCommand,
     tty: Annotated[
         bool | None, typer.Option("--tty/--no-tty", "-t/-T", help="With a terminal.  [default: if this is one]")
     ] = None,
@@ -273,73 +300,55 @@ def exec(
     workdir: Annotated[str, typer.Option("--workdir", "-w", metavar="FOLDER", help="In this folder.")] = "",
 ) -> None:
     """Run a command inside a running task. Ends with the command's own exit code."""
-    from miniorch.cli import inside
-
-    words = command[1:] if command[0] == "--" else command
-    raise typer.Exit(inside.exec_(name, words, tty=tty, interactive=interactive, user=user, workdir=workdir))
 
 
-@app.command(epilog="Example: miniorch cp dockchat/web.1:/etc/hosts .")
+@command("copy:cp", "miniorch cp dockchat/web.1:/etc/hosts .")
 def cp(
     source: Annotated[str, typer.Argument(metavar="TASK:PATH|PATH", help="What; - is a tar archive on stdin.")],
     target: Annotated[str, typer.Argument(metavar="TASK:PATH|PATH", help="Where to; - is a tar archive on stdout.")],
 ) -> None:
     """Copy files into a task or out of it."""
-    from miniorch.cli import inside
-
-    inside.cp(source, target)
 
 
-@app.command(epilog="Example: miniorch top dockchat/web")
+@command("inside:top", "miniorch top dockchat/web")
 def top(name: Tasks, json: Json = False) -> None:
     """List the processes inside tasks."""
-    from miniorch.cli import inside
-
-    inside.top(name, json=json)
 
 
 # --- changing --------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog="Example: miniorch wait dockchat --for up --timeout 60")
+@command("wait:wait", "miniorch wait dockchat --for up --timeout 60")
 def wait(
     name: Annotated[str, typer.Argument(metavar="APP|APP/SERVICE|TASK", help="An app, a service or a task.")],
     goal: Annotated[
-        Goal | None, typer.Option("--for", help="What for.  [default: up; of a task: ended]", show_default=False)
+        Literal["up", "ended", "gone"] | None,
+        typer.Option("--for", help="What for.  [default: up; of a task: ended]", show_default=False),
     ] = None,
     timeout: Timeout = 300.0,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Wait until something is up, has ended, or is gone. Of a task that has ended, its exit code is passed on."""
-    from miniorch.cli import wait as command
-
-    raise typer.Exit(command.wait(name, goal.value if goal else "", timeout=timeout, quiet=quiet, json=json))
 
 
-@app.command(epilog="Example: miniorch restart dockchat/web")
+@command("wait:restart", "miniorch restart dockchat/web")
 def restart(
-    service: OneService, detach: Detach = False, timeout: Timeout = 300.0, quiet: Quiet = False, json: Json = False
+    name: OneService, detach: Detach = False, timeout: Timeout = 300.0, quiet: Quiet = False, json: Json = False
 ) -> None:
     """Replace a service's tasks by new ones, one after the other."""
-    from miniorch.cli import wait as command
-
-    command.restart(service, detach=detach, timeout=timeout, quiet=quiet, json=json)
 
 
-@app.command(epilog="Example: miniorch scale dockchat/web=3")
+@command("change:scale", "miniorch scale dockchat/web=3")
 def scale(
     what: Annotated[str, typer.Argument(metavar="APP/SERVICE=N", help="How many tasks are wanted.")],
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Change the number of a service's tasks. The next run of its app file sets it back."""
-    from miniorch.cli import change
-
-    change.scale(what, quiet=quiet, json=json)
 
 
-@app.command(epilog="Example: miniorch rm dockchat")
+@command("change:remove", "miniorch rm dockchat")
 def rm(
     app: OneApp,
     volumes: Annotated[bool, typer.Option("--volumes", help="Delete the data in its volumes, too.")] = False,
@@ -349,13 +358,9 @@ def rm(
     json: Json = False,
 ) -> None:
     """Remove an app and wait until it is gone. Its volumes stay unless --volumes is given."""
-    from miniorch.cli import change
-
-    change.remove(app, volumes=volumes, yes=yes, no_input=no_input, quiet=quiet, json=json)
 
 
 # The rest of the tree, below the names that it uses.
 import miniorch.cli.tree_machine  # noqa: E402, I001
 import miniorch.cli.tree_cluster  # noqa: E402
-import miniorch.cli.tree_nodes  # noqa: E402
 import miniorch.cli.tree_lab  # noqa: E402, F401

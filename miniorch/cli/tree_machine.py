@@ -1,22 +1,13 @@
 """The command tree, continued: this machine, and the cluster as a whole. See `tree.py`."""
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from miniorch.cli.tree import Json, NodeName, NoInput, Pool, Quiet, StoreUrl, Yes, app, group
+from miniorch.cli.tree import Json, NodeName, NoInput, Pool, Quiet, StoreUrl, Yes, command, group
 
 
-class Shell(StrEnum):
-    """Whose completion can be printed."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
-
-
-@app.command(epilog="Example: miniorch up")
+@command("node:up", "miniorch up")
 def up(
     pool: Pool = "",
     node: NodeName = "",
@@ -26,12 +17,9 @@ def up(
     json: Json = False,
 ) -> None:
     """Start miniorch's processes here. These are server, net and agent; only what is missing is started."""
-    from miniorch.cli import node as command
-
-    command.up(pool, node, store, systemd=systemd, quiet=quiet, json=json)
 
 
-@app.command(epilog="Example: miniorch down --all")
+@command("node:down", "miniorch down --all")
 def down(
     everything: Annotated[bool, typer.Option("--all", help="Remove all apps, the network and the state, too.")] = False,
     volumes: Annotated[bool, typer.Option("--volumes", help="With --all: delete all volumes' data, too.")] = False,
@@ -41,9 +29,6 @@ def down(
     json: Json = False,
 ) -> None:
     """Stop miniorch's processes. Containers and published ports go on unless --all is given."""
-    from miniorch.cli import node as command
-
-    command.down(everything=everything, volumes=volumes, yes=yes, no_input=no_input, quiet=quiet, json=json)
 
 
 PassphraseFile = Annotated[
@@ -54,7 +39,7 @@ PassphraseFile = Annotated[
 ]
 
 
-@app.command(epilog="Example: miniorch backup cluster.backup")
+@command("backup:backup", "miniorch backup cluster.backup")
 def backup(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; what stands there is replaced.")],
     passphrase_file: PassphraseFile = "",
@@ -63,12 +48,9 @@ def backup(
     json: Json = False,
 ) -> None:
     """Save all that is wished and known in one encrypted file. Without the data in volumes, and without events."""
-    from miniorch.cli import backup as command
-
-    command.backup(file, passphrase_file, no_input=no_input, quiet=quiet, json=json)
 
 
-@app.command(epilog="Example: miniorch restore cluster.backup")
+@command("backup:restore", "miniorch restore cluster.backup")
 def restore(
     file: Annotated[str, typer.Argument(metavar="FILE", help="What miniorch backup wrote.")],
     store: Annotated[
@@ -83,17 +65,11 @@ def restore(
     json: Json = False,
 ) -> None:
     """Bring back what backup saved, while no server runs. Containers that run are taken over as they are."""
-    from miniorch.cli import backup as command
-
-    command.restore(file, store, passphrase_file, force=force, yes=yes, no_input=no_input, json=json)
 
 
-@app.command(epilog="Example: miniorch doctor")
+@command("doctor:doctor", "miniorch doctor")
 def doctor(json: Json = False) -> None:
     """Check whether this machine is fit. Says what was seen, what is wanted, and the command that mends it."""
-    from miniorch.cli import doctor as command
-
-    raise typer.Exit(command.doctor(json=json))
 
 
 net = group("net", "The network between nodes.", "miniorch net verify")
@@ -104,19 +80,16 @@ def net_root() -> None:
     """The network between nodes."""
 
 
-@net.command(epilog="Example: miniorch net verify --repair")
+@command("net:verify", "miniorch net verify --repair", of=net)
 def verify(
     node: Annotated[str, typer.Argument(metavar="[NODE]", help="Only this node.")] = "",
     repair: Annotated[bool, typer.Option("--repair", help="Mend what differs, and look again.")] = False,
     json: Json = False,
 ) -> None:
     """Compare every node's kernel with the state. Routes, neighbours, forwarding entries, addresses, rules."""
-    from miniorch.cli import net as command
-
-    raise typer.Exit(command.verify(node, repair=repair, json=json))
 
 
-@app.command(epilog="Example: miniorch simulate --nodes 20 --seed 7 --faults partition,crash")
+@command("simulate:simulate", "miniorch simulate --nodes 20 --seed 7 --faults partition,crash")
 def simulate(
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another history.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each with an agent, an engine and net.")] = 5,
@@ -136,24 +109,15 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Run a whole cluster on virtual time and break it. The same seed is the same history; nothing here is touched."""
-    from miniorch.cli import simulate as command
-    from miniorch.simulation.chaos import Case
-
-    drawn = Case(seed, nodes, servers, seconds, tasks)
-    raise typer.Exit(command.simulate(drawn, faults, count, case, quiet=quiet, json=json))
 
 
-@app.command(epilog="Example: miniorch version")
+@command("show:version", "miniorch version")
 def version(json: Json = False) -> None:
     """Print the version and the cluster's id. Also: miniorch --version."""
-    from miniorch.cli import show
-
-    show.version(json=json)
 
 
-@app.command(epilog="Example: miniorch completion bash")
-def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
+@command("complete:completion", "miniorch completion bash")
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> None:
     """Print what makes a shell complete commands and names. For bash and zsh: eval "$(miniorch completion bash)"."""
-    from miniorch.cli.complete import script
-
-    print(script(shell.value))

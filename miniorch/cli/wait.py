@@ -19,7 +19,7 @@ from miniorch.model import Task, TaskState
 from miniorch.up import Machine
 
 
-def wait(name: str, goal: str, *, timeout: float, quiet: bool, json: bool) -> int:
+def wait(name: str, goal: str | None, *, timeout: float, quiet: bool, json: bool) -> int:
     """Wait for a goal. Returns the exit code: of tasks that have ended, the first that is not 0."""
     server, screen = Server(), open_screen(quiet or json)
     named = _named(server, name, goal)
@@ -48,7 +48,7 @@ def wait(name: str, goal: str, *, timeout: float, quiet: bool, json: bool) -> in
     return code
 
 
-def _named(server: Server, name: str, goal: str) -> Named | None:
+def _named(server: Server, name: str, goal: str | None) -> Named | None:
     """What is to be waited for; None for what is gone already, if that is the goal."""
     if "/" not in name and any(app.name == name for app in server.apps()):
         return Named(name, "", (), True)

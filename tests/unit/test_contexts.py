@@ -10,9 +10,11 @@ import pytest
 from miniorch.authority import Authority
 from miniorch.certificates import Subject, key_in, new_key, request_for
 from miniorch.cli.context import add, rm, use
-from miniorch.client import TlsTransport, UnixTransport
+from miniorch.clock import SystemClock
 from miniorch.contexts import chosen, chosen_folder, folder_of, known, transport_now
-from miniorch.errors import Conflict, NotFound, UsageError
+from miniorch.errors import Conflict, NotAllowed, NotFound, UsageError
+from miniorch.identity import CERTIFICATE_FILE, check_certificate
+from miniorch.transport import TlsTransport, UnixTransport
 
 NOW = 1_800_000_000.0
 
@@ -27,10 +29,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def bundle(folder: Path, name: str = "ann") -> str:
+def bundle(folder: Path, name: str = "ann", since: float = NOW, seconds: float = 60) -> str:
     """What `context create` prints."""
-    authority, key = Authority.make("c1", NOW), new_key()
-    signed = authority.sign(Subject(name, "view", "c1", "", NOW + 60, "", NOW), key_in(request_for(key)))
+    authority, key = Authority.make("c1", since), new_key()
+    signed = authority.sign(Subject(name, "view", "c1", "", since + seconds, "", since), key_in(request_for(key)))
     said = {"context": name, "servers": ["https://192.0.2.1:7440"], "key": key, "certificate": signed,
             "authority": authority.certificate}  # fmt: skip
     file = folder / f"{name}.context"
@@ -91,3 +93,26 @@ def test_what_is_gone_or_no_context_is_refused_by_name(home: Path, monkeypatch: 
     for name in ("", "local"):
         with pytest.raises(Conflict, match="already"):
             add(bundle(home), name, json=True)
+
+
+@pytest.mark.parametrize(("days", "age", "asks"), [(90, 10, False), (90, 70, True), (20, 19, False)])
+def test_a_context_asks_for_a_later_end_in_the_last_third_of_its_life_unless_that_was_short(
+    home: Path, monkeypatch: pytest.MonkeyPatch, days: int, age: int, asks: bool
+) -> None:
+    asked: list[str] = []
+
+    def request_now(self: TlsTransport, method: str, path: str, body: object = None) -> object:
+        asked.append(f"{method} {path} at {self.place}")
+        return {"certificate": (folder_of("ann") / CERTIFICATE_FILE).read_text()}
+
+    monkeypatch.setattr(TlsTransport, "request_now", request_now)
+    add(bundle(home, since=SystemClock().now() - age * 86400, seconds=days * 86400), "", json=True)
+    transport_now()
+    assert asked == ["POST /v1/renew at https://192.0.2.1:7440"] * asks
+
+
+def test_who_shows_a_certificate_that_has_ended_is_told_so_and_what_helps(home: Path) -> None:
+    add(bundle(home, since=SystemClock().now() - 3 * 86400), "", json=True)
+    with pytest.raises(NotAllowed, match=r"the certificate of ann has ended 3\.0 days ago") as refusal:
+        check_certificate(folder_of("ann"))
+    assert "miniorch context create ann" in refusal.value.remedy

@@ -20,13 +20,13 @@ PRODUCT = sorted(
 )
 ADAPTERS = {
     "miniorch/clock.py": "the machine's time and chance",
-    "miniorch/client.py": "HTTP on a socket, read in a thread",
+    "miniorch/transport.py": "HTTP on a socket, read in a thread",
     "miniorch/listener.py": "opens sockets",
-    "miniorch/relay.py": "TLS in a thread of its own",
     "miniorch/up.py": "starts processes and waits for them",
     "miniorch/cli/": "a person's terminal",
     "miniorch/lab/lab.py": "nodes are started side by side; a person hears how long it took",
     "miniorch/lab/group.py": "waits for processes to end",
+    "miniorch/lab/forward.py": "a socket inside a node's namespace, which only a thread can enter",
     "miniorch/state/sqlite.py": "all SQL runs in one thread",
     "miniorch/state/etcd": "the etcd client lives in threads",
     "miniorch/state/backup.py": "keys for a file that is encrypted",
@@ -50,17 +50,8 @@ CALLS = {
     "datetime.now", "datetime.utcnow", "datetime.today", "datetime.datetime.now", "datetime.datetime.utcnow",
     "os.urandom", "asyncio.to_thread",
 }  # fmt: skip
-ORDERLESS = {
-    "sorted",
-    "set",
-    "frozenset",
-    "any",
-    "all",
-    "len",
-    "sum",
-    "min",
-    "max",
-}  # the order of sets is lost in them
+# The order of sets is lost in them.
+ORDERLESS = {"sorted", "set", "frozenset", "any", "all", "len", "sum", "min", "max"}
 ORDERED = {"list", "tuple", "enumerate", "iter", "next", "zip", "map", "filter", "dict", "deque"}
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import http.client
 import io
 import random
 import resource
-import socket
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,10 @@ import pytest
 from agent.engine import ContainerSpec
 from agent.inside import Inside
 from miniorch.api.app import make_app
-from miniorch.client import UnixTransport
 from miniorch.clock import SystemClock
 from miniorch.codec import encode
 from miniorch.errors import Conflict, MiniorchError, NotFound, Unreachable, UsageError
+from miniorch.exchange import Exchange
 from miniorch.frames import CHUNK_BYTES, WINDOW_BYTES, Command, Frame, Kind, Unpacker, pack
 from miniorch.listener import QuietServer, listen
 from miniorch.model import Status, Task, TaskState
@@ -32,6 +30,7 @@ from miniorch.simulation.engine import Behaviour, Box, FakeEngine
 from miniorch.spec import Resources, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import Write, commit
+from miniorch.transport import UnixTransport
 
 MEGABYTE = 1 << 20
 
@@ -49,7 +48,7 @@ class Chain:
 
     async def container(self) -> None:
         self.engine.behave("busybox:1", Behaviour(pull_seconds=0.0))
-        await self.engine.use_network("10.200.7.0/24", "10.200.7.1")
+        await self.engine.use_network("10.200.7.0/24")
         image = await self.engine.pull("busybox:1", lambda line: None)
         spec = ContainerSpec(
             "shop-web.1-t1", "t1", image, "10.200.7.5", "web-1", None, None, {}, {}, Resources(), {}
@@ -65,8 +64,7 @@ class Chain:
         return next((box.view() for box in self.engine.boxes.values() if box.spec.task == task), None)
 
     async def begin(self, *command: str, stdin: bool = True) -> Exec:
-        wire, answer = await asyncio.to_thread(self.transport.begin, "/v1/tasks/t1/exec")
-        begun = Exec(wire, answer)
+        begun = Exec(await self.transport.begin("/v1/tasks/t1/exec"))
         await begun.send((Kind.START, encode(Command(command, stdin=stdin))))
         return begun
 
@@ -74,25 +72,22 @@ class Chain:
 class Exec:
     """A client that does with one exec what a test wants."""
 
-    def __init__(self, wire: socket.socket, answer: Callable[[], Any]) -> None:
-        self.wire = wire
-        self._answer = answer
-        self._response: Any = None
-        self._unpacker = Unpacker()
-        self._ready: list[Frame] = []
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self._frames = self._received()
 
     async def send(self, *frames: Frame) -> None:
-        data = b"".join(pack(*frame) for frame in frames)
-        await asyncio.to_thread(self.wire.sendall, b"%x\r\n%b\r\n" % (len(data), data))
+        await self.exchange.send(b"".join(pack(*frame) for frame in frames))
+
+    async def _received(self) -> AsyncIterator[Frame]:
+        await self.exchange.accepted()
+        unpacker = Unpacker()
+        async for data in self.exchange.body():
+            for frame in unpacker.feed(data):
+                yield frame
 
     async def next(self) -> Frame:
-        while not self._ready:
-            self._response = self._response or await asyncio.to_thread(self._answer)
-            data = await asyncio.to_thread(self._response.read1, CHUNK_BYTES)
-            if not data:
-                raise EOFError
-            self._ready += self._unpacker.feed(data)
-        return self._ready.pop(0)
+        return await anext(self._frames)
 
     async def rest(self) -> list[Frame]:
         frames = [await self.next()]
@@ -101,10 +96,7 @@ class Exec:
         return frames
 
     def close(self) -> None:
-        self.wire.shutdown(socket.SHUT_RDWR)
-        if self._response is not None:
-            self._response.close()
-        self.wire.close()
+        self.exchange.close()
 
 
 @asynccontextmanager
@@ -122,25 +114,19 @@ async def served(app: Any, path: Path) -> AsyncIterator[QuietServer]:
 
 
 @pytest.fixture
-def tell(tmp_path: Path) -> Callable[[Callable[[Chain], Awaitable[None]]], None]:
-    def telling(story: Callable[[Chain], Awaitable[None]]) -> None:
-        async def main() -> None:
-            chain = Chain(tmp_path)
-            server = Server(chain.store, SystemClock(), random.Random(1))
-            await server.prepare()
-            await chain.container()
-            agent = f"unix://{tmp_path}/agent.sock"
-            async with (
-                served(make_app(server.handlers, lambda node: agent), tmp_path / "api.sock"),
-                served(Inside(chain.container_of, chain.engine), tmp_path / "agent.sock") as chain.agent,
-                asyncio.timeout(60),
-            ):
-                await story(chain)
-            await chain.store.close()
-
-        asyncio.run(main())
-
-    return telling
+@asynccontextmanager
+async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
+    chain = Chain(tmp_path)
+    server = Server(chain.store, SystemClock(), random.Random(1))
+    await server.prepare()
+    await chain.container()
+    agent = f"unix://{tmp_path}/agent.sock"
+    async with (
+        served(make_app(server.handlers, lambda node: agent), tmp_path / "api.sock"),
+        served(Inside(chain.container_of, chain.engine), tmp_path / "agent.sock") as chain.agent,
+    ):
+        yield chain
+    await chain.store.close()
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -170,200 +156,170 @@ def test_what_is_no_frame_is_refused(data: bytes) -> None:
 # ---- exec ----
 
 
-def test_input_comes_back_as_output_and_the_code_is_last(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        begun = await chain.begin("cat")
-        await begun.send((Kind.STDIN, b"hello"), (Kind.STDIN_END, b""))
-        frames = await begun.rest()
-        assert frames[0] == (Kind.STARTED, b"")
-        assert frames[-1] == (Kind.EXIT, b"0")
-        assert {(Kind.STDOUT, b"hello"), (Kind.TAKEN, b"5")} <= set(frames)
-        begun.close()
-        begun = await chain.begin("sh", "-c", "exit 3", stdin=False)
-        assert (await begun.rest())[-1] == (Kind.EXIT, b"3")
-        begun.close()
-        assert chain.box.commands == []
-
-    tell(story)
+async def test_input_comes_back_as_output_and_the_code_is_last(chain: Chain) -> None:
+    begun = await chain.begin("cat")
+    await begun.send((Kind.STDIN, b"hello"), (Kind.STDIN_END, b""))
+    frames = await begun.rest()
+    assert frames[0] == (Kind.STARTED, b"")
+    assert frames[-1] == (Kind.EXIT, b"0")
+    assert {(Kind.STDOUT, b"hello"), (Kind.TAKEN, b"5")} <= set(frames)
+    begun.close()
+    begun = await chain.begin("sh", "-c", "exit 3", stdin=False)
+    assert (await begun.rest())[-1] == (Kind.EXIT, b"3")
+    begun.close()
+    assert chain.box.commands == []
 
 
-def test_ten_megabytes_go_both_ways_in_little_memory(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        begun = await chain.begin("cat")
-        sent, received, room = hashlib.sha256(), hashlib.sha256(), asyncio.Semaphore(WINDOW_BYTES // CHUNK_BYTES)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+async def test_ten_megabytes_go_both_ways_in_little_memory(chain: Chain) -> None:
+    begun = await chain.begin("cat")
+    sent, received, room = hashlib.sha256(), hashlib.sha256(), asyncio.Semaphore(WINDOW_BYTES // CHUNK_BYTES)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-        async def write() -> None:
-            for number in range(10 * MEGABYTE // CHUNK_BYTES):
-                await room.acquire()
-                piece = bytes([number % 251]) * CHUNK_BYTES
-                sent.update(piece)
-                await begun.send((Kind.STDIN, piece))
-            await begun.send((Kind.STDIN_END, b""))
+    async def write() -> None:
+        for number in range(10 * MEGABYTE // CHUNK_BYTES):
+            await room.acquire()
+            piece = bytes([number % 251]) * CHUNK_BYTES
+            sent.update(piece)
+            await begun.send((Kind.STDIN, piece))
+        await begun.send((Kind.STDIN_END, b""))
 
-        writing = asyncio.create_task(write())
-        while (frame := await begun.next())[0] is not Kind.EXIT:
-            if frame[0] is Kind.STDOUT:
-                received.update(frame[1])
-            elif frame[0] is Kind.TAKEN:
-                room.release()
-        await writing
-        begun.close()
-        assert sent.digest() == received.digest()
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000, "kilobytes"
-
-    tell(story)
+    writing = asyncio.create_task(write())
+    while (frame := await begun.next())[0] is not Kind.EXIT:
+        if frame[0] is Kind.STDOUT:
+            received.update(frame[1])
+        elif frame[0] is Kind.TAKEN:
+            room.release()
+    await writing
+    begun.close()
+    assert sent.digest() == received.digest()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000, "kilobytes"
 
 
-def test_a_slow_reader_stops_the_writer(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        begun = await chain.begin("cat")
-        await begun.next()
-        taken, sent = 0, 0
+async def test_a_slow_reader_stops_the_writer(chain: Chain) -> None:
+    begun = await chain.begin("cat")
+    await begun.next()
+    taken, sent = 0, 0
 
-        async def write() -> None:
-            nonlocal sent
-            while sent - taken < WINDOW_BYTES:  # `taken` stays: nobody reads
-                await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
-                sent += CHUNK_BYTES
+    async def write() -> None:
+        nonlocal sent
+        while sent - taken < WINDOW_BYTES:  # `taken` stays: nobody reads
+            await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
+            sent += CHUNK_BYTES
 
-        await write()
-        for _ in range(1000):
-            frame = await begun.next()
-            if frame[0] is Kind.TAKEN:
-                taken += int(frame[1])
-            if taken == sent:
-                break
-        assert taken == sent == WINDOW_BYTES
-        begun.close()
-        await until(lambda: chain.box.commands == [])
-
-    tell(story)
+    await write()
+    for _ in range(1000):
+        frame = await begun.next()
+        if frame[0] is Kind.TAKEN:
+            taken += int(frame[1])
+        if taken == sent:
+            break
+    assert taken == sent == WINDOW_BYTES
+    begun.close()
+    await until(lambda: chain.box.commands == [])
 
 
-def test_input_beyond_the_window_ends_the_command(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        begun = await chain.begin("sleep", "1000")
+async def test_input_beyond_the_window_ends_the_command(chain: Chain) -> None:
+    begun = await chain.begin("sleep", "1000")
+    await begun.next()
+
+    async def flood() -> None:
+        for _ in range(10 * WINDOW_BYTES // CHUNK_BYTES):
+            await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
         await begun.next()
 
-        async def flood() -> None:
-            for _ in range(10 * WINDOW_BYTES // CHUNK_BYTES):
-                await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
-            await begun.next()
-
-        with pytest.raises((OSError, EOFError, http.client.HTTPException)):
-            await flood()
-        await until(lambda: chain.box.commands == [])
-        begun.close()
-
-    tell(story)
+    with pytest.raises((OSError, EOFError)):
+        await flood()
+    await until(lambda: chain.box.commands == [])
+    begun.close()
 
 
 @pytest.mark.parametrize("typed", [0, WINDOW_BYTES])
-def test_a_client_that_hangs_up_ends_its_command_even_with_input_on_the_way(tell: Any, typed: int) -> None:
-    async def story(chain: Chain) -> None:
-        begun = await chain.begin("sleep", "1000")
-        await begun.next()
-        for _ in range(typed // CHUNK_BYTES):
-            await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
-        assert len(chain.box.commands) == 1
-        begun.close()
-        await until(lambda: chain.box.commands == [])
-
-    tell(story)
+async def test_a_client_that_hangs_up_ends_its_command_even_with_input_on_the_way(chain: Chain, typed: int) -> None:
+    begun = await chain.begin("sleep", "1000")
+    await begun.next()
+    for _ in range(typed // CHUNK_BYTES):
+        await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
+    assert len(chain.box.commands) == 1
+    begun.close()
+    await until(lambda: chain.box.commands == [])
 
 
-def test_a_program_that_is_not_there_is_an_error_and_a_code(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        begun = await chain.begin("nope")
-        frames = await begun.rest()
-        assert frames[-2][0] is Kind.ERROR
-        assert b"nope" in frames[-2][1]
-        assert frames[-1] == (Kind.EXIT, b"127")
-        begun.close()
-
-    tell(story)
+async def test_a_program_that_is_not_there_is_an_error_and_a_code(chain: Chain) -> None:
+    begun = await chain.begin("nope")
+    frames = await begun.rest()
+    assert frames[-2][0] is Kind.ERROR
+    assert b"nope" in frames[-2][1]
+    assert frames[-1] == (Kind.EXIT, b"127")
+    begun.close()
 
 
-def test_what_cannot_begin_is_refused_with_a_reason(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        async def refused(path: str, body: bytes) -> MiniorchError:
-            wire, answer = await asyncio.to_thread(chain.transport.begin, path)
-            await asyncio.to_thread(wire.sendall, b"%x\r\n%b\r\n" % (len(body), body))
-            with pytest.raises(MiniorchError) as caught:
-                await asyncio.to_thread(answer)
-            wire.close()
-            return caught.value
+async def test_what_cannot_begin_is_refused_with_a_reason(chain: Chain) -> None:
+    async def refused(path: str, body: bytes) -> MiniorchError:
+        exchange = await chain.transport.begin(path)
+        await exchange.send(body)
+        with pytest.raises(MiniorchError) as caught:
+            await exchange.accepted()
+        exchange.close()
+        return caught.value
 
-        start = pack(Kind.START, encode(Command(("cat",))))
-        assert isinstance(await refused("/v1/tasks/none/exec", start), NotFound)
-        assert isinstance(await refused("/v1/tasks/t2/exec", start), Conflict), "it has no node yet"
-        assert isinstance(await refused("/v1/tasks/t1/exec", b"GET / HTTP/1.1"), UsageError)
-        assert isinstance(await refused("/v1/tasks/t1/exec", pack(Kind.STDIN, b"x")), UsageError)
-        assert isinstance(await refused("/v1/tasks/t1/exec", pack(Kind.START, b"{}")), UsageError)
-        assert isinstance(await refused("/v1/tasks/t1/exec", pack(Kind.START, b"no JSON")), UsageError)
-        await chain.engine.stop(chain.box.id, 1.0)
-        error = await refused("/v1/tasks/t1/exec", start)
-        assert isinstance(error, Conflict)
-        assert error.remedy == "miniorch logs t1"
-
-    tell(story)
+    start = pack(Kind.START, encode(Command(("cat",))))
+    assert isinstance(await refused("/v1/tasks/none/exec", start), NotFound)
+    assert isinstance(await refused("/v1/tasks/t2/exec", start), Conflict), "it has no node yet"
+    assert isinstance(await refused("/v1/tasks/t1/exec", b"GET / HTTP/1.1"), UsageError)
+    assert isinstance(await refused("/v1/tasks/t1/exec", pack(Kind.STDIN, b"x")), UsageError)
+    assert isinstance(await refused("/v1/tasks/t1/exec", pack(Kind.START, b"{}")), UsageError)
+    assert isinstance(await refused("/v1/tasks/t1/exec", pack(Kind.START, b"no JSON")), UsageError)
+    await chain.engine.stop(chain.box.id, 1.0)
+    error = await refused("/v1/tasks/t1/exec", start)
+    assert isinstance(error, Conflict)
+    assert error.remedy == "miniorch logs t1"
 
 
 # ---- files, processes, logs ----
 
 
-def test_files_go_in_and_come_out(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        content = random.Random(1).randbytes(3 * MEGABYTE)
-        made = io.BytesIO()
-        with tarfile.open(fileobj=made, mode="w") as tar:
-            member = tarfile.TarInfo("big")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        pieces = iter([made.getvalue()[at : at + 65536] for at in range(0, len(made.getvalue()), 65536)])
-        connection, answer = await asyncio.to_thread(
-            chain.transport.open, "PUT", "/v1/tasks/t1/archive?path=%2Ftmp", pieces
+async def test_files_go_in_and_come_out(chain: Chain) -> None:
+    content = random.Random(1).randbytes(3 * MEGABYTE)
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        member = tarfile.TarInfo("big")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    pieces = iter([made.getvalue()[at : at + 65536] for at in range(0, len(made.getvalue()), 65536)])
+    connection, answer = await asyncio.to_thread(
+        chain.transport.open, "PUT", "/v1/tasks/t1/archive?path=%2Ftmp", pieces
+    )
+    answer.close()
+    connection.close()
+    assert chain.box.files["/tmp/big"] == content
+    assert await chain.transport.request("GET", "/v1/tasks/t1/stat?path=%2Ftmp%2Fbig") == {
+        "name": "big", "folder": False, "link": "",
+    }  # fmt: skip
+    connection, answer = await asyncio.to_thread(chain.transport.open, "GET", "/v1/tasks/t1/archive?path=/tmp/big")
+    data = await asyncio.to_thread(answer.read)
+    connection.close()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        file = tar.extractfile("big")
+        assert file is not None
+        assert file.read() == content
+    with pytest.raises(NotFound, match="no /nope in the container"):
+        await chain.transport.request("GET", "/v1/tasks/t1/archive?path=/nope")
+    with pytest.raises(NotFound, match="no /nope in the container"):
+        await asyncio.to_thread(
+            chain.transport.open, "PUT", "/v1/tasks/t1/archive?path=/nope", iter([b"x" * 65536] * 99)
         )
-        answer.close()
-        connection.close()
-        assert chain.box.files["/tmp/big"] == content
-        assert await chain.transport.request("GET", "/v1/tasks/t1/stat?path=%2Ftmp%2Fbig") == {
-            "name": "big", "folder": False, "link": "",
-        }  # fmt: skip
-        connection, answer = await asyncio.to_thread(chain.transport.open, "GET", "/v1/tasks/t1/archive?path=/tmp/big")
-        data = await asyncio.to_thread(answer.read)
-        connection.close()
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            file = tar.extractfile("big")
-            assert file is not None
-            assert file.read() == content
-        with pytest.raises(NotFound, match="no /nope in the container"):
-            await chain.transport.request("GET", "/v1/tasks/t1/archive?path=/nope")
-        with pytest.raises(NotFound, match="no /nope in the container"):
-            await asyncio.to_thread(
-                chain.transport.open, "PUT", "/v1/tasks/t1/archive?path=/nope", iter([b"x" * 65536] * 99)
-            )
-
-    tell(story)
 
 
-def test_processes_and_logs_come_through(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        processes = await chain.transport.request("GET", "/v1/tasks/t1/top")
-        assert processes == {"titles": ["PID", "CMD"], "rows": [["1", "init"]]}
-        connection, answer = await asyncio.to_thread(chain.transport.open, "GET", "/v1/tasks/t1/logs?tail=1")
-        assert await asyncio.to_thread(answer.read) == b"started\n"
-        connection.close()
-
-    tell(story)
+async def test_processes_and_logs_come_through(chain: Chain) -> None:
+    processes = await chain.transport.request("GET", "/v1/tasks/t1/top")
+    assert processes == {"titles": ["PID", "CMD"], "rows": [["1", "init"]]}
+    connection, answer = await asyncio.to_thread(chain.transport.open, "GET", "/v1/tasks/t1/logs?tail=1")
+    assert await asyncio.to_thread(answer.read) == b"started\n"
+    connection.close()
 
 
-def test_an_agent_that_is_away_is_one_readable_error(tell: Any) -> None:
-    async def story(chain: Chain) -> None:
-        (chain.folder / "agent.sock").unlink()
-        with pytest.raises(Unreachable, match="agent on n1 does not answer") as caught:
-            await chain.transport.request("GET", "/v1/tasks/t1/top")
-        assert caught.value.remedy == "miniorch up"
-
-    tell(story)
+async def test_an_agent_that_is_away_is_one_readable_error(chain: Chain) -> None:
+    (chain.folder / "agent.sock").unlink()
+    with pytest.raises(Unreachable, match="agent on n1 does not answer") as caught:
+        await chain.transport.request("GET", "/v1/tasks/t1/top")
+    assert caught.value.remedy == "miniorch up"

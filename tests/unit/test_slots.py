@@ -7,16 +7,7 @@ from dataclasses import replace
 import pytest
 
 from miniorch.model import DesiredState, Service, Status, Task, TaskState
-from miniorch.slots import (
-    STEADY_SECONDS,
-    current,
-    failures_in_a_row,
-    is_done,
-    is_given_up,
-    is_wanted,
-    next_at,
-    told,
-)
+from miniorch.slots import STEADY_SECONDS, current, failures_in_a_row, is_done, is_given_up, is_wanted, next_at, told
 from miniorch.spec import Restart, RestartPolicy, ServiceSpec, TaskSpec
 
 ANY, ON_FAILURE, NEVER = Restart.ANY, Restart.ON_FAILURE, Restart.NEVER

@@ -12,7 +12,8 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from miniorch.codec import to_plain
+from miniorch.changes import changes
+from miniorch.codec import from_plain, to_plain
 from miniorch.errors import MiniorchError, NotFound, to_wire
 from miniorch.model import Status, Task, TaskState
 from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
@@ -31,7 +32,8 @@ class FakeApi:
             for kind in ("apps", "services", "tasks", "nodes", "volumes", "events", "endpoints", "releases", "members")
         }
         self.answers: dict[tuple[str, str], Any] = {
-            ("GET", "/v1/version"): {"version": "0.1.0", "cluster": "k3m9x2ab", "revision": 412}
+            ("GET", "/v1/version"): {"version": "0.1.0", "cluster": "k3m9x2ab", "revision": 412},
+            ("GET", "/v1/standing"): {"revision": 412, "reasons": [], "tried": True},
         }
         self.asked: list[tuple[str, str, Any]] = []
         self._server: Any = None
@@ -63,6 +65,13 @@ class FakeApi:
             found = self.answers[method, parts.path]
             return found(body) if callable(found) else found
         kind = parts.path.removeprefix("/v1/")
+        if method == "POST" and kind.endswith("/plan"):
+            wanted = from_plain(AppSpec, body)
+            return {
+                "revision": 412,
+                "changes": changes(kind.split("/")[1], wanted, self.lists["services"]),
+                "places": [],
+            }
         if method == "GET" and kind in self.lists:
             apps = parse_qs(parts.query).get("app")
             items = [one for one in self.lists[kind] if not apps or one.app == apps[0]]

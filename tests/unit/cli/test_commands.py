@@ -71,6 +71,17 @@ def test_ps_json_has_the_promised_keys(there: FakeApi, cli: Cli) -> None:
     }  # fmt: skip
 
 
+def test_what_the_server_last_knew_is_shown_while_its_store_is_away_and_said_once(there: FakeApi, cli: Cli) -> None:
+    for kind in ("tasks", "services", "nodes"):
+        items = [to_plain(one) for one in there.lists[kind]]
+        there.answers["GET", f"/v1/{kind}"] = {"revision": 412, "stale": True, "items": items}
+    done = cli("ps")
+    assert "shop/web.1" in done.stdout
+    assert done.stderr == "the store does not answer: this is what the server last knew of it\n"
+    assert ("GET", "/v1/tasks?stale=1", None) in there.asked
+    assert "last knew" not in cli("ps", "--json").stdout
+
+
 def test_an_unknown_app_is_an_error_and_an_idle_cluster_is_not(api: FakeApi, cli: Cli) -> None:
     assert cli("ps").stdout == "nothing runs\n"
     api.lists["apps"] = [App("shop", 0.0)]
@@ -122,22 +133,6 @@ def test_scale_asks_the_server_and_refuses_what_is_no_number(there: FakeApi, cli
     assert there.asked[-1] == ("PUT", "/v1/services/shop/web/replicas", {"replicas": 3})
     for bad in ("shop/web", "shop/web=x", "shop/web=-1", "web=3", "a/b/c=3"):
         assert cli("scale", bad).returncode == 2
-
-
-def test_explain_shows_every_node_and_rule(there: FakeApi, cli: Cli) -> None:
-    rules = [{"rule": "ready", "ok": True, "detail": "yes"}, {"rule": "ports", "ok": False, "detail": "5000 is held"}]
-    there.answers["GET", "/v1/explain/shop/web"] = {
-        "revision": 412,
-        "tasks": [{"task": "k3m", "name": "shop/web.1", "state": "pending", "message": "no node fits",
-                   "nodes": [{"node": "node1", "fits": False, "rules": rules}]}],
-    }  # fmt: skip
-    assert cli("explain", "shop/web").stdout.splitlines() == [
-        "shop/web.1 (k3m) is pending, revision 412",
-        "  no node fits",
-        "  node1: does not fit",
-        "    ok  ready  yes",
-        "    no  ports  5000 is held",
-    ]
 
 
 def test_rm_waits_until_the_app_is_gone(there: FakeApi, cli: Cli) -> None:
@@ -391,6 +386,7 @@ def test_plan_compares_with_what_runs_or_says_that_nothing_does(there: FakeApi, 
     assert cli("plan", str(file)).stdout.splitlines() == [
         "shop, compared with revision 412:",
         "  replace web: image web:1 -> web:2",
+        "Exactly this, or nothing: miniorch run ... --if-revision 412",
     ]
     assert "image web:1 -> web:3" in cli("plan", str(file), "--image", "web=web:3").stdout
     there.stop()
@@ -398,6 +394,70 @@ def test_plan_compares_with_what_runs_or_says_that_nothing_does(there: FakeApi, 
         "shop: miniorch does not run here, so everything would be new:",
         "  create web: 2 x web:2",
     ]
+
+
+def test_plan_says_where_each_task_would_go(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "app.yml"
+    file.write_text(FILE)
+    rows = [("shop/web.1", "n1", "n1", ""), ("shop/web.2", "n1", "n2", ""), ("shop/web.10", "", "", "no node fits")]
+    places = [dict(zip(("task", "before", "after", "why"), row, strict=True)) for row in rows]
+    there.answers["POST", "/v1/apps/shop/plan"] = {"revision": 7, "changes": [], "places": places}
+    assert cli("plan", str(file)).stdout.splitlines() == [
+        "shop, compared with revision 7:",
+        "Where its tasks would go, as things are now:",
+        "  shop/web.1   n1",
+        "  shop/web.2   n2  (is on n1)",
+        "  shop/web.10  nowhere: no node fits",
+    ]
+    assert json.loads(cli("plan", str(file), "--json").stdout)["places"] == places
+
+
+def test_what_if_tells_what_is_lost_what_moves_and_what_waits(there: FakeApi, cli: Cli) -> None:
+    moves = [{"task": "shop/web.1", "before": "n1", "after": "n2", "why": ""}]
+    waiting = [{"task": "shop/db.1", "before": "n1", "after": "", "why": "its volume shop/data lies on n1"}]
+    answer = {"revision": 9, "lost": ["n1"], "moves": moves, "waiting": waiting, "dark": ["shop/db"]}
+    there.answers["POST", "/v1/what-if"] = answer
+    size = "cpu=2,memory=4g,label=zone:b"
+    assert cli("what-if", "--kill", "n1", "--add", size, "--lose", "zone=a").stdout.splitlines() == [
+        "lost: n1",
+        "shop/db would lose all replicas that serve at the same moment",
+        "TASK        IS ON  WOULD BE ON",
+        "shop/web.1  n1     n2",
+        "shop/db.1   n1     nowhere: its volume shop/data lies on n1",
+        "asked at revision 9; nothing was changed",
+    ]
+    node = {"cpus": 2.0, "memory_bytes": 4 << 30, "labels": {"zone": "b"}}
+    asked = {"kill": ["n1"], "drain": [], "lose": ["zone=a"], "add": [node], "strategy": ""}
+    assert there.asked[-1] == ("POST", "/v1/what-if", asked)
+    assert json.loads(cli("what-if", "--kill", "n1", "--json").stdout) == answer
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((), "what if what?"),
+        (("--add", "cpu=2"), '--add cpu=2 lacks "memory"'),
+        (("--add", "cpus=2,memory=4g"), 'got "cpus=2", did you mean cpu?'),
+        (("--add", "cpu=-1,memory=4g"), 'got "cpu=-1"'),
+        (("--add", "cpu=inf,memory=4g"), 'got "cpu=inf"'),
+        (("--add", "cpu=1,memory=lots"), 'got "memory=lots"'),
+        (("--add", "cpu=1,memory=4g,label=zone"), 'got "label=zone"'),
+    ],
+)
+def test_what_if_refuses_what_it_does_not_understand(cli: Cli, given: tuple[str, ...], message: str) -> None:
+    done = cli("what-if", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_services_end_with_whether_the_loss_of_a_node_is_survived(there: FakeApi, cli: Cli) -> None:
+    assert cli("services").stdout.splitlines()[-1] == "survives the loss of any one node: yes"
+    reasons = [{"service": "shop/web", "why": "runs on n1 alone"}, {"service": "shop/web", "why": "n1 is full"}]
+    there.answers["GET", "/v1/standing"] = {"revision": 412, "reasons": reasons, "tried": True}
+    last = "survives the loss of any one node: no, because shop/web runs on n1 alone, n1 is full"
+    assert cli("services").stdout.splitlines()[-1] == last
+    row = json.loads(cli("services", "--json").stdout)[0]
+    assert (row["survives_loss_of_a_node"], row["because"]) == (False, ["runs on n1 alone", "n1 is full"])
 
 
 def test_exit_codes(there: FakeApi, cli: Cli, tmp_path: Path) -> None:

@@ -23,19 +23,11 @@ from miniorch.cli.progress import Line, Verdict
 from miniorch.cli.run import apply
 from miniorch.cli.screen import Plain
 from miniorch.cli.waiting import Waiting
-from miniorch.client import UnixTransport
 from miniorch.clock import SystemClock
 from miniorch.errors import AppFailed, NotPlaced
 from miniorch.model import Node, Service, Task, TaskState
-from miniorch.spec import (
-    HealthCheck,
-    Port,
-    Resources,
-    Restart,
-    RestartPolicy,
-    ServiceSpec,
-    TaskSpec,
-)
+from miniorch.spec import HealthCheck, Port, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
+from miniorch.transport import UnixTransport
 from miniorch.up import Machine
 
 CHECKED = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
@@ -160,6 +152,14 @@ def test_a_server_that_dies_meanwhile_is_started_again_and_the_waiting_goes_on(
     assert isinstance(one.machine, StillMachine)
     assert one.machine.revived == 1
     assert "server died and is started again\n" in capsys.readouterr().out
+
+
+def test_a_revision_that_the_plan_was_made_on_is_handed_on(tmp_path: Path, api: FakeApi) -> None:
+    wait = waiting(tmp_path, api)
+    apply(wait, AppFile("shop", shop()), 7)
+    assert api.asked[-1][:2] == ("PUT", "/v1/apps/shop?if_revision=7")
+    apply(wait, AppFile("shop", shop()))
+    assert api.asked[-1][:2] == ("PUT", "/v1/apps/shop")
 
 
 def test_lines_in_a_pipe_stay_few_whatever_happens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_quick_commands_import_nothing_heavy(api: FakeApi, tmp_path: Path, comma
 
 @pytest.mark.parametrize("command", [["--help"], ["__complete", "ps", ""]])
 def test_help_and_completion_do_not_even_import_the_client(api: FakeApi, tmp_path: Path, command: list[str]) -> None:
-    assert imported(tmp_path, *command) & {"miniorch.client", "miniorch.model", "http.client"} == set()
+    assert imported(tmp_path, *command) & {"miniorch.transport", "miniorch.model", "http.client"} == set()
 
 
 # Processor time of a command in times of `python -c pass`, which took 12 ms where this was written; 100 ms, the aim,
