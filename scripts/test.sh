@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: the
-# end-to-end tests wait for Docker most of the time, so they run beside the others; their output comes last.
+# Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: what
+# waits for Docker most of the time (the end-to-end tests, the pages of the docs) runs beside the others; its output comes
+# last.
 #
 #   scripts/test.sh                all of them
 #   scripts/test.sh unit docs      only these
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-SUITES=(check unit contract simulation integration docs endtoend)
+SUITES=(check unit contract simulation integration endtoend docs)
 [ $# -eq 0 ] || SUITES=("$@")
 export COLUMNS=${COLUMNS:-120}
 
@@ -47,19 +48,21 @@ run() {
 
 mkdir -p .cache
 rm -f .cache/*.verdict
-beside=
+lane() { for name in "$@"; do run "$name"; done; }
+here=() beside=()
 for name in "${SUITES[@]}"; do
-    if [ "$name" = endtoend ] && [ ${#SUITES[@]} -gt 1 ]; then
-        run endtoend >.cache/endtoend.log 2>&1 &
-        beside=$!
-    fi
+    case "$name" in
+        endtoend | docs) beside+=("$name") ;;
+        *) here+=("$name") ;;
+    esac
 done
-for name in "${SUITES[@]}"; do
-    if [ "$name" != endtoend ] || [ -z "$beside" ]; then run "$name"; fi
-done
-if [ -n "$beside" ]; then
-    wait "$beside"
-    cat .cache/endtoend.log
+if [ ${#here[@]} -gt 0 ] && [ ${#beside[@]} -gt 0 ]; then
+    lane "${beside[@]}" >.cache/beside.log 2>&1 &
+    lane "${here[@]}"
+    wait $!
+    cat .cache/beside.log
+else
+    lane "${SUITES[@]}"
 fi
 
 printf '\n'

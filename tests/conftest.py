@@ -1,7 +1,13 @@
-"""The node that all integration tests share. A missing right or program fails the tests; it never skips them."""
+"""How a test that is `async def` is run, and the node that all integration tests share.
+
+A missing right or program fails the tests; it never skips them.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import inspect
 import os
 import shutil
 import signal
@@ -11,10 +17,38 @@ from pathlib import Path
 import pytest
 from node import TestNode, lock_folder
 
+from miniorch.simulation.loop import run
+
 # Started in the background by a shell, a process ignores Ctrl-C and so does all that it starts; the tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+STORY_SECONDS = 60.0
 NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test that is `async def` gets an event loop of its own: on virtual time if it is marked `virtual`.
+
+    What its fixtures hand over as asynchronous context managers it gets entered, in that loop.
+    """
+    story = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(story):
+        return None
+
+    async def whole() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(story).parameters}
+            for name, value in given.items():
+                if isinstance(value, contextlib.AbstractAsyncContextManager):
+                    given[name] = await stack.enter_async_context(value)
+            await story(**given)
+
+    if virtual := pyfuncitem.get_closest_marker("virtual"):
+        run(whole(), **virtual.kwargs)
+    else:
+        asyncio.run(asyncio.wait_for(whole(), STORY_SECONDS))
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import abc
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from etcd_process import EtcdProcess
@@ -33,14 +34,19 @@ class Bench(abc.ABC):
     def restart(self) -> None:  # noqa: B027 (a file needs none)
         """What a restart of the machine does to the store, between two runs."""
 
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Store]:
+        store = self.open()
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                yield store
+        finally:
+            await store.close()
+
     def run(self, rule: Rule) -> None:
         async def whole() -> None:
-            store = self.open()
-            try:
-                async with asyncio.timeout(DEADLINE_SECONDS):
-                    await rule(store)
-            finally:
-                await store.close()
+            async with self.opened() as store:
+                await rule(store)
 
         asyncio.run(whole())
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 from bench import Bench, EtcdBench, MemoryBench, SqliteBench
 from etcd_process import EtcdProcess, running
+
+from miniorch.state.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,11 @@ def bench_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterato
 @pytest.fixture(params=["memory", "sqlite", "etcd"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     yield from bench_of(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def store(bench: Bench) -> AbstractAsyncContextManager[Store]:
+    return bench.opened()
 
 
 @pytest.fixture(params=["sqlite", "etcd"])

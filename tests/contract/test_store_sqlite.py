@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ def disk(tmp_path: Path) -> Bench:
     return SqliteBench(tmp_path)
 
 
+@pytest.fixture
+def store(disk: Bench) -> AbstractAsyncContextManager[Store]:
+    return disk.opened()
+
+
 def test_file_of_the_first_format_is_brought_up_to_date(disk: Bench) -> None:
     connection = sqlite3.connect(disk.path / "state.db")
     connection.executescript(
@@ -37,18 +43,15 @@ def test_file_of_the_first_format_is_brought_up_to_date(disk: Bench) -> None:
     disk.run(rule)
 
 
-def test_full_disk_keeps_a_lease_from_ending_only_while_it_is_full(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        lease = await store.grant(0.2)
-        await store.txn([], [Put("/a", b"", lease)])
-        await store._do(lambda connection: connection.execute("PRAGMA query_only = 1"))
-        await asyncio.sleep(0.4)
-        assert await store.revision() == 1
-        await store._do(lambda connection: connection.execute("PRAGMA query_only = 0"))
-        assert [change.entry for change in await take(store.watch("/", 1), 2)] == [None]
-
-    disk.run(rule)
+async def test_full_disk_keeps_a_lease_from_ending_only_while_it_is_full(store: Store) -> None:
+    assert isinstance(store, SqliteStore)
+    lease = await store.grant(0.2)
+    await store.txn([], [Put("/a", b"", lease)])
+    await store._do(lambda connection: connection.execute("PRAGMA query_only = 1"))
+    await asyncio.sleep(0.4)
+    assert await store.revision() == 1
+    await store._do(lambda connection: connection.execute("PRAGMA query_only = 0"))
+    assert [change.entry for change in await take(store.watch("/", 1), 2)] == [None]
 
 
 def test_what_was_confirmed_survives_a_killed_server(disk: Bench) -> None:
@@ -102,67 +105,55 @@ def test_file_that_is_no_store_is_refused_and_left_alone(disk: Bench) -> None:
     assert (disk.path / "state.db").read_text().startswith("somebody's")
 
 
-def test_only_the_owner_may_read_the_file(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        await put(store, "/a")
-        for path in disk.path.glob("state.db*"):
-            assert path.stat().st_mode & 0o077 == 0, path
-
-    disk.run(rule)
+async def test_only_the_owner_may_read_the_file(store: Store, disk: Bench) -> None:
+    await put(store, "/a")
+    for path in disk.path.glob("state.db*"):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_full_disk_refuses_writes_keeps_reading_and_recovers(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        await put(store, "/a", b"1")
+async def test_full_disk_refuses_writes_keeps_reading_and_recovers(store: Store) -> None:
+    assert isinstance(store, SqliteStore)
+    await put(store, "/a", b"1")
 
-        def limit(connection: sqlite3.Connection, pages: int) -> None:
-            connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+    def limit(connection: sqlite3.Connection, pages: int) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
-        await store._do(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
-        big = Put("/big", b"x" * 100_000)
-        answers = await asyncio.gather(
-            store.txn([], [big]), store.get("/a"), store.txn([Compare("/a", 9)], [big]), return_exceptions=True
-        )
-        assert isinstance(answers[0], Temporary)
-        assert "full" in answers[0].message
-        assert answers[1] == Entry("/a", b"1", 1, 1)
-        assert answers[2] is None
-        assert await store.revision() == 1
-        await store._do(lambda connection: limit(connection, 1_000_000))
-        assert await store.txn([], [big]) == 2
-
-    disk.run(rule)
+    await store._do(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
+    big = Put("/big", b"x" * 100_000)
+    answers = await asyncio.gather(
+        store.txn([], [big]), store.get("/a"), store.txn([Compare("/a", 9)], [big]), return_exceptions=True
+    )
+    assert isinstance(answers[0], Temporary)
+    assert "full" in answers[0].message
+    assert answers[1] == Entry("/a", b"1", 1, 1)
+    assert answers[2] is None
+    assert await store.revision() == 1
+    await store._do(lambda connection: limit(connection, 1_000_000))
+    assert await store.txn([], [big]) == 2
 
 
-def test_compaction_gives_space_back(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        for number in range(100):
-            await put(store, "/a", b"%d" % number * 20_000)
-        pages = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
-        await store.compact(100)
-        left = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
-        assert left < pages / 5
-
-    disk.run(rule)
+async def test_compaction_gives_space_back(store: Store) -> None:
+    assert isinstance(store, SqliteStore)
+    for number in range(100):
+        await put(store, "/a", b"%d" % number * 20_000)
+    pages = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    await store.compact(100)
+    left = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    assert left < pages / 5
 
 
-def test_disk_never_holds_up_the_event_loop(disk: Bench) -> None:
-    async def rule(store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        gate, order = asyncio.Event(), []
-        loop = asyncio.get_running_loop()
+async def test_disk_never_holds_up_the_event_loop(store: Store, disk: Bench) -> None:
+    assert isinstance(store, SqliteStore)
+    gate, order = asyncio.Event(), []
+    loop = asyncio.get_running_loop()
 
-        def slow(connection: sqlite3.Connection) -> None:
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)  # waits for the loop: the loop must run
-            order.append("disk")
+    def slow(connection: sqlite3.Connection) -> None:
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)  # waits for the loop: the loop must run
+        order.append("disk")
 
-        work = asyncio.ensure_future(store._do(slow))
-        await asyncio.sleep(0)
-        order.append("loop")
-        gate.set()
-        await work
-        assert order == ["loop", "disk"]
-
-    disk.run(rule)
+    work = asyncio.ensure_future(store._do(slow))
+    await asyncio.sleep(0)
+    order.append("loop")
+    gate.set()
+    await work
+    assert order == ["loop", "disk"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miniorch.api.access import TABLE
+from miniorch.api.routes import TABLE
 
 
 def test_the_security_page_has_the_current_table_of_access() -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
-    assert f"```text\n{TABLE.strip(chr(10))}\n```" in page, "copy TABLE of miniorch/api/access.py into docs/security.md"
+    assert f"```text\n{TABLE.strip(chr(10))}\n```" in page, "copy TABLE of miniorch/api/routes.py into docs/security.md"

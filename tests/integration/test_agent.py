@@ -15,18 +15,8 @@ from typing import Any
 import pytest
 from node import TestNode, until
 
-from miniorch.client import UnixTransport
-from miniorch.spec import (
-    AppSpec,
-    Build,
-    ContainerOptions,
-    HealthCheck,
-    Mount,
-    Port,
-    Resources,
-    ServiceSpec,
-    TaskSpec,
-)
+from miniorch.spec import AppSpec, Build, ContainerOptions, HealthCheck, Mount, Port, Resources, ServiceSpec, TaskSpec
+from miniorch.transport import UnixTransport
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 

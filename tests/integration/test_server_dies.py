@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from miniorch.client import UnixTransport
 from miniorch.codec import to_plain
 from miniorch.errors import MiniorchError, Temporary
 from miniorch.spec import AppSpec, Condition, ServiceSpec, TaskSpec
+from miniorch.transport import UnixTransport
 
 DEATHS = 12
 SHOP = AppSpec(

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from etcd_process import EtcdProcess, running
 
-from miniorch.client import UnixTransport
 from miniorch.errors import MiniorchError, NotLeader, Temporary
 from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
+from miniorch.transport import UnixTransport
 
 LEASE = 3.0
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), replicas=2)})

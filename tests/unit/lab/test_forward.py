@@ -38,31 +38,27 @@ async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def test_a_connection_goes_to_the_next_node_when_the_first_is_away(tmp_path: Path) -> None:
-    async def story() -> None:
-        far = await asyncio.start_server(shout, "127.0.0.2", 0)
-        taken = await asyncio.start_server(shout, "127.0.0.1", 0)
-        port, other = (server.sockets[0].getsockname()[1] for server in (far, taken))
-        ports = (Port(port, 80), Port(other, 81), Port(1, 82, local=True))
-        said = Said(
-            nodes=[node("node1", "127.0.0.3"), node("node2", "127.0.0.2")],
-            endpoints=[Endpoints("shop", "web", "10.201.0.1", ports)],
-        )
-        forwarding = asyncio.create_task(Forwarder(said, tmp_path / "ports.json").run())
-        async with asyncio.timeout(5):
-            while not (tmp_path / "ports.json").exists() or str(port) not in (tmp_path / "ports.json").read_text():
-                await asyncio.sleep(0.01)
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"hello")
-            writer.write_eof()
-            assert await reader.read() == b"HELLO"
-            writer.close()
-        known = json.loads((tmp_path / "ports.json").read_text())
-        assert known[str(port)] == "shop/web"
-        assert "taken by another program" in known[str(other)]
-        assert "1" not in known
-        await end(forwarding)
-        far.close()
-        taken.close()
-
-    asyncio.run(story())
+async def test_a_connection_goes_to_the_next_node_when_the_first_is_away(tmp_path: Path) -> None:
+    far = await asyncio.start_server(shout, "127.0.0.2", 0)
+    taken = await asyncio.start_server(shout, "127.0.0.1", 0)
+    port, other = (server.sockets[0].getsockname()[1] for server in (far, taken))
+    ports = (Port(port, 80), Port(other, 81))
+    said = Said(
+        nodes=[node("node1", "127.0.0.3"), node("node2", "127.0.0.2")],
+        endpoints=[Endpoints("shop", "web", "10.201.0.1", ports)],
+    )
+    forwarding = asyncio.create_task(Forwarder(said, tmp_path).run())
+    async with asyncio.timeout(5):
+        while not (tmp_path / "ports.json").exists() or str(port) not in (tmp_path / "ports.json").read_text():
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"hello")
+        writer.write_eof()
+        assert await reader.read() == b"HELLO"
+        writer.close()
+    known = json.loads((tmp_path / "ports.json").read_text())
+    assert known[str(port)] == "shop/web"
+    assert "taken by another program" in known[str(other)]
+    await end(forwarding)
+    far.close()
+    taken.close()

@@ -23,8 +23,8 @@ MB = 1 << 20
 
 
 def order(before: Plan | None = None, count: int = 0, store: str = "", **more: object) -> Plan:
-    labels, limits = more.get("labels", {}), more.get("limits", (0.0, 0))
-    return ordered(before, count, store, labels, *limits, "10.210.0.0/24")  # type: ignore[arg-type, misc]
+    labels, limits, managers = more.get("labels", {}), more.get("limits", (0.0, 0)), more.get("managers", 0)
+    return ordered(before, count, store, labels, *limits, "10.210.0.0/24", managers)  # type: ignore[arg-type, misc]
 
 
 def refused(*argv: object, **more: object) -> MiniorchError:
@@ -60,6 +60,28 @@ def test_what_a_lab_that_exists_cannot_follow_is_refused() -> None:
     assert refused(plan, labels={"node2": {"zone": "b"}}).remedy == "miniorch node label node2 zone=b"
     assert "names node4" in str(refused(plan, labels={"node4": {"zone": "b"}}))
     assert "at most" in str(refused(plan, 99))
+
+
+def test_several_managers_share_an_etcd_in_which_each_has_a_member() -> None:
+    plan = order(count=4, managers=3)
+    assert [plan.manages(node) for node in plan.nodes] == [True, True, True, False]
+    assert plan.store_url() == "etcd://10.210.0.1:2379,10.210.0.2:2379,10.210.0.3:2379"
+    options = plan.etcd(plan.nodes[1])
+    assert options[options.index("--listen-client-urls") + 1] == "http://10.210.0.2:2379"
+    assert options[-1] == "node1=http://10.210.0.1:2380,node2=http://10.210.0.2:2380,node3=http://10.210.0.3:2380"
+    assert order(plan) == plan
+    assert decode(Plan, encode(plan)) == plan
+    assert len(order(managers=5).nodes) == 5
+    assert "managers: 3, not 1" in refused(plan, managers=1).message
+    assert "one store" in refused(managers=3, store="sqlite").message
+    assert "do not fit" in refused(count=2, managers=3).message
+
+
+def test_a_single_managers_etcd_is_nobody_elses() -> None:
+    plan = order(store="etcd")
+    assert plan.store_url() == "etcd://127.0.0.1:2379"
+    assert plan.etcd(plan.nodes[0]) == ["--listen-peer-urls", "http://127.0.0.1:2380"]
+    assert order().store_url() == ""
 
 
 @pytest.mark.parametrize("word", ["node2", "n2", "2"])
