@@ -4,6 +4,7 @@ Each question is a change that is put into a copy of the state; the answer is re
 (`miniorch/controllers/rehearsal.py`). So no answer here can disagree with what the cluster would do.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from miniorch.spec import Resources
 STRATEGIES = ("spread", "binpack", "random")
 ADDED_AT_MOST = 100
 REHEARSED_AT_MOST = 5_000  # tasks: some seconds
+NAMES_TOLD = 3
 TRIED_AT_MOST = 3_000  # nodes x tasks; a larger cluster is only asked which services stand on one node
 
 
@@ -117,14 +119,19 @@ async def standing(app: str, cache: Cache, now: float) -> list[Reason]:
         for key in _dark(cache, {node.name}):
             if key in reasons:
                 reasons[key].append(f"runs on {node.name} alone")
+    lacking: dict[tuple[str, int], list[str]] = {}  # (service, how many would wait) -> without which node
     for node in nodes if tries(cache) else ():
         if not any(task.live and task.service_key in reasons for task in cache.tasks_on(node.name)):
             continue
         answer = await what_if(Question(kill=(node.name,)), cache, now)
-        for move in answer["waiting"]:
-            key = move.task.rpartition(".")[0]
-            if move.before == node.name and key in reasons:
-                reasons[key].append(f"{move.task} would wait without {node.name}: {move.why}")
+        waiting = [move for move in answer["waiting"] if move.before == node.name]
+        for key, count in Counter(move.task.rpartition(".")[0] for move in waiting).items():
+            if key in reasons:
+                lacking.setdefault((key, count), []).append(node.name)
+    for (key, count), names in lacking.items():
+        told = ", ".join(names[:NAMES_TOLD]) + f" and {len(names) - NAMES_TOLD} more" * (len(names) > NAMES_TOLD)
+        lack = f"would lack {count} of {cache.services[key].spec.replicas} without {'any of ' * (len(names) > 1)}{told}"
+        reasons[key].append(f"{lack} (miniorch what-if --kill {names[0]})")
     return [Reason(key, why) for key, found in reasons.items() for why in found]
 
 
