@@ -14,7 +14,7 @@ here, as in etcd, so the revision is a column and not the row's number. Next fil
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,22 +133,26 @@ def list_prefix(connection: sqlite3.Connection, prefix: str) -> Listing:
 
 
 def txn(connection: sqlite3.Connection, compares: Sequence[Compare], operations: Sequence[Operation]) -> Written | None:
+    known: dict[str, _Row | None] = {}
     for compare in compares:
-        entry = entry_of(newest(connection, compare.key))
-        if (entry.modified if entry else 0) != compare.modified:
+        row = known[compare.key] = newest(connection, compare.key)
+        if (row[0] if row and not row[4] else 0) != compare.modified:
             return None
     for operation in operations:
         if isinstance(operation, Put) and operation.lease and not _lives(connection, operation.lease):
             raise ended(operation.lease)
-    return _write(connection, operations)
+    return _write(connection, operations, known)
 
 
-def _write(connection: sqlite3.Connection, operations: Sequence[Operation]) -> Written:
+def _write(
+    connection: sqlite3.Connection, operations: Sequence[Operation], known: Mapping[str, _Row | None]
+) -> Written:
+    """`known` are newest rows that were asked for already."""
     before = revision(connection)
     new = before + 1
     rows: list[tuple[int, str, int, int, int, bytes, int]] = []
     for operation in operations:
-        last = newest(connection, operation.key)
+        last = known[operation.key] if operation.key in known else newest(connection, operation.key)
         alive = entry_of(last)
         previous = last[0] if last else 0
         if isinstance(operation, Put):
@@ -186,7 +190,7 @@ def revoke(connection: sqlite3.Connection, lease: int) -> Written:
            (SELECT 1 FROM history AS newer WHERE newer.key = h.key AND newer.previous = h.revision) ORDER BY key""",
         (lease,),
     )
-    written = _write(connection, [Delete(key) for (key,) in rows.fetchall()])
+    written = _write(connection, [Delete(key) for (key,) in rows.fetchall()], {})
     connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
     connection.execute("DELETE FROM deadlines WHERE id = ?", (lease,))
     return written
