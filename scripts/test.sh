@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: what
-# waits for Docker most of the time (the end-to-end tests, the pages of the docs) runs beside the others; its output comes
-# last.
+# waits for Docker most of the time (integration and end-to-end tests) runs beside the others; its output comes last.
 #
 #   scripts/test.sh                all of them
 #   scripts/test.sh unit docs      only these
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-SUITES=(check unit contract simulation integration endtoend docs)
+SUITES=(check unit contract simulation docs integration endtoend)
 [ $# -eq 0 ] || SUITES=("$@")
 export COLUMNS=${COLUMNS:-120}
 
@@ -52,7 +51,7 @@ lane() { for name in "$@"; do run "$name"; done; }
 here=() beside=()
 for name in "${SUITES[@]}"; do
     case "$name" in
-        endtoend | docs) beside+=("$name") ;;
+        integration | endtoend) beside+=("$name") ;;
         *) here+=("$name") ;;
     esac
 done

@@ -504,7 +504,7 @@ def test_a_busy_machine_is_no_dead_one(lab: LabMachine, undisturbed: dict[str, s
 # --- last, because it does not leave the steady app alone ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", TOUCHING if LONG else {})
+@pytest.mark.parametrize("row", TOUCHING if LONG else ["kill -9 and start, no live-restore"])
 def test_engine_goes_away_with_its_containers(lab: LabMachine, steady: dict[str, str], row: str) -> None:
     try:
         TOUCHING[row](lab)
