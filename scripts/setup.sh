@@ -237,6 +237,7 @@ main() {
         --tests)
             want_standins
             need etcd etcd-server
+            need dig bind9-dnsutils
             need vagrant vagrant
             ;;
         "") ;;

@@ -23,7 +23,7 @@ from miniorch.simulation.loop import run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STORY_SECONDS = 60.0
-NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy")
+NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy", "dig")
 
 
 @pytest.hookimpl(tryfirst=True)
