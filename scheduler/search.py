@@ -196,6 +196,7 @@ class Lane:
         self.later: list[Row] = []  # were strangers before this search
         self._heap: list[tuple[Key, Row]] = []  # all others, by rank
         self._levels: list[Level] = []
+        self._count = search.count  # that the lots in the heap were drawn for
         self._waiting: Iterable[Row] = ()  # all others, before anybody asks for them
         if only is not None:
             self._waiting = only
@@ -234,9 +235,9 @@ class Lane:
                 return search.rank(self._ready[-1])
         self.later += [row for row in self._waiting if row.kind in self._kinds]
         self._waiting = ()
-        if self.later and search.terms.strategy == "random":  # another lot for every task
+        if search.terms.strategy == "random" and self._count != search.count:  # another lot, whatever lane took a task
             self.later += [row for _, row in self._heap]
-            self._heap = []
+            self._heap, self._count = [], search.count
         if self.later:
             more = [(search.rank(row), row) for row in self.later if search.fits(row)]
             self.later = []

@@ -62,8 +62,9 @@ class Placer:
             case Leader():
                 self._waiting = Waiting()  # a new term: we may have missed changes, and everything is looked at
                 return ()
-            case Service():
-                return (item.key, *waiting.on(item.key, SERVICE))
+            case Service():  # of a new one nothing waits yet: its tasks come behind the endpoints of its app
+                own = (item.key,) if item.key in waiting else ()
+                return (*own, *waiting.on(item.key, SERVICE))
             case Volume():
                 return [key for key in waiting.on(VOLUME) if key.startswith(f"{item.app}/")]
             case Node():

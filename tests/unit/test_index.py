@@ -165,6 +165,16 @@ def worlds(draw: st.DrawFn, *, plain: bool = False) -> World:
     return World(draw(clusters()), services, draw(st.integers(0, 3)))
 
 
+def test_lots_are_drawn_anew_for_every_task_also_in_lanes_that_had_none() -> None:
+    """A wish makes two lanes. While one takes tasks, the lots of the other must not stay those of the first task."""
+    wish = Constraint("node.labels.disk", "==", ("ssd",), weight=5)
+    for seed in range(20):
+        nodes = [machine(f"node{number}", labels={"disk": "ssd"} if number == 2 else {}) for number in range(6)]
+        request = service(constraints=(wish,), max_per_node=2, strategy="random")
+        world = World(nodes, [request], seed)
+        assert world.place(request, 6)[:2] == ["node2", "node2"]  # and `place` compares all with the oracle
+
+
 @settings(deadline=None, max_examples=300)
 @given(worlds(), st.data())
 def test_index_decides_like_the_oracle_whatever_has_happened(world: World, data: st.DataObject) -> None:
