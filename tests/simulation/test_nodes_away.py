@@ -31,7 +31,7 @@ async def run(world: World, app: AppSpec = PLAIN) -> None:
     await until(lambda: len(world.picture().nodes) == len(world.nodes), 10.0)  # or the first ones get everything
     await world.ask("PUT", "/v1/apps/shop", to_plain(app))
     wanted = sum(one.replicas for one in app.services.values())
-    await until(lambda: len(running(world)) == wanted, 60.0)
+    await until(lambda: sum(one.app == "shop" for one in running(world)) == wanted, 60.0)
 
 
 def running(world: World, node: str = "") -> list[Task]:
