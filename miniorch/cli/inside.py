@@ -14,8 +14,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from miniorch.cli.ask import Named, Server, resolve
@@ -140,8 +141,22 @@ class Session:
         """In a thread, because not all that input can come from can be waited for, and reading may never return."""
         with suppress(OSError, RuntimeError, CancelledError):  # nobody listens any more
             while data := os.read(0, CHUNK_BYTES):
-                asyncio.run_coroutine_threadsafe(self._give(data), loop).result()
-            asyncio.run_coroutine_threadsafe(self.send(Kind.STDIN_END), loop).result()
+                _in_loop(loop, partial(self._give, data))
+            _in_loop(loop, partial(self.send, Kind.STDIN_END))
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have the loop do some work, and wait for it. The coroutine is made over there: if the loop has just ended, there
+    is none that nobody awaits.
+    """
+    done: Future[None] = Future()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = CancelledError() if task.cancelled() else task.exception()
+        done.set_exception(error) if error else done.set_result(None)
+
+    loop.call_soon_threadsafe(lambda: loop.create_task(work()).add_done_callback(ended))
+    done.result()
 
 
 def _write(descriptor: int, data: bytes) -> None:
