@@ -1,6 +1,6 @@
 """How fast the scheduler decides, and how fast a decision gets through the store to who watches it.
 
-    .venv/bin/python benchmarks/scheduler.py [decide] [flat] [scale] [storm] [store] [loop] [--rounds 5]
+    .venv/bin/python benchmarks/scheduler.py [decide] [flat] [scale] [store] [loop] [--rounds 5]
 
 Every figure is a ratio to a yardstick that runs beside it, round by round: a scheduler in plain Python that looks at
 all nodes once per service and keeps those that fit in a heap. On a quiet machine it decides 4 to 5 times as fast as
@@ -239,35 +239,6 @@ def scale(nodes: int = 100_000, tasks: int = 1_000_000) -> None:
     check(index, machines)
 
 
-def storm(rounds: int, waiting: int = 100_000, nodes: int = 5_000) -> None:
-    """Tasks that fit nowhere, and nodes that join one at a time: what one join costs."""
-    for _ in range(rounds):
-        index = Index()
-        services = [service(number, 8.0) for number in range(waiting // 100)]  # too large for what there is
-        for node in cluster(nodes):
-            index.node(node.name, replace(node, capacity=Resources(0.5, 256 * MIB)))
-        for request in services:
-            index.service(request.key, request.spec)
-        left = {request.key: (request, 100) for request in services}
-        started = time.process_time()
-        for request in services:
-            assert index.place(request, ["x"]) == [None]
-        first, costs, taken = time.process_time() - started, [], 0
-        for number in range(50):
-            started = time.process_time()
-            name = f"new{number}"
-            index.node(name, replace(cluster(4)[3], name=name))
-            for key, (request, count) in list(left.items()):
-                if not index.fits(request, name):
-                    continue
-                places = [place for place in index.place(request, [f"{key}.{count - one}" for one in range(count)]) if place]  # fmt: skip # noqa: E501
-                assert set(places) <= {name}
-                left[key] = (request, count - len(places))
-                taken += len(places)
-            costs.append(time.process_time() - started)
-        said("storm", f"{waiting:,} waiting: all refused once {first * 1e3:.0f} ms; a join {statistics.median(costs) * 1e3:.1f} ms (worst {max(costs) * 1e3:.1f}), {taken} placed by 50 joins")  # fmt: skip # noqa: E501
-
-
 def yard_rate(case: Case) -> float:
     """The yardstick's decisions per second, now."""
     yardstick = Yardstick(case.nodes)
@@ -405,7 +376,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     CACHE.mkdir(exist_ok=True)
-    works = {"decide": decide, "flat": flat, "scale": lambda _: scale(), "storm": storm, "store": store, "loop": loop}
+    works = {"decide": decide, "flat": flat, "scale": lambda _: scale(), "store": store, "loop": loop}
     for part in options.parts or works:
         works[part](options.rounds)
 
