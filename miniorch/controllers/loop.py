@@ -160,5 +160,5 @@ def event_about(item: object, message: str, now: float, chance: random.Random) -
             subject = item.name
         case _:
             subject = ""
-    identifier = f"{int(now * 1000):013d}-{new_id(chance, 6)}"
+    identifier = f"{int(now * 1_000_000):016d}-{new_id(chance, 6)}"  # a server writes several in a millisecond
     return Event(identifier, now, kind_of(type(item)).rstrip("s"), subject, message)
