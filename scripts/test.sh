@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: what
-# waits for Docker most of the time (integration and end-to-end tests) runs beside the others; its output comes last.
+# Runs the test suites, all of them even if one fails, and ends with a table of times. Two lanes, for two processors: the
+# end-to-end tests, which wait for Docker most of the time, run beside all others; their output comes last.
 #
 #   scripts/test.sh                all of them
 #   scripts/test.sh unit docs      only these
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-SUITES=(check unit contract simulation docs integration endtoend)
+SUITES=(check unit contract simulation integration docs endtoend)
 [ $# -eq 0 ] || SUITES=("$@")
 export COLUMNS=${COLUMNS:-120}
 
@@ -51,7 +51,7 @@ lane() { for name in "$@"; do run "$name"; done; }
 here=() beside=()
 for name in "${SUITES[@]}"; do
     case "$name" in
-        integration | endtoend) beside+=("$name") ;;
+        endtoend) beside+=("$name") ;;
         *) here+=("$name") ;;
     esac
 done
