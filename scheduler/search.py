@@ -69,9 +69,10 @@ class Search:
                 self._put(some)
                 lane.later += some
                 taken += some
-            while len(taken) < count and lane.first() is not None:
-                taken.append(lane.take())
-                self._put(taken[-1:])
+            while len(taken) < count and (some := lane.alike(count - len(taken))):
+                self._put(some)
+                lane.later += some
+                taken += some
         while len(taken) < count and (best := self._best()) is not None:
             taken.append(best)
             self._put([best])
@@ -95,9 +96,9 @@ class Search:
             return False
         if terms.most and self.own.get(row, 0) + self.leaving.get(row, 0) >= terms.most:
             return False
-        if any(row.generic.get(name, 0) < amount for name, amount in terms.generic.items()):
+        if terms.generic and any(row.generic.get(name, 0) < amount for name, amount in terms.generic.items()):
             return False
-        return all(one.passes(one.place(node)) for one in self.tallies)
+        return not self.tallies or all(one.passes(one.place(node)) for one in self.tallies)
 
     def rank(self, row: Row) -> Key:
         """The row's place within its lane; the scores of `scheduler/strategies.py` that differ there."""
@@ -123,13 +124,11 @@ class Search:
         return best.take() if best else None
 
     def _put(self, rows: Sequence[Row]) -> None:
+        """One more task on each of some rows that have equally many tasks of the service."""
         terms, own = self.terms, self.own
         self.rows.put(rows, terms.cpus, terms.memory)
         self.count += len(rows)
-        if len(rows) > 1:  # strangers
-            own.update(dict.fromkeys(rows, 1))
-        else:
-            own[rows[0]] = own.get(rows[0], 0) + 1
+        own.update(dict.fromkeys(rows, own.get(rows[0], 0) + 1))
         if self.known is not own:
             self.known.update(dict.fromkeys(rows, 0))
         if not (terms.generic or terms.spread or self.company):
@@ -246,7 +245,7 @@ class Lane:
             else:
                 self._heap += more
                 heapify(self._heap)
-        while self._heap and not search.fits(self._heap[0][1]):
+        while search.tallies and self._heap and not search.fits(self._heap[0][1]):  # neighbours have come meanwhile
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -255,6 +254,16 @@ class Lane:
         row = self._ready.pop() if self._ready else heappop(self._heap)[1]
         self.later.append(row)
         return row
+
+    def alike(self, most: int) -> list[Row]:
+        """At most so many of the best rows: as many at once as cannot come again before the others had their turn."""
+        found: list[Row] = []
+        best = self.first()
+        while best is not None and len(found) < most and (key := self.first()) is not None and key[:2] == best[:2]:
+            found.append(heappop(self._heap)[1])
+            if self._search.terms.strategy != "spread":
+                break
+        return found
 
     def strangers(self, most: int) -> list[Row]:
         """At most so many of the best nodes that have no task of the service. They are out of their levels."""
