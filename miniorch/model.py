@@ -42,6 +42,9 @@ for _number, _state in enumerate(TaskState):  # plain attributes: with many task
     _state.order, _state.ended = _number, _number >= list(TaskState).index(TaskState.COMPLETE)
 
 
+HAS_RUN = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
+
+
 class DesiredState(StrEnum):
     """What the controllers want of a task."""
 
@@ -72,6 +75,7 @@ class Service:
     vip: str
     removing: bool = False
     round: int = 0  # grows with `miniorch restart`: tasks of an earlier round are replaced
+    held: str = ""  # why what runs is not replaced by what is wanted now: its successors would find no node
 
     @property
     def key(self) -> str:
@@ -105,6 +109,7 @@ class Status:
     health: str = ""  # "", "starting", "healthy", "unhealthy"
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()  # the last lines of a failed task
+    ran_seconds: float = 0.0  # of a task that has ended: for how long it ran, by one clock, its agent's
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,17 @@ recovered. Who does this for real: swarmkit's restart supervisor, which cannot t
 `miniorch/controllers/services.py`, `miniorch/cli/progress.py`.
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from itertools import count, islice
 
+from miniorch.codec import encode
 from miniorch.model import DesiredState, Failure, Node, NodeState, Service, Task, TaskState
-from miniorch.spec import Restart, TaskSpec
+from miniorch.spec import Placement, Restart, TaskSpec
 
 STEADY_SECONDS = 60.0
 BACKOFF_LIMIT_SECONDS = 60.0
@@ -38,15 +42,15 @@ def backoff_seconds(attempt: int) -> float:
 
 def is_wanted(task: Task, service: Service) -> bool:
     """True for a task that is made as the service says now: of its spec, and not from before a restart by hand."""
-    return task.spec == service.spec.task and task.round == service.round
+    spec = service.spec.task
+    return task.round == service.round and (task.spec is spec or task.spec == spec)
 
 
 def failures_in_a_row(ended: Task) -> int:
     """How many tasks of a slot, this ended one the last, have failed one after the other."""
     if ended.status.state in (TaskState.SHUTDOWN, TaskState.LOST):
         return 0
-    ran_well = ended.status.state is not TaskState.REJECTED and ended.status.since - ended.created_at >= STEADY_SECONDS
-    return 1 if ran_well else ended.attempt + 1
+    return 1 if ended.status.ran_seconds >= STEADY_SECONDS else ended.attempt + 1
 
 
 def failures_until(ended: Task) -> tuple[Failure, ...]:
@@ -68,7 +72,7 @@ def recent_failures(service: Service, tasks: Iterable[Task], now: float) -> Coun
     return Counter(failure.node for failure in known if now - failure.at < FAILURES_SECONDS)
 
 
-def slots_of(service: Service, tasks: Iterable[Task], last: Collection[int] = ()) -> list[int]:
+def slots_of(service: Service, tasks: Collection[Task], last: Collection[int] = ()) -> list[int]:
     """The numbers of the slots that count: as many as there are replicas. `tasks` are all of the service's.
 
     Slots that have tasks stay while there are not too many; those that run stay longest, but for `last`. What lacks
@@ -77,6 +81,9 @@ def slots_of(service: Service, tasks: Iterable[Task], last: Collection[int] = ()
     wanted = service.spec.replicas
     if service.spec.restart.condition is not Restart.ANY or _is_told_its_number(service.spec.task):
         return list(range(1, wanted + 1))
+    numbers = {task.slot for task in tasks}
+    if len(numbers) == wanted:
+        return sorted(numbers)
     newest = {task.slot: task for task in sorted(tasks, key=lambda one: (_is_meant_to_run(one), one.created_at))}
     kept = sorted(newest, key=lambda slot: (_worth(newest[slot]), slot in last, slot))[:wanted]
     free = (number for number in count(1) if number not in newest)
@@ -148,6 +155,14 @@ def told(task: Task, service: Service | None, now: float) -> str:
 def volumes_of(task: Task) -> list[str]:
     """The named volumes that a task mounts, as `app/name`; it can run only where they lie."""
     return [f"{task.app}/{mount.volume}" for mount in task.spec.mounts if mount.volume]
+
+
+@lru_cache(1024)
+def digest_of(placement: Placement) -> str:
+    """Names the rules that bind a place; preferences and the strategy move nobody. Empty if there are none."""
+    hard = tuple(one for one in placement.constraints if not one.weight)
+    rules = replace(Placement(), constraints=hard, max_per_node=placement.max_per_node, platforms=placement.platforms)
+    return "" if rules == Placement() else hashlib.blake2s(encode(rules), digest_size=6).hexdigest()
 
 
 def unknown(task: Task, node: Node | None, now: float) -> str:

@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 
 from miniorch.model import Node
 
@@ -52,11 +53,13 @@ def value(node: Node, attribute: str) -> str | None:
     return _LABELS[prefix](node, key)
 
 
+@lru_cache(4096)
 def split(attribute: str) -> tuple[str, str]:
     """`node.labels.disk` as ("node.labels.", "disk"); two empty texts for what is no label."""
     return next(((prefix, attribute[len(prefix) :]) for prefix in _LABELS if attribute.startswith(prefix)), ("", ""))
 
 
+@lru_cache(4096)
 def known(attribute: str) -> bool:
     return attribute in _OF_A_NODE or _LABEL.fullmatch(split(attribute)[1]) is not None
 

@@ -6,12 +6,15 @@ name, a zone, a rack. Asking is a look into a table; placing one more task of th
 thousand tasks are counted once and not for each question.
 
 Rules bind both ways: a task that runs and wants no `web` beside it keeps a new `web` away, though the newcomer says
-nothing. What keeps away counts while it lives; what attracts counts only if it stays, or has done its work there.
+nothing; one of another app only where its rule names the newcomer's app. What keeps away counts while it lives; what
+attracts counts only if it stays, or has done its work there.
 
-Who does this for real: Kubernetes' inter-pod affinity, with the same symmetry. Where we differ: a first task that wants
-to be with its own kind may go anywhere, whichever way that wish is written. Next file: `scheduler/constraints.py`.
+Who does this for real: Kubernetes' inter-pod affinity, with the same symmetry and the same limit (its namespaces).
+Where we differ: a first task that wants to be with its own kind may go anywhere, whichever way that wish is written.
+Next file: `scheduler/constraints.py`.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
@@ -197,7 +200,10 @@ def _others(request: Request, board: Board) -> list[Tally]:
     """The rules of running services that keep this one away from them."""
     found, newcomer = [], _newcomer(request)
     for owner, constraint in board.once("refusing", lambda: _refusing(board)):
-        if owner == request.key or not _counts(constraint, owner)(newcomer):
+        app = owner.partition("/")[0]
+        if owner == request.key or not (app == request.app or _names_app(constraint, request.app)):
+            continue
+        if not _counts(constraint, owner)(newcomer):
             continue
         tally = Tally(constraint, "apart", 0, False, _of(owner), owner)
         for node, task in tasks_by_service(board).get(owner, ()):
@@ -217,6 +223,14 @@ def _refusing(board: Board) -> list[tuple[str, Constraint]]:
         if one.operator in NEGATIVE and not one.weight and not is_static(one)
         if not (one.subject == "service" and one.operator == "!=" and one.values[0] == key.partition("/")[2])
     ]
+
+
+def _names_app(constraint: Constraint, app: str) -> bool:
+    """Whether a rule is about services of one app and says so: `shop/web`, `shop/*`, `/^shop/`. Else an app could keep
+    all others from every node by one rule about `*` or about an image.
+    """
+    values = constraint.values if constraint.subject in ("service", "task") else ()
+    return any(re.sub(r"[\\^(?:]", "", one).startswith(f"{app}/") for one in values)
 
 
 def tasks_by_service(board: Board) -> dict[str, list[tuple[Node, Task]]]:

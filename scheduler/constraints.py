@@ -101,7 +101,9 @@ def is_static(constraint: Constraint) -> bool:
 
 def text_of(constraint: Constraint) -> str:
     """As the user wrote it, or as it could have been written."""
-    words = [constraint.subject, constraint.operator, ", ".join(constraint.values)]
+    around = "/" if constraint.operator.endswith("matches") else ""
+    values = ", ".join(f"{around}{one}{around}" for one in constraint.values)
+    words = [constraint.subject, constraint.operator, values]
     if not is_static(constraint) and constraint.within != "node.name":
         words += ["within", constraint.within]
     return constraint.text or " ".join(filter(None, words))
@@ -207,13 +209,13 @@ def _choices(plain: str) -> int:
     return 7 * (len(_REPEAT.findall(plain)) + anywhere) + rest.count("?") + rest.count("|")
 
 
-def samples(constraint: Constraint) -> list[str]:
+@lru_cache(4096)
+def samples(constraint: Constraint) -> tuple[str, ...]:
     """Texts for which a constraint holds, as far as some are easily found."""
     test, found = predicate(constraint), []
     for value in constraint.values:
         plain = re.sub(r"^\^|\$$|\(\?:|\)|\\(?=\W)", "", value).replace(".*", "")
         beside = [f"{float(value) + step:g}" for step in (-1, 1)] if _NUMBER.fullmatch(value) else []
         found += [value, plain, *beside]
-    return [
-        text for text in dict.fromkeys((*found, "yes", "none")) if re.fullmatch(r"[\w./:-]{1,128}", text) and test(text)
-    ]
+    known = dict.fromkeys((*found, "yes", "none"))
+    return tuple(text for text in known if re.fullmatch(r"[\w./:-]{1,128}", text) and test(text))

@@ -135,10 +135,11 @@ class Index:
 
     def settle(self) -> None:
         """Give back places whose task has not come back with its node."""
-        for identifier, (row, request) in self._promises().items():
+        if self._promises():
+            self._board = None
+        for identifier, (row, request) in self._promised.items():
             self._hold(row, oracle.task_of(request, identifier, row.name), -1)
         self._promised = {}
-        self._board = None
 
     # decisions
 
@@ -156,7 +157,8 @@ class Index:
             rows = search.run(len(ids))
             self._given.append((tuple(ids), rows, request))
             places = [*map(_NAME, rows), *[None] * (len(ids) - len(rows))]
-        self._board = None
+        if any(places):
+            self._board = None
         return places
 
     def fits(self, request: Request, name: str) -> bool:

@@ -4,7 +4,7 @@ The problem: "insufficient memory on 3 nodes" tells a person who waits what is w
 nobody has tried is a guess. The idea: each failing rule names its smallest `Change` on that node, as words and as
 `Edit`s. The nodes at which the fewest rules fail come first; their changes are put together, tried on the board, and
 told only if the task is then placed. The same with changes of the service itself: for each failing rule the mildest
-loosening that would pass.
+loosening that would pass; and where the rule is one of another service that runs, the end of that service's tasks.
 
 Who does this for real: nobody as far as we know; it has been asked of Nomad, Kubernetes and Swarm for years. Next
 file: `scheduler/index.py`.
@@ -17,6 +17,7 @@ from miniorch.model import Availability, Node, NodeState, Status, Task, TaskStat
 from miniorch.spec import Placement, Resources, ServiceSpec, TaskSpec
 from miniorch.verdicts import Change, Edit, Remedy
 from scheduler import rules
+from scheduler.company import Company
 from scheduler.constraints import text_of
 from scheduler.explain import Look
 from scheduler.filters import FILTERS, amounts, words
@@ -86,8 +87,10 @@ def _of_service(request: Request, board: Board, looks: Sequence[Look]) -> list[R
         nodes = tuple(name for name in alike if fits(loose, now, name))
         if nodes:
             what = " and ".join(_TOLD[edit.kind](edit) for edit in flat)
-            command = f"miniorch run FILE, with {', '.join(_WRITTEN[edit.kind](edit) for edit in flat)}"
-            found.append(Remedy(nodes, Change(what, f"{command} in {request.service}", tuple(flat))))
+            own = ", ".join(_WRITTEN[edit.kind](edit) for edit in flat if edit.kind != "stop")
+            commands = [f"miniorch run FILE, with {own} in {request.service}"] if own else []
+            commands += [f"miniorch scale {edit.key}=0" for edit in flat if edit.kind == "stop"]
+            found.append(Remedy(nodes, Change(what, "; ".join(commands), tuple(flat))))
     return found
 
 
@@ -123,6 +126,8 @@ def tried(edits: Sequence[Edit], request: Request, board: Board) -> tuple[Reques
     for edit in edits:
         if edit.node:
             views[edit.node] = _edited(views[edit.node], edit, board)
+        elif edit.kind == "stop":
+            views = {name: _without_tasks(view, edit.key) for name, view in views.items()}
         else:
             request = replace(request, spec=_ON_SERVICE[edit.kind](request.spec, edit))
     return request, replace(board, views=views)
@@ -135,11 +140,15 @@ def _edited(view: NodeView, edit: Edit, board: Board) -> NodeView:
     if edit.kind in _ON_NODE:
         return replace(view, node=_ON_NODE[edit.kind](view.node, edit))
     if edit.kind == "gone":
-        return replace(view, tasks=tuple(task for task in view.tasks if task.service_key != edit.key))
+        return _without_tasks(view, edit.key)
     app, _, service = edit.key.partition("/")
     spec = board.services[edit.key].task if edit.key in board.services else TaskSpec("")
     come = Task(f"come-{service}", app, service, 0, spec, 0.0, node=edit.node, status=Status(TaskState.RUNNING))
     return replace(view, tasks=(*view.tasks, come))
+
+
+def _without_tasks(view: NodeView, key: str) -> NodeView:
+    return replace(view, tasks=tuple(task for task in view.tasks if task.service_key != key))
 
 
 def _freed(node: Node, edit: Edit) -> Node:
@@ -172,7 +181,7 @@ _ON_NODE: Mapping[str, Callable[[Node, Edit], Node]] = {
 
 
 def _loosened(rule: str, request: Request, view: NodeView, board: Board) -> list[Edit] | None:
-    """The mildest changes of the service after which a rule passes here; None if there are none."""
+    """The mildest changes of the service, and ends of others, after which a rule passes here; None: there are none."""
     placement = request.spec.placement
     if rule == "capacity":
         return [_less(key, free) for key, wanted, free, _ in amounts(request, view) if wanted and wanted > free]
@@ -185,12 +194,16 @@ def _loosened(rule: str, request: Request, view: NodeView, board: Board) -> list
     if rule == "platform":
         return [Edit("any-platform")]
     (asked,) = (one for one in FILTERS if one.name == rule)
+    theirs = Company.of(request, board).others if rule == "affinity" else ()
+    owners = dict.fromkeys(one.owner for one in theirs if not one.passes(one.place(view.node)))
+    stops = [Edit("stop", "", owner) for owner in owners]
+    _, now = tried(stops, request, board)
     hard = [one for one in placement.constraints if not one.weight]
     alone = [(one, _with(request, replace(placement, constraints=(one,)))) for one in hard]
-    failing = [one for one, by_itself in alone if not asked.passes(by_itself, view, board)]
+    failing = [one for one, by_itself in alone if not asked.passes(by_itself, now.views[view.node.name], now)]
     kept = tuple(one for one in placement.constraints if one not in failing)
-    if failing and asked.passes(_with(request, replace(placement, constraints=kept)), view, board):
-        return [Edit("drop", "", text_of(one)) for one in failing]
+    if asked.passes(_with(request, replace(placement, constraints=kept)), now.views[view.node.name], now):
+        return [*(Edit("drop", "", text_of(one)) for one in failing), *stops]
     return None
 
 
@@ -235,6 +248,7 @@ _TOLD: Mapping[str, Callable[[Edit], str]] = {
     "max-per-node": lambda edit: f"max_replicas_per_node were {edit.value}",
     "any-platform": lambda _: "it named no platform",
     "drop": lambda edit: f"it did not want {edit.key}",
+    "stop": lambda edit: f"{edit.key} were not running",
 }
 _WRITTEN: Mapping[str, Callable[[Edit], str]] = {
     "reserve": lambda edit: f"deploy.resources.reservations.{_reservation(edit)}",
@@ -243,7 +257,7 @@ _WRITTEN: Mapping[str, Callable[[Edit], str]] = {
     "any-platform": lambda _: "no platform",
     "drop": lambda edit: f"no {edit.key}",
 }
-KINDS = (*_ON_NODE, "gone", "come", *_ON_SERVICE)
+KINDS = (*_ON_NODE, "gone", "come", "stop", *_ON_SERVICE)
 
 
 def _nothing(edit: Edit) -> str:

@@ -6,15 +6,16 @@ Those without a task of it come first, in the one order that is kept for all: by
 few nodes that have one (or where the service keeps failing) have a heap of their own, and they come after.
 
 Where preferences or neighbours count, the shelves are divided into *lanes*: nodes that are equal in all of that. Within
-a lane the order is the simple one; between lanes it is decided anew for every task. `binpack` and `random` rank every
-node by itself, and so do rules about a node's name: those look at all nodes once.
+a lane the order is the simple one; between lanes it is decided anew for every task, in a tree of the branches that
+tasks are spread over: a task in one rack changes the order of the racks of its zone, and of the zones, and no other.
+`binpack` and `random` rank every node by itself, and so do rules about a node's name: those look at all nodes once.
 
 Who does this for real: swarmkit's decision tree over spread preferences (manager/scheduler/nodeset.go) has our lanes
 as its leaves. Next file: `scheduler/index.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 from scheduler.attributes import value
@@ -58,10 +59,14 @@ class Search:
         for name, count in own.items() if terms.spread else ():
             self._branch_out(rows.by_name[name], count)
         self.lanes: list[Lane] = []
+        self.tree: Branch | None = None
+        self._before: tuple[str, ...] = ()  # those of `known` that were so before this search
+        self._others: dict[Class | None, list[Row]] = {}  # the same, or the nodes that are named, by class
 
     def run(self, count: int) -> list[Row]:
         """Take places for so many tasks, or for as many as fit."""
         taken: list[Row] = []
+        self._before = tuple(self.known)
         self.lanes = self._lanes()
         if len(self.lanes) == 1 and self.company is None:
             lane = self.lanes[0]
@@ -73,12 +78,14 @@ class Search:
                 self._put(some)
                 lane.later += some
                 taken += some
+        elif self._only_grows():
+            self.tree = Branch(self, self.lanes, 0)
         while len(taken) < count and (best := self._best()) is not None:
             taken.append(best)
             self._put([best])
         for lane in self.lanes:
             lane.close()
-        self.lanes = []  # they know us: nothing of the search is left to the garbage collector
+        self.lanes, self.tree = [], None  # they know us: nothing of the search is left to the garbage collector
         return taken
 
     def admits(self, row: Row) -> bool:
@@ -115,13 +122,28 @@ class Search:
 
     def _best(self) -> Row | None:
         """The next row, out of its lane."""
+        if self.tree is not None:
+            return self.tree.take() if self.tree.key() is not None else None
         best, at = None, None
         for lane in self.lanes:
-            if lane.open and (first := lane.first()) is not None:
-                key = (first[0], lane.unmet, *lane.counts(), *first[1:])
-                if at is None or key < at:
-                    best, at = lane, key
+            key = lane.key()
+            if key is not None and (at is None or key < at):
+                best, at = lane, key
         return best.take() if best else None
+
+    def _only_grows(self) -> bool:
+        """Whether a task that is placed makes no lane better than it was, but for its own, and opens none."""
+        company = self.company
+        still = company is None or not (company.wishes or any(not one.shrinks for one in company.hard))
+        return still and self.terms.strategy != "random"
+
+    def others(self, kinds: Iterable[Class], only: list[Row] | None) -> Iterator[Row]:
+        """The nodes of some classes that were no strangers before this search; or those that the request names."""
+        if not self._others:
+            by_name = self.rows.by_name
+            for row in (by_name[name] for name in self._before if name in by_name) if only is None else only:
+                self._others.setdefault(row.kind, []).append(row)
+        return (row for kind in kinds for row in self._others.get(kind, ()))
 
     def _put(self, rows: Sequence[Row]) -> None:
         """One more task on each of some rows that have equally many tasks of the service."""
@@ -181,6 +203,46 @@ class Search:
         return [row for row in rows if row.node and all(holds(one, row.node) for one in rules)]
 
 
+class Branch:
+    """The lanes below one branch of what tasks are spread over; at depth 0 all of them.
+
+    Parts are kept by the key that they had. It is never above the one that they have, so only the first is asked again.
+    """
+
+    def __init__(self, search: Search, lanes: "list[Lane]", depth: int) -> None:
+        self._path = lanes[0].path[:depth] if depth else ()
+        self._counts = search.branches[depth - 1] if depth else None
+        self._depth = depth
+        below: Sequence[Lane | Branch] = lanes
+        if depth < len(search.branches) - 1:
+            parts: dict[str, list[Lane]] = {}
+            for lane in lanes:
+                parts.setdefault(lane.path[depth], []).append(lane)
+            below = [Branch(search, part, depth + 1) for part in parts.values()]
+        found = ((one.key(depth), number, one) for number, one in enumerate(below))
+        self._parts = [(key, number, one) for key, number, one in found if key is not None]
+        heapify(self._parts)
+
+    def key(self, depth: int = 0) -> Key | None:
+        """That of the best lane, with the tasks in its branches from a depth on; None if all lanes are full."""
+        while self._parts:
+            known, number, part = self._parts[0]
+            now = part.key(self._depth)
+            if now is None:
+                heappop(self._parts)
+            elif now > known:
+                heapreplace(self._parts, (now, number, part))
+            elif self._counts is None:
+                return now
+            else:
+                return (*now[:2], self._counts.get(self._path, 0), *now[2:])
+        return None
+
+    def take(self) -> Row:
+        """The best row, after `key` has found it."""
+        return self._parts[0][2].take()
+
+
 class Lane:
     """Nodes that differ in nothing but what is on them, the best first."""
 
@@ -188,39 +250,47 @@ class Lane:
         self._search = search
         self._kinds = kinds
         self._unmet = unmet
+        self._only = only
         self._sample = kinds[0].sample
-        self._path = branch(self._sample, search.terms.spread)
+        self.path = branch(self._sample, search.terms.spread)
         self._ready: list[Row] = []  # strangers out of their levels, the best last
         self._unfit: list[Row] = []  # out of their levels as well
         self.later: list[Row] = []  # were strangers before this search
         self._heap: list[tuple[Key, Row]] = []  # all others, by rank
-        self._levels: list[Level] = []
         self._count = search.count  # that the lots in the heap were drawn for
-        self._waiting: Iterable[Row] = ()  # all others, before anybody asks for them
-        if only is not None:
-            self._waiting = only
-        elif search.terms.strategy != "spread":
-            self._waiting = (row for kind in kinds for row in kind.rows.values())
-        else:
-            by_name, known = search.rows.by_name, tuple(search.known)
-            self._waiting = (by_name[name] for name in known if name in by_name)
-            self._levels = search.rows.levels(kinds, search.terms.cpus, search.terms.memory)
+        self._waits = True  # the others, for somebody to ask for them
+        plain = only is None and search.terms.strategy == "spread"  # else each node has a rank of its own
+        self._levels = search.rows.levels(kinds, search.terms.cpus, search.terms.memory) if plain else []
+
+    def _others(self) -> Iterator[Row]:
+        """All that are no strangers, but for what this search has made so."""
+        if self._only is None and self._search.terms.strategy != "spread":
+            return (row for kind in self._kinds for row in kind.rows.values())
+        return self._search.others(self._kinds, self._only)
+
+    def key(self, depth: int = 0) -> Key | None:
+        """Failures, the weight of wishes that are not met, tasks in its branches from a depth on, the rank of the best
+        row; None if there is none.
+        """
+        first = self.first() if self.open else None
+        return None if first is None else (first[0], self.unmet, *self._counts(depth), *first[1:])
 
     @property
     def open(self) -> bool:
         """Whether the rules about whole places let one more task in."""
         company, node = self._search.company, self._sample
-        rules = company.hard if company else ()
-        return all(one.passes(one.place(node)) for one in rules if one.constraint.within not in IDENTITY)
+        if company is None:
+            return True
+        return all(one.passes(one.place(node)) for one in company.hard if one.constraint.within not in IDENTITY)
 
     @property
     def unmet(self) -> int:
         company = self._search.company
         return self._unmet + (company.unmet(self._sample) if company else 0)
 
-    def counts(self) -> Iterator[int]:
-        for depth, counts in enumerate(self._search.branches, start=1):
-            yield counts.get(self._path[:depth], 0)
+    def _counts(self, depth: int) -> list[int]:
+        branches = self._search.branches
+        return [branches[at].get(self.path[: at + 1], 0) for at in range(depth, len(branches))]
 
     def first(self) -> Key | None:
         """The rank of the best row."""
@@ -232,8 +302,9 @@ class Lane:
                 self._unfit.append(self._ready.pop())
             else:
                 return search.rank(self._ready[-1])
-        self.later += [row for row in self._waiting if row.kind in self._kinds]
-        self._waiting = ()
+        if self._waits:
+            self.later += self._others()
+            self._waits = False
         if search.terms.strategy == "random" and self._count != search.count:  # another lot, whatever lane took a task
             self.later += [row for _, row in self._heap]
             self._heap, self._count = [], search.count

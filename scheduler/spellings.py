@@ -110,6 +110,19 @@ def marathon(words: Sequence[str]) -> tuple[Constraint, ...]:
     return tuple(checked)
 
 
+def reads_as(text: str) -> tuple[Constraint, ...]:
+    """What a text means, whichever spelling it is in; nothing if it means nothing."""
+    kind, colon, rest = text.partition(":")
+    try:
+        if colon and kind in ("constraint", "affinity"):
+            return (classic(kind, rest),)
+        if text.startswith("[") and text.endswith("]"):
+            return marathon(text[1:-1].split(", ", 2))
+        return (expression(text),)
+    except Misspelt:
+        return ()
+
+
 def _checked(constraint: Constraint) -> Constraint:
     check(constraint)
     return constraint

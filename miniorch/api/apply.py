@@ -1,6 +1,7 @@
 """An app file's spec to writes: what `PUT /v1/apps/{app}` does, as pure functions."""
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -8,10 +9,11 @@ from itertools import chain
 from miniorch.changes import ServiceChange
 from miniorch.errors import Conflict, UsageError
 from miniorch.model import App, Cluster, Release, Service
-from miniorch.spec import LABEL, MAX_REPLICAS, NAME, AppSpec, ServiceSpec
+from miniorch.spec import LABEL, MAX_REPLICAS, NAME, AppSpec, Constraint, ServiceSpec
 from miniorch.state.records import Versioned, Write
 from scheduler import attributes
-from scheduler.constraints import Misspelt, check
+from scheduler.constraints import Misspelt, check, positive, text_of
+from scheduler.spellings import reads_as
 from scheduler.strategies import STRATEGIES
 
 CHANGES_TOLD = 50  # of one release
@@ -52,7 +54,7 @@ def _faults(app: str, spec: AppSpec) -> Iterator[Fault]:
             if dependency not in spec.services:
                 message = f"{name} depends on {dependency}, which is no service of {app}"
                 yield message, "delete the dependency, or add that service"
-        for message, remedy in chain(_task_faults(spec, service), _placement_faults(service)):
+        for message, remedy in chain(_task_faults(spec, service), _placement_faults(spec, service)):
             yield f"{name}{message}", remedy
         if service.restart.max_attempts < 0 or not 0 <= service.restart.delay_seconds < float("inf"):
             yield f"{name}: a restart policy has no negative or endless numbers", "restart: always"
@@ -88,7 +90,7 @@ def _task_faults(spec: AppSpec, service: ServiceSpec) -> Iterator[Fault]:
             yield ": an amount of cpu or memory cannot be negative", "delete it: no limit"
 
 
-def _placement_faults(service: ServiceSpec) -> Iterator[Fault]:
+def _placement_faults(spec: AppSpec, service: ServiceSpec) -> Iterator[Fault]:
     placement, generic = service.placement, service.task.reserved.generic
     platforms = placement.platforms
     if max(map(len, (placement.constraints, placement.spread, generic, platforms))) > MAX_RULES:
@@ -98,6 +100,16 @@ def _placement_faults(service: ServiceSpec) -> Iterator[Fault]:
             check(constraint)
         except Misspelt as error:
             yield f": {error.message}", error.remedy
+            continue
+        if not _means_its_text(constraint):
+            meaning = text_of(replace(constraint, text=""))
+            message = f': the text of a rule means something else, "{constraint.text[:60]}" is not {meaning[:60]}'
+            yield message, "leave the text out"
+        if _waits_for_nobody(constraint, spec):
+            yield (
+                f" wants {text_of(constraint)} beside it, and the app has no such service",
+                "add it, or delete the rule",
+            )
     for attribute in placement.spread:
         if not attributes.known(attribute):
             message = f': there is no attribute "{attribute[:60]}" to spread over'
@@ -113,6 +125,23 @@ def _placement_faults(service: ServiceSpec) -> Iterator[Fault]:
     for kind, count in generic.items():
         if count < 1 or not attributes.is_generic(kind):
             yield f": reserves {count} of {kind[:30]!r}", "{kind: gpu, value: 1}"
+
+
+def _means_its_text(constraint: Constraint) -> bool:
+    """Whether what is told of a rule is what it does. A weight may stand beside a text, not against it."""
+    meant = [replace(one, weight=one.weight or constraint.weight) for one in reads_as(constraint.text)]
+    return not constraint.text or constraint in meant
+
+
+def _waits_for_nobody(constraint: Constraint, spec: AppSpec) -> bool:
+    """Whether a rule wants beside it what is to be found in the app alone, and is not there."""
+    own = all(re.fullmatch(r"\^[\w-]+\$|[\w-]+", one) for one in constraint.values)
+    hard = (
+        constraint.subject == "service"
+        and constraint.operator in ("==", "is", "in", "matches")
+        and not constraint.weight
+    )
+    return hard and own and not any(map(positive(constraint), spec.services))
 
 
 def plan_apply(
@@ -140,7 +169,7 @@ def plan_apply(
         if old is None:
             writes.append(Write(Service(app, name, service_spec, next(vips)), 0, why="created"))
         elif old.item.spec != service_spec or old.item.removing:
-            changed = replace(old.item, spec=service_spec, removing=False)
+            changed = replace(old.item, spec=service_spec, removing=False, held="")
             writes.append(Write(changed, old.modified, why="changed"))
     for name, old in sorted(own.items()):
         if name not in spec.services and not old.item.removing:

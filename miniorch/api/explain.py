@@ -83,10 +83,18 @@ def _answer(key: str, tasks: Sequence[Task], cache: Cache, now: float, *, every_
     records = cache.decisions_of(key)
     service = cache.services.get(key)
     look_again = _Again(service, cache, now, every_node)
-    newest = {id: one for one in records for id in one.tasks}
+    newest = {task: one for one in records for task in one.tasks}
     unmet = unmet_dependencies(service, cache) if service else []
-    rows = [_row(task, newest.get(task.id), unmet, cache, now, look_again) for task in tasks]
-    return {"revision": cache.revision, "service": key, "tasks": rows, "on_record": _listed(records, cache)}
+    told = {task.id: record for task in tasks if (record := newest.get(task.id))}
+    each = {id(one) for one in told.values()}  # a record is sent once, however many tasks it is about
+    return {
+        "revision": cache.revision,
+        "service": key,
+        "held": service.held if service else "",
+        "tasks": [_row(task, told.get(task.id), unmet, cache, now, look_again) for task in tasks],
+        "decisions": [_then(one, cache) for one in records if id(one) in each],
+        "on_record": _listed(records, cache),
+    }
 
 
 class _Again:
@@ -130,7 +138,7 @@ def _row(
         "waits_for": unmet if task.status.state in WAITING else [],
         "now": look_again.ask(task),
         "like": look_again.like if waits and look_again.like != task.id else "",
-        "then": _then(record, cache) if record else None,
+        "then": cache.modified(record) if record else None,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from miniorch import __version__
 from miniorch.api.access import admit, check_power, check_powers
@@ -27,10 +27,12 @@ from miniorch.codec import Json, from_plain
 from miniorch.controllers.leadership import Leadership
 from miniorch.controllers.liveness import COMPONENTS, Liveness
 from miniorch.controllers.loop import Loop
+from miniorch.controllers.upkeep import EVENTS_KEPT
 from miniorch.errors import Compacted, Conflict, NotFound, Temporary, Unreachable, UsageError
 from miniorch.model import (
     App,
     Cluster,
+    Event,
     Member,
     Release,
     Service,
@@ -45,7 +47,6 @@ from miniorch.state.records import Versioned, Write, read, read_all
 
 STATUSES_AT_ONCE = TXN_OPERATIONS // 2  # each with an event
 STALE_SECONDS, COPY_SECONDS = 1.0, 5.0  # how long a list waits for the store, for who takes an old one and who does not
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +225,23 @@ class Handlers(Nodes, Joining):
                 f"{app} has changed at revision {changed}, after revision {if_revision}",
                 remedy="miniorch plan, and look again",
             )
+        if if_revision is not None and current is None:
+            await self._check_not_removed(app, if_revision)
         return writes, changes(app, spec, [service.item for service in services]), cluster
+
+    async def _check_not_removed(self, app: str, if_revision: int) -> None:
+        """Raises `Conflict` if an app that is not there was when a plan was made. Nothing but events tells of it."""
+        events = await read_all(self._store, Event)
+        about = [
+            one for one in events if (one.item.kind, one.item.subject, one.item.message) == ("app", app, "removed")
+        ]
+        gone = max((one.modified for one in about), default=0)
+        since = min(one.modified for one in events) if len(events) >= EVENTS_KEPT else 0
+        why = f"{app} was removed at revision {gone}, after revision {if_revision}"
+        if since > if_revision >= gone:
+            why = f"events tell of revision {since} on alone: {app} may have been removed after revision {if_revision}"
+        if max(gone, since) > if_revision:
+            raise Conflict(why, remedy="miniorch plan, and look again")
 
     async def what_if(self, call: Call) -> Any:
         answer = await what_if(from_plain(Question, call.body), self._loop.cache, self._clock.now())
@@ -267,7 +284,7 @@ class Handlers(Nodes, Joining):
     @retrying
     async def restart(self, call: Call) -> Any:
         service = await self._wanted_service(f"{call.names['app']}/{call.names['service']}")
-        again = replace(service.item, round=service.item.round + 1)
+        again = replace(service.item, round=service.item.round + 1, held="")
         return {"revision": await self._commit([Write(again, service.modified, why="is restarted by hand")])}
 
     # --- what agents write -------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from miniorch.controllers.cache import Cache, by_name
 from miniorch.controllers.rehearsal import Rehearsal
 from miniorch.errors import NotFound, UsageError
 from miniorch.model import Availability, DesiredState, Node, NodeState, Service, Task, TaskState
-from miniorch.slots import is_done, told, unknown, volumes_of
+from miniorch.slots import digest_of, is_done, is_wanted, told, unknown, volumes_of
 from miniorch.spec import Resources
 
 STRATEGIES = ("spread", "binpack", "random")
 ADDED_AT_MOST = 100
-REHEARSED_AT_MOST = 5_000  # tasks: some seconds
+REHEARSED_AT_MOST = 50_000  # tasks: they are copied in about a second
 NAMES_TOLD = 3
 TRIED_AT_MOST = 3_000  # nodes x tasks; a larger cluster is only asked which services stand on one node
 
@@ -51,7 +51,7 @@ class Move:
     task: str  # "shop/web.2"
     before: str
     after: str
-    why: str = ""  # why it would be nowhere
+    why: str = ""  # why it would be nowhere, or why it would stay as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,17 @@ async def what_if(question: Question, cache: Cache, now: float) -> dict[str, Any
     lost = _lost(question, cache)
     if not _can_rehearse(cache, ()):
         raise UsageError(
-            f"what-if acts on at most {REHEARSED_AT_MOST} tasks, and this cluster has {len(cache.tasks)}",
+            f"what-if acts on a copy of at most {REHEARSED_AT_MOST} tasks, since the server is busy with it for some "
+            f"seconds; this cluster has {len(cache.tasks)}",
             remedy="miniorch simulate",
         )
     rehearsal = Rehearsal(cache, _edits(question, lost, cache, now), now)
     if question.strategy:
         _clear(rehearsal.cache)
-    await rehearsal.settle()
+    if not await rehearsal.settle():
+        raise UsageError(
+            "what-if was given up after some seconds: too much would change", remedy="ask for less at once"
+        )
     moves = _moves(cache, rehearsal.cache, now)
     return {
         "lost": lost,
@@ -84,11 +88,12 @@ async def what_if(question: Question, cache: Cache, now: float) -> dict[str, Any
 
 
 async def places(app: str, edits: Sequence[object], cache: Cache, now: float) -> list[Move] | None:
-    """Where the tasks of `app` would be that are not there yet, once `edits` are written; None: too many to say."""
+    """Where the tasks of `app` would be that are not there yet, once `edits` are written; None: too much to say."""
     if not _can_rehearse(cache, edits):
         return None
     rehearsal = Rehearsal(cache, edits, now)
-    await rehearsal.settle()
+    if not await rehearsal.settle():
+        return None
     return [move for move in _moves(cache, rehearsal.cache, now, anew=True) if move.task.startswith(f"{app}/")]
 
 
@@ -199,11 +204,16 @@ def _moves(before: Cache, after: Cache, now: float, *, anew: bool = False) -> li
         node = task.node if task.live and not unknown(task, after.nodes.get(task.node), now) else ""
         origin = was.node if was else ""
         same = was is not None and was.id == task.id
-        if (node != origin) if not anew else not same:
-            service = after.services.get(task.service_key)
-            why = "" if node else _why(task, service, now)
+        service = after.services.get(task.service_key)
+        stays = service.held if anew and same and service and not _is_as_asked(task, service) else ""
+        if stays or ((node != origin) if not anew else not same):
+            why = stays if node else _why(task, service, now)
             moves.append(Move(f"{slot[0]}.{slot[1]}", origin, node, why))
     return moves
+
+
+def _is_as_asked(task: Task, service: Service) -> bool:
+    return is_wanted(task, service) and task.placed_by == digest_of(service.spec.placement)
 
 
 def _why(task: Task, service: Service | None, now: float) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from miniorch.cli.ask import Server, resolve, split_service
+from miniorch.cli.ask import Server, split_service
 from miniorch.cli.complete import LESSONS
-from miniorch.cli.output import ago, as_json, coloured, layout
+from miniorch.cli.output import Answer, ago, coloured, layout
 from miniorch.clock import SystemClock
 from miniorch.errors import NotFound
 
@@ -26,20 +26,14 @@ ON_RECORD, FEW = 5, 5  # decisions that are offered; tasks placed before one tha
 Json = Mapping[str, Any]
 
 
-def explain(name: str, *, at: int | None, every_node: bool, json: bool) -> None:
+def explain(name: str, *, at: int | None, every_node: bool) -> Answer:
     """A lesson for a code; for all else nodes and rules, of now or as they were when it was decided."""
     if CODE.fullmatch(name):
         title, text = lesson(name.upper(), LESSONS.read_text())
-        if json:
-            as_json({"code": name.upper(), "title": title, "lesson": text})
-        else:
-            print(f"{name.upper()} {title}\n\n{text}")
-        return
+        return Answer({"code": name.upper(), "title": title, "lesson": text}, f"{name.upper()} {title}\n\n{text}")
     answer = Server().transport.request_now("GET", _path(name, at, every_node))
-    if json:
-        as_json(answer)
-    else:
-        print("\n".join(_then_lines(name, answer) if at is not None else _lines(name, answer, every_node)))
+    words = _then_lines(name, answer) if at is not None else _lines(name, answer, every_node)
+    return Answer(answer, "\n".join(words))
 
 
 def _path(name: str, at: int | None, every_node: bool) -> str:
@@ -51,14 +45,17 @@ def _path(name: str, at: int | None, every_node: bool) -> str:
         return f"/v1/explain/{app}/{service}{query}" + (f"&slot={slot}" if slot else "")
     if at is not None:
         return f"/v1/explain/{quote(name)}{query}"
-    server = Server()
-    named = resolve(name, server.services(), server.tasks())
+    named = Server().resolve(name)
     return f"/v1/explain/{named.key if named.whole_service else named.tasks[-1].id}{query}"
 
 
 def _lines(name: str, answer: Json, every_node: bool) -> Iterator[str]:
     if not answer["tasks"]:
         yield f"{name} has no live task (revision {answer['revision']})"
+    if answer["held"]:
+        words = f"{answer['service']} is not changed, and what runs goes on: {answer['held']}"
+        yield from textwrap.wrap(words, WIDTH, subsequent_indent="  ")
+    decisions = {one["revision"]: one for one in answer["decisions"]}
     shown = 0  # the record whose table was printed last
     for task in answer["tasks"]:
         if task["now"] or task["then"] or not task["like"]:
@@ -66,17 +63,16 @@ def _lines(name: str, answer: Json, every_node: bool) -> Iterator[str]:
             yield f"{task['name']} ({task['task']}) is {task['state']}{where}, revision {answer['revision']}"
             if task["now"] is None or task["waits_for"] or task["node"]:  # otherwise what follows says it all
                 yield from textwrap.wrap(task["message"], WIDTH, initial_indent="  ", subsequent_indent="  ")
-            yield from _decided(task, answer["service"], shown, every_node)
-            shown = task["then"]["revision"] if task["then"] else 0
+            yield from _decided(task, decisions.get(task["then"]), answer["service"], shown, every_node)
+            shown = task["then"] or 0
             yield from _now(task, every_node or len(answer["tasks"]) == 1, every_node)
     if alike := [task["name"] for task in answer["tasks"] if task["like"]]:
         yield f"{_names(alike)}: likewise"
     yield from _on_record(name, answer["on_record"])
 
 
-def _decided(task: Json, service: str, shown: int, every_node: bool) -> Iterator[str]:
+def _decided(task: Json, then: Json | None, service: str, shown: int, every_node: bool) -> Iterator[str]:
     """The record of a task's decision, with its table unless that stands above."""
-    then = task["then"]
     if then is None and task["node"]:
         yield "  the record of its decision is no longer kept"
     if then is None:
@@ -191,9 +187,7 @@ def _remedies(now: Json) -> Iterator[str]:
     if trace["fitting"] or not trace["nodes"]:
         return
     if not now["remedies"]:
-        free = all(rule["ok"] for row in trace["rows"] for rule in row["rules"] if rule["rule"] == "volume")
-        more = "; perhaps one node more: miniorch what-if --add cpu=2,memory=4g" if free else ""
-        yield f"  nothing that could be changed on one node, or in the service alone, would help{more}"
+        yield "  nothing that could be changed on one node, or in one service, would help"
         return
     yield "  what would help:"
     for remedy in now["remedies"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from miniorch.errors import Compacted, Temporary
@@ -62,13 +62,14 @@ class Cache:
         self.leaders: dict[str, Leader] = {}
         self.revision = 0
         self.changing = 0  # the revision of the change that is being told of
-        self._modified: dict[int, int] = {}  # id of an object here -> the revision at which it was written
-        self._written: dict[int, bytes] = {}  # the same -> what stands in the store
+        self._stored: dict[int, tuple[int, bytes]] = {}  # by id of an object here: when it was written, and its bytes
         self._tasks_of: dict[str, dict[str, Task]] = {}
+        self._in_order: dict[str, list[Task]] = {}  # the same, where somebody has asked since the last change
         self._tasks_on: dict[str, dict[str, Task]] = {}
         self._decisions_of: dict[str, dict[int, DecisionRecord]] = {}
         self.draining: dict[str, Task] = {}
         self.closed: dict[str, Node] = {}  # nodes that take no new tasks
+        self.held: dict[str, Service] = {}  # services whose update finds no place
         self.waiting: dict[str, dict[str, Task]] = {}  # service -> its tasks that want a node and have none
         self._board = Board({})
         self._stale: dict[str, None] = {}  # nodes of which `_board` holds the past
@@ -92,9 +93,16 @@ class Cache:
         else:
             self._set(path_of(item), item, revision, on_change)
 
-    def tasks_of(self, service_key: str) -> list[Task]:
+    def tasks_of(self, service_key: str) -> Sequence[Task]:
         """A service's tasks, oldest first; the order does not depend on chance."""
-        return sorted(self._tasks_of.get(service_key, {}).values(), key=lambda task: (task.created_at, task.id))
+        found = self._in_order.get(service_key)
+        if found is None:
+            own = self._tasks_of.get(service_key, {}).values()
+            found = self._in_order[service_key] = sorted(own, key=lambda task: (task.created_at, task.id))
+        return found
+
+    def count_of(self, service_key: str) -> int:
+        return len(self._tasks_of.get(service_key, ()))
 
     def tasks_on(self, node: str) -> list[Task]:
         """A node's tasks, in an order that does not depend on chance."""
@@ -137,11 +145,11 @@ class Cache:
 
     def modified(self, item: object) -> int:
         """The revision at which an object of this copy was written."""
-        return self._modified[id(item)]
+        return self._stored[id(item)][0]
 
     def written(self, item: object) -> bytes:
         """An object of this copy as it stands in the store."""
-        return self._written[id(item)]
+        return self._stored[id(item)][1]
 
     def some(self, kind: str, node: str | None = None) -> list[Any]:
         """Objects of a kind by key; of tasks only those of a node if one is given."""
@@ -204,74 +212,81 @@ class Cache:
         self._moved.set()
 
     def _set(self, path: str, item: Any, modified: int, on_change: OnChange, value: bytes = b"") -> None:
-        before = self._forget(path)
         _, kind, key = path.split("/", 2)
+        before = self._forget(kind, key)
         getattr(self, kind)[key] = item
-        self._modified[id(item)], self._written[id(item)] = modified, value
-        if isinstance(item, Task):
-            self._tasks_of.setdefault(item.service_key, {})[item.id] = item
-            self._tasks_on.setdefault(item.node, {})[item.id] = item
-            if item.live and item.desired_state is DesiredState.DRAINING:
-                self.draining[item.id] = item
-            if not item.node and item.live and item.desired_state is DesiredState.RUNNING:
-                self.waiting.setdefault(item.service_key, {})[item.id] = item
-            if item.node:
-                self._stale[item.node] = None
-        if isinstance(item, DecisionRecord):
-            self._decisions_of.setdefault(item.service_key, {})[item.number] = item
-        if isinstance(item, Service):
-            self._services_stale = True
-        if isinstance(item, Node):
-            self._stale[item.name] = None
-            if not item.takes_work:
-                self.closed[item.name] = item
+        self._stored[id(item)] = modified, value
+        match item:
+            case Task():
+                self._tasks_of.setdefault(item.service_key, {})[key] = item
+                self._tasks_on.setdefault(item.node, {})[key] = item
+                if item.node:
+                    self._stale[item.node] = None
+                if item.live and item.desired_state is DesiredState.DRAINING:
+                    self.draining[key] = item
+                elif item.live and not item.node and item.desired_state is DesiredState.RUNNING:
+                    self.waiting.setdefault(item.service_key, {})[key] = item
+            case DecisionRecord():
+                self._decisions_of.setdefault(item.service_key, {})[item.number] = item
+            case Service():
+                if item.held:
+                    self.held[key] = item
+            case Node():
+                if not item.takes_work:
+                    self.closed[key] = item
         self._note(before, item)
         on_change(item, False)
 
     def _drop(self, path: str, on_change: OnChange) -> None:
-        item = self._forget(path)
+        _, kind, key = path.split("/", 2)
+        item = self._forget(kind, key)
         if item is not None:
             self._note(item, None)
             on_change(item, True)
 
     def _note(self, before: object | None, after: object | None) -> None:
-        """Tell the index."""
-        if self._index is not None:
-            match after or before:
-                case Task():
+        """What was made of the objects is old now; the index is told."""
+        index = self._index
+        match after or before:
+            case Task() as task:
+                self._in_order.pop(task.service_key, None)
+                if index is not None:
                     was = before if isinstance(before, Task) and _counts(before) else None
-                    self._index.task(was, after if isinstance(after, Task) and _counts(after) else None)
-                case Node(name=name):
-                    self._index.node(name, after if isinstance(after, Node) else None)
-                case Service(key=key):
-                    self._index.service(key, after.spec if isinstance(after, Service) else None)
+                    index.task(was, after if isinstance(after, Task) and _counts(after) else None)
+            case Node(name=name):
+                self._stale[name] = None
+                if index is not None:
+                    index.node(name, after if isinstance(after, Node) else None)
+            case Service(key=key):
+                self._services_stale = True
+                if index is not None:
+                    index.service(key, after.spec if isinstance(after, Service) else None)
 
-    def _forget(self, path: str) -> object | None:
-        _, kind, key = path.split("/", 2)
+    def _forget(self, kind: str, key: str) -> object | None:
+        """Take an object out of all that it stands in."""
         item: object | None = getattr(self, kind).pop(key, None)
         if item is not None:
-            self._modified.pop(id(item), None)
-            self._written.pop(id(item), None)
-        if isinstance(item, DecisionRecord):
-            own_records = self._decisions_of[item.service_key]
-            del own_records[item.number]
-            if not own_records:
-                del self._decisions_of[item.service_key]
-        if isinstance(item, Node):
-            self.closed.pop(item.name, None)
-            self._stale[item.name] = None
-        if isinstance(item, Service):
-            self._services_stale = True
-        if isinstance(item, Task):
-            self.draining.pop(item.id, None)
-            if item.node:
-                self._stale[item.node] = None
-            own = item.service_key
-            for index, key in ((self._tasks_of, own), (self._tasks_on, item.node), (self.waiting, own)):
-                if key in index:
-                    index[key].pop(item.id, None)
-                    if not index[key]:
-                        del index[key]
+            del self._stored[id(item)]
+        match item:
+            case Task():
+                self.draining.pop(key, None)
+                if item.node:
+                    self._stale[item.node] = None
+                own = item.service_key
+                for index, name in ((self._tasks_of, own), (self._tasks_on, item.node), (self.waiting, own)):
+                    if name in index:
+                        index[name].pop(key, None)
+                        if not index[name]:
+                            del index[name]
+            case DecisionRecord():
+                own_records = self._decisions_of[item.service_key]
+                del own_records[item.number]
+                if not own_records:
+                    del self._decisions_of[item.service_key]
+            case Service():
+                self.held.pop(key, None)
+            case Node():
+                self.closed.pop(key, None)
         return item
 
 

@@ -6,26 +6,24 @@ what each node lacks. The choice itself is made by the package `scheduler`, whic
 time; this controller feeds it and writes down its answer, with a record of why.
 
 The tasks of a service are looked at together, and again when something has changed that could help them
-(`waiting.py`). A change of one node asks of each waiting service only whether it fits *there*. What waiting tasks tell
-of their reasons is brought up to date at leisure: a bounded number of them in each second.
+(`waiting.py`). A change of one node asks of each waiting service only whether it fits *there*. Whom a change anywhere
+may help is looked at once for all changes meanwhile, and rests then. What waiting tasks tell of their reasons is
+brought up to date at leisure: a bounded number of them in each second.
 
 Who does this for real: swarmkit's scheduler loop; kube-scheduler's "unschedulable" condition. Where we differ: the
 whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `agent/reconcile.py`.
 """
 
-import functools
-import hashlib
 import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 
-from miniorch.codec import encode
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.controllers.waiting import Waiting
 from miniorch.model import DesiredState, Leader, Node, Service, Status, Task, TaskState, Volume
-from miniorch.slots import is_done, is_given_up, is_wanted, recent_failures, volumes_of
-from miniorch.spec import Condition, Placement
+from miniorch.slots import digest_of, is_done, is_given_up, is_wanted, recent_failures, volumes_of
+from miniorch.spec import Condition
 from miniorch.state.records import OPERATIONS_AT_ONCE, Write
 from miniorch.verdicts import Placed
 from scheduler.company import Company
@@ -39,13 +37,16 @@ WANTED = {Condition.STARTED: "started", Condition.HEALTHY: "healthy", Condition.
 BATCH = (OPERATIONS_AT_ONCE - 1) // 2  # tasks with an event each, and the record of their decision: one transaction
 NEWS = 5  # tasks that are placed at once are each an event; more are one together, and the record names their nodes
 TELL = "*"  # the key under which reasons are brought up to date
+LOOK = "?"  # before the key of a service that a change on any node may help
+LOOK_SECONDS = 2e-3  # the rest after such a look, for each service that waits so: about as long as they take together
 TELL_SECONDS = 1.0  # the least between two times
-TELL_TASKS, TELL_NODES = 100, 5_000  # of a service the first tasks tell all reasons; and nodes that are asked at a time
-BINDING = ("platform", "constraint", "max per node")  # and "affinity": rules that bind where a task runs already
+TELL_TASKS, TELL_NODES = 100, 2_000  # of a service the first tasks tell all reasons; and nodes that are asked at a time
+DEAR = "affinity"
+BINDING = ("platform", "constraint", "max per node")  # and `DEAR`: rules that bind where a task runs already
 
 
 class Placer:
-    """The controller of tasks without a node. Keys are services, names of nodes, and `TELL`.
+    """The controller of tasks without a node. Keys are services, also after a `LOOK`, names of nodes, and `TELL`.
 
     It remembers whom to look at when, which may be forgotten without harm, and no part of a decision.
     """
@@ -64,7 +65,7 @@ class Placer:
                 return ()
             case Service():  # of a new one nothing waits yet: its tasks come behind the endpoints of its app
                 own = (item.key,) if item.key in waiting else ()
-                return (*own, *waiting.on(item.key, SERVICE))
+                return (*own, *waiting.on(item.key), *(f"{LOOK}{key}" for key in waiting.on(SERVICE)))
             case Volume():
                 return [key for key in waiting.on(VOLUME) if key.startswith(f"{item.app}/")]
             case Node():
@@ -84,6 +85,8 @@ class Placer:
         cache.index.settle()  # what the last plan has placed is seen by now, or was not written
         if key == TELL:
             return self._tell(cache, now)
+        if key.startswith(LOOK):
+            return self._plan_look(key.removeprefix(LOOK), cache, now)
         return self._plan_service(key, cache, now) if "/" in key else self._plan_node(key, cache, now)
 
     def _plan_service(self, key: str, cache: Cache, now: float) -> Plan:
@@ -105,23 +108,34 @@ class Placer:
         """Something has changed on a node, or it is new, or gone: does it help anybody?"""
         board = cache.board
         view = board.views.get(name)
-        for key in self._waiting.on(NODE, TASK, PLACED, AROUND):
-            service = self._service(key, cache)
+        for key in self._waiting.on(NODE, TASK, PLACED):
+            service = None if self._waiting.is_for(key, AROUND) else self._waits(key, cache)
             if service is None:
                 continue
-            if unmet_dependencies(service, cache):
-                self._waiting.add(key, _needed(service))
-                continue
-            if not self._waiting.is_for(key, AROUND):
-                against = [] if view is None else refused_by(request_for(service, cache), view, board)
-                if view is None or against:
-                    self._waiting.add(key, (kind for one in against for kind in one.helped_by))
-                    self._waiting.behind[key] = None
-                    continue
-            if writes := place(service, cache, now):
+            against = [] if view is None else refused_by(request_for(service, cache), view, board, first=True)
+            if view is not None and not against and (writes := place(service, cache, now)):
                 return Plan(writes, 0.0)  # for the others when these are seen
+            self._waiting.add(key, (kind for one in against for kind in one.helped_by))
             self._waiting.behind[key] = None
-        return Plan()
+        return Plan(others=[f"{LOOK}{key}" for key in self._waiting.on(AROUND)])
+
+    def _plan_look(self, key: str, cache: Cache, now: float) -> Plan:
+        """Something has changed somewhere: is there a place for a service now?"""
+        service = self._waits(key, cache)
+        if service is None:
+            return Plan()
+        if writes := place(service, cache, now):
+            return Plan(writes, 0.0)
+        self._waiting.behind[key] = None
+        return Plan(others=(TELL,), rest_seconds=min(1.0, LOOK_SECONDS * len(self._waiting.on(AROUND))))
+
+    def _waits(self, key: str, cache: Cache) -> Service | None:
+        """The service, if its tasks wait for nothing but a node."""
+        service = self._service(key, cache)
+        if service is not None and unmet_dependencies(service, cache):
+            self._waiting.add(key, _needed(service))
+            return None
+        return service
 
     def _tell(self, cache: Cache, now: float) -> Plan:
         """Bring up to date what waiting tasks tell of their reasons, not more than so much at a time."""
@@ -234,9 +248,12 @@ def _meets(condition: Condition, other: Service, task: Task) -> bool:
     return is_done(task, other) or (state is TaskState.FAILED and is_given_up(task, other))
 
 
-def refused_by(request: Request, view: NodeView, board: Board) -> list[Filter]:
-    """The rules by which one node does not fit."""
-    return [rule for rule in FILTERS if not rule.passes(request, view, board)]
+def refused_by(request: Request, view: NodeView, board: Board, *, first: bool = False) -> list[Filter]:
+    """The rules by which one node does not fit. `first`: the one about what lies around only if all others pass."""
+    against = [rule for rule in FILTERS if rule.name != DEAR and not rule.passes(request, view, board)]
+    if not (first and against):
+        against += [rule for rule in FILTERS if rule.name == DEAR and not rule.passes(request, view, board)]
+    return against
 
 
 def may_stay(task: Task, service: Service, cache: Cache) -> bool:
@@ -251,22 +268,30 @@ def may_stay(task: Task, service: Service, cache: Cache) -> bool:
 
 
 def why_not_stay(task: Task, service: Service, cache: Cache) -> str:
-    request, here = request_for(service, cache), _without(task, cache.board.views[task.node])
-    board = replace(cache.board, views={**cache.board.views, task.node: here})
-    against = [rule for rule in refused_by(request, here, board) if rule.name in (*BINDING, "affinity")]
+    request, board = request_for(service, cache), _board_without(task, cache)
+    here = board.views[task.node]
+    against = [rule for rule in refused_by(request, here, board) if rule.name in (*BINDING, DEAR)]
     return f"its placement has changed: {', '.join(rule.tell(request, here, board).detail for rule in against)}"
+
+
+def finds_place(task: Task, service: Service, cache: Cache) -> bool:
+    """Whether a successor would find a node if this task were gone."""
+    request, board = request_for(service, cache), _board_without(task, cache)
+    views, rules = (board.views[task.node], *board.views.values()), sorted(FILTERS, key=lambda rule: rule.name == DEAR)
+    return any(all(rule.passes(request, view, board) for rule in rules) for view in views)
+
+
+def why_nowhere(task: Task, service: Service, cache: Cache) -> str:
+    return refusal(request_for(service, cache), _board_without(task, cache))[0]
+
+
+def _board_without(task: Task, cache: Cache) -> Board:
+    views = cache.board.views
+    return replace(cache.board, views={**views, task.node: _without(task, views[task.node])})
 
 
 def _without(task: Task, view: NodeView) -> NodeView:
     return replace(view, tasks=tuple(one for one in view.tasks if one.id != task.id))
-
-
-@functools.lru_cache(1024)
-def digest_of(placement: Placement) -> str:
-    """Names the rules that bind a place; preferences and the strategy move nobody. Empty if there are none."""
-    hard = tuple(one for one in placement.constraints if not one.weight)
-    rules = replace(Placement(), constraints=hard, max_per_node=placement.max_per_node, platforms=placement.platforms)
-    return "" if rules == Placement() else hashlib.blake2s(encode(rules), digest_size=6).hexdigest()
 
 
 def request_for(service: Service, cache: Cache) -> Request:

@@ -4,6 +4,8 @@ The problem: a second program that foretells what the first one does is wrong as
 idea: the controllers are pure, so the very same ones run here, over a copy of the state and a time that is only a
 number. The agents are played by one obliging function: what is assigned runs at once, what is to stop stops at once. It
 goes on until nothing changes any more; then the copy *is* the answer. `miniorch plan` and `miniorch what-if` read it.
+The server that is asked has other work, too: what would take it more than some seconds (thousands of tasks of one
+service that are replaced one after the other) is given up.
 
 What it does not know is what only reality knows: images that cannot be had, programs that fail. Who does this for real:
 Nomad's `plan` runs its scheduler over a snapshot with a change put in. Next file: `miniorch/api/whatif.py`.
@@ -26,6 +28,7 @@ from miniorch.spec import Restart
 from miniorch.state.records import Write
 
 HORIZON_SECONDS = 150.0  # of its own time: longer than any rest or drain
+MOST_WORK = 1_500_000  # tasks looked at, and ten for each write: five to ten seconds
 STATE = ("services", "tasks", "nodes", "volumes", "endpoints")  # kinds that the controllers decide by
 
 
@@ -57,16 +60,18 @@ class Rehearsal:
         self._queue: dict[tuple[int, str], None] = {}
         self._later: dict[tuple[int, str], float] = {}
         self._touched: dict[str, None] = {}  # tasks that an agent has not looked at yet
+        self.work = 0
         for item in edits:
             self._put(Write(item, 0))
 
-    async def settle(self) -> None:
-        """Let everything happen that follows. Others get their turn after each step."""
+    async def settle(self) -> bool:
+        """Let everything happen that follows; False if that is too much. Others get their turn after each step."""
         for kind in KINDS:
             for item in getattr(self.cache, kind).values():
                 self._changed(item, False)
-        while self._step():  # noqa: ASYNC110 (nothing is waited for: others may go on meanwhile)
+        while self.work <= MOST_WORK and self._step():  # noqa: ASYNC110 (nothing is waited for: others may go on)
             await asyncio.sleep(0)
+        return self.work <= MOST_WORK
 
     def _step(self) -> bool:
         for id in list(self._touched):
@@ -84,6 +89,7 @@ class Rehearsal:
         number, key = next(iter(self._queue))
         del self._queue[number, key]
         plan = self._controllers[number].plan(key, self.cache, self._now)
+        self.work += 1 + self.cache.count_of(key) + 10 * len(plan.writes)
         for write in plan.writes:
             self._put(write)
         self._queue |= dict.fromkeys((number, other) for other in plan.others)

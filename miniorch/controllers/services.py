@@ -6,7 +6,8 @@ it the right one? may I take one away now? The answers are at most one small ste
 next step. Three rules keep people happy:
 
 - a slot's next task waits until its last one has truly ended, so a volume never has two writers;
-- a changed spec replaces one slot at a time, and only while all the others serve;
+- a changed spec replaces one slot at a time, only while all the others serve, and only if the successor would find a
+  node: else nothing is stopped, and the service says why (`held`);
 - a task leaves DNS, VIP and HAProxy (DRAINING) before it is told to stop.
 
 One thing breaks the first rule on purpose: a node that is down, or is to be drained. Nobody knows what becomes of a
@@ -30,7 +31,7 @@ from miniorch.clock import new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
-from miniorch.controllers.placement import digest_of, may_stay, request_for, why_not_stay
+from miniorch.controllers.placement import finds_place, may_stay, request_for, why_not_stay, why_nowhere
 from miniorch.model import (
     Availability,
     DesiredState,
@@ -44,6 +45,7 @@ from miniorch.model import (
 )
 from miniorch.slots import (
     BACKOFF_LIMIT_SECONDS,
+    digest_of,
     failures_in_a_row,
     failures_until,
     is_done,
@@ -60,6 +62,8 @@ DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it 
 REST_SECONDS = 2e-4  # between two looks at a service, for each of its tasks: as many times as long as a look takes
 ON_ITS_WAY = (TaskState.PREPARING, TaskState.STARTING)  # nothing is to be done about a task because of these
 LOST_SECONDS = 86_400.0  # so long after its node went down a task is given up
+HELD_SECONDS, HELD_TRIES = 10.0, 5  # an update that finds no place: when it is tried again, and for how many slots
+HELD_REST_SECONDS, HELD_REST_LIMIT = 5e-4, 60.0  # and its rest, for each such update and each node
 MISPLACED = "its placement has changed"
 STOP_MARGIN_SECONDS = 5.0  # for the engine, for clocks that differ, and for an agent that was just starting again
 
@@ -91,7 +95,8 @@ class Services:
     def plan(self, key: str, cache: Cache, now: float) -> Plan:
         if "/" not in key:
             nodes = {key, *cache.closed}
-            return Plan(others=sorted({one.service_key for name in nodes for one in cache.tasks_on(name) if one.live}))
+            there = {one.service_key for name in nodes for one in cache.tasks_on(name) if one.live}
+            return Plan(others=sorted({*there, *cache.held}))
         service = cache.services.get(key)
         if service is None:
             return Plan()
@@ -113,6 +118,7 @@ class _Look:
         self.rules = digest_of(service.spec.placement)
         self.writes: list[Write] = []
         self.again: float | None = None
+        self.held, self.tries, self.changes = "", 0, False
 
     def plan_removal(self) -> Plan:
         """Every task goes; then the service itself."""
@@ -133,21 +139,40 @@ class _Look:
                 slots[task.slot].append(task)
             else:
                 self._retire(task, DesiredState.REMOVED, f"only {self.service.spec.replicas} wanted")
-        broken = sum(1 for tasks in slots.values() if not any(map(self._serves, tasks)))
-        for number, tasks in slots.items():
+        unsettled = {number: tasks for number, tasks in slots.items() if not self._is_settled(tasks)}
+        broken = sum(1 for tasks in unsettled.values() if not any(map(self._serves, tasks)))
+        for number, tasks in unsettled.items():
             if len(self.writes) > WRITES_PER_PLAN:
                 break  # the rest is for the next look
             broken += self._step_slot(number, tasks, broken, chance)
+        self.held = "" if self.changes else self.held
+        if self.held:
+            self._look_again(HELD_SECONDS)
+        if self.held != self.service.held and len(self.writes) <= WRITES_PER_PLAN:
+            why = "" if self.service.held or not self.held else f"is not changed, and what runs goes on: {self.held}"
+            self.writes.append(self.cache.change(self.service, replace(self.service, held=self.held), why))
         return self._plan()
 
     def _slots(self) -> list[int]:
         """The numbers of the slots that count. When some must go, those whose loss leaves the others spread best."""
+        wanted = self.service.spec.replicas
+        if not wanted or len(self.tasks) <= wanted:
+            return slots_of(self.service, self.tasks)
         serving = [task for task in self.tasks if task.live and self._serves(task)]
-        too_many = len(serving) - self.service.spec.replicas
-        if too_many <= 0 or not self.service.spec.replicas:
+        too_many = len(serving) - wanted
+        if too_many <= 0:
             return slots_of(self.service, self.tasks)
         go = victims(serving, too_many, self.cache.board, request_for(self.service, self.cache))
         return slots_of(self.service, self.tasks, {task.slot for task in go})
+
+    def _is_settled(self, tasks: list[Task]) -> bool:
+        """Whether nothing is to be done about a slot, which is so of nearly all of them, nearly always."""
+        if len(tasks) != 1:
+            return False
+        (task,), cache = tasks, self.cache
+        runs = task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING
+        stays = task.node in cache.nodes and task.node not in cache.closed and task.placed_by == self.rules
+        return runs and stays and is_wanted(task, self.service)
 
     def _step_slot(self, number: int, tasks: list[Task], broken: int, chance: random.Random) -> int:
         """One step for one slot; returns 1 if it takes away a task that served."""
@@ -176,13 +201,28 @@ class _Look:
         if newest.desired_state is not DesiredState.RUNNING:
             self._retire(newest, DesiredState.SHUTDOWN, "")
         elif why := self._is_outdated(newest):
-            if broken == 0 or not self._serves(newest):
+            if not self._serves(newest) or (self._goes_on(newest) if broken == 0 else self._waits()):
                 why = why_not_stay(newest, self.service, self.cache) if why == MISPLACED else why
                 self._retire(newest, DesiredState.SHUTDOWN, why)
+                self.changes = True
                 return 1
         elif newest.node and newest.placed_by != self.rules and not self._is_away(newest):
             self.writes.append(self.cache.change(newest, replace(newest, placed_by=self.rules)))
         return 0
+
+    def _goes_on(self, task: Task) -> bool:
+        """Whether a task that serves may be stopped: its successor would find a place then."""
+        if self.tries == HELD_TRIES:
+            return False
+        self.tries += 1
+        found = finds_place(task, self.service, self.cache)
+        if not found and not self.held:
+            self.held = why_nowhere(task, self.service, self.cache)
+        return found
+
+    def _waits(self) -> bool:
+        self.held = self.held or self.service.held
+        return False
 
     def _is_outdated(self, task: Task) -> str:
         """Why a task is to be replaced by another one; empty if it is as the service says now.
@@ -311,13 +351,12 @@ class _Look:
         if any(backend.task == task.id and backend.ready for backend in endpoints.backends):
             return False
         known = self.cache.modified(endpoints)
-        behind = [
-            node.name
+        app = self.service.app  # only a node with tasks of the app hears of what has no published ports
+        return not any(
+            endpoints.ports or any(one.app == app for one in self.cache.tasks_on(node.name))
             for node in self.cache.nodes.values()
             if node.state is NodeState.READY and self.liveness.applied_revision(node.name) < known
-        ]
-        app = self.service.app  # only a node with tasks of the app hears of what has no published ports
-        return not any(endpoints.ports or any(one.app == app for one in self.cache.tasks_on(name)) for name in behind)
+        )
 
     def _is_to_come(self, at: float, wait_seconds: float) -> bool:
         """Whether a wait of at most so many seconds has not ended yet. If it seems to last twice as long, the wall
@@ -331,7 +370,11 @@ class _Look:
     def _plan(self) -> Plan:
         if len(self.writes) > WRITES_PER_PLAN:
             return Plan(self.writes[:WRITES_PER_PLAN], 0.0)
-        return Plan(self.writes, self.again, len(self.tasks) * REST_SECONDS)
+        rest = len(self.tasks) * REST_SECONDS
+        if self.held:  # all nodes were asked, and each that changes will have it asked again
+            dear = HELD_REST_SECONDS * len(self.cache.nodes) * max(1, len(self.cache.held))
+            rest = max(rest, min(dear, HELD_REST_LIMIT))
+        return Plan(self.writes, self.again, rest)
 
 
 def _fate(task: Task) -> str:

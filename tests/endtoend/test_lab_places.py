@@ -5,6 +5,7 @@ One lab for all stories; each removes its app.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,14 +33,18 @@ def run(lab: LabMachine) -> Iterator[Any]:
     """Run an app whose services are given as lines below their names; it is gone afterwards."""
 
     def run(*options: str, code: int = 0, **services: str) -> LabMachine:
-        lines = ["services:"]
-        for name, rules in services.items():
-            lines += [f"  {name}:", *(f"    {line}" for line in (*SLEEPS, *rules.splitlines()))]
-        lab.miniorch("run", *options, lab.file("\n".join(lines), "places.yml"), code=code)
+        lab.miniorch("run", *options, lab.file(app(**services), "places.yml"), code=code)
         return lab
 
     yield run
     lab.miniorch("rm", "places", "--yes")
+
+
+def app(**services: str) -> str:
+    lines = ["services:"]
+    for name, rules in services.items():
+        lines += [f"  {name}:", *(f"    {line}" for line in (*SLEEPS, *rules.splitlines()))]
+    return "\n".join(lines)
 
 
 def deploy(replicas: int, *constraints: str) -> str:
@@ -84,6 +89,27 @@ def test_six_tasks_over_three_zones_are_two_in_each_and_a_seventh_says_why_it_wa
     assert "zone" in seventh["message"]
     lab.miniorch("scale", "places/web=3")
     until(lambda: Counter(where(lab).values()) == {"node1": 1, "node2": 1, "node3": 1}, 30, "one is left in each zone")
+
+
+def test_an_update_that_fits_nowhere_stops_nothing_says_so_at_once_and_goes_on_when_a_label_helps(
+    lab: LabMachine, run: Any
+) -> None:
+    run(web=deploy(3))
+    before = where(lab)
+    began = time.monotonic()
+    mistyped = deploy(3, "node.labels.dsik == ssd")
+    done = lab.miniorch("run", lab.file(app(web=mistyped), "places.yml"), code=4)
+    assert time.monotonic() - began < 10.0
+    assert "places/web is not changed, and what runs goes on: no node fits (3 looked at)" in done.stderr
+    assert where(lab) == before
+    lab.miniorch("scale", "places/web=2", code=None)
+    until(lambda: len(where(lab)) == 2, 20, "one is gone, as was wished, and no more")
+    assert where(lab).items() <= before.items()
+    plan = lab.miniorch("plan", lab.file(app(web=deploy(2, "node.labels.disk == hdd")), "places.yml")).stdout
+    assert plan.count("stays as it is, no node fits") == 2, plan
+    lab.miniorch("node", "label", "node1", "dsik=ssd")
+    until(lambda: set(where(lab).values()) == {"node1"} and len(where(lab)) == 2, 30, "both run where the label is")
+    lab.miniorch("node", "label", "node1", "dsik-")
 
 
 def test_chain_of_affinities_ends_on_one_node(lab: LabMachine, run: Any) -> None:

@@ -19,6 +19,7 @@ from scheduler.index import Index
 from scheduler.remedies import KINDS, fits, remedies, together, tried
 from scheduler.request import Board, Edit, NodeView, Request
 from scheduler.schedule import Decision, Unschedulable, schedule, verdict
+from scheduler.spellings import expression
 
 MIB = 1024 * 1024
 
@@ -156,6 +157,40 @@ def test_where_several_rules_fail_everywhere_their_changes_are_put_together() ->
         "miniorch node label n1 disk=ssd zone=b; miniorch node activate n1")  # fmt: skip
     assert second[0] == "n2"
     assert service == ("", "", "")  # no change of the service opens a node that is closed
+
+
+def hog(text: str, *, key: str = "evil/hog") -> Board:
+    """Two nodes and one task on the first, whose service has a rule."""
+    app, _, name = key.partition("/")
+    one = replace(task("hog.1", "n1"), app=app, service=name)
+    spec = ServiceSpec(TaskSpec("image"), placement=Placement((expression(text),)))
+    return Board.of([view(node("n1"), one), view(node("n2"))], {key: spec})
+
+
+def test_whose_rule_keeps_a_service_from_everywhere_is_told_with_the_way_to_end_it() -> None:
+    text = "service not matches /^shop[/]/ within node.platform.os"
+    gone = ("n1, n2", "evil/hog were not running", "miniorch scale evil/hog=0")
+    board = hog(text.replace("[/]", "/"))
+    assert helps(wish(), board) == [gone]
+    (row,) = told(wish(), board).rows
+    assert [rule.detail for rule in row.rules if not rule.ok] == [
+        "evil/hog.1 on linux, which wants service not matches /^shop// within node.platform.os"
+    ]
+    assert helps(wish(2000), board) == [
+        ("n1, n2", "it reserved 1 GiB of memory and evil/hog were not running",
+         "miniorch run FILE, with deploy.resources.reservations.memory: 1024M in web; miniorch scale evil/hog=0"),
+    ]  # fmt: skip
+    own = Constraint("service", "!=", ("evil/hog",), "node.platform.os", text="service != evil/hog within ...")
+    assert helps(wish(constraints=(own,)), board) == [gone], "what it wants itself holds then, too"
+
+
+def test_a_rule_about_single_nodes_can_be_ended_on_one_or_altogether() -> None:
+    board = hog("service != web", key="shop/hog")
+    board = replace(board, views={"n1": board.views["n1"]})
+    assert helps(wish(), board) == [
+        ("n1", "hog.1 were not here", ""),
+        ("n1", "shop/hog were not running", "miniorch scale shop/hog=0"),
+    ]
 
 
 def test_a_node_that_is_too_small_even_empty_is_not_told_to_be_emptied() -> None:

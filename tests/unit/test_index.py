@@ -150,7 +150,7 @@ def requests(draw: st.DrawFn, name: str, *, plain: bool = False) -> Request:
         fields["constraints"] = tuple(draw(st.lists(constraints, max_size=2)))
         fields["strategy"] = draw(st.sampled_from(["", "", "spread", "binpack", "random"]))
     attributes = ["node.labels.zone", "node.labels.rack", "node.role"]
-    fields["spread"] = tuple(draw(st.lists(st.sampled_from(attributes), max_size=2, unique=True)))
+    fields["spread"] = tuple(draw(st.lists(st.sampled_from(attributes), max_size=3, unique=True)))
     fields["max_per_node"] = draw(st.sampled_from([0, 0, 0, 1, 2]))
     fields["ports"] = draw(st.sampled_from([(), (), (Port(80, 80),)]))
     if draw(st.integers(0, 7)) == 0:

@@ -98,4 +98,15 @@ def test_what_is_on_record_is_listed_the_newest_first_and_a_running_task_knows_i
     second = keep(cache, Placed("id2", 2, "n1"))
     answer = explain_service(WEB, cache, 0.0, every_node=False)
     assert [one["revision"] for one in answer["on_record"]] == [second, first]
-    assert [row["then"].revision for row in answer["tasks"]] == [first, second]
+    assert [row["then"] for row in answer["tasks"]] == [first, second]
+    assert [one.revision for one in answer["decisions"]] == [first, second]
+
+
+def test_a_record_is_sent_once_however_many_tasks_it_is_about() -> None:
+    tasks = [task(slot, "n1") for slot in range(1, 41)]
+    cache = Cache.holding(WEB, node("n1"), *tasks)
+    keep(cache, Placed("old", 1, "n1"))
+    revision = keep(cache, *(Placed(one.id, one.slot, "n1") for one in tasks))
+    answer = explain_service(WEB, cache, 0.0, every_node=False)
+    assert [row["then"] for row in answer["tasks"]] == [revision] * 40
+    assert [one.revision for one in answer["decisions"]] == [revision], "and not those about tasks that are gone"

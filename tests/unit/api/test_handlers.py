@@ -33,6 +33,7 @@ from miniorch.spec import (
 )
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import from_entry, put
+from scheduler.spellings import classic, expression, marathon
 
 NOTHING = Resources()
 SHOP = AppSpec(
@@ -164,6 +165,47 @@ async def test_a_file_is_applied_only_if_nothing_has_changed_since_its_plan(api:
         await api("PUT", "/v1/apps/shop?if_revision=x", SHOP)
 
 
+async def test_a_rule_may_have_the_text_that_it_was_read_from_and_name_services_that_are_there_or_elsewhere(
+    api: Api,
+) -> None:
+    rules = [
+        replace(expression("node.labels.disk==ssd"), weight=5), expression("service not matches log-*"),
+        classic("constraint", "storage==~ssd"), *marathon(["rack", "LIKE", "r[1, 2]*"]),
+        Constraint("service", "==", ("web",)), Constraint("service", "!=", ("asleep",)),
+        Constraint("service", "==", ("elsewhere/db",)), Constraint("service", "in", ("web", "asleep")),
+        Constraint("service", "==", ("wished",), weight=1), Constraint("task", "matches", ("^web-.$",)),
+    ]  # fmt: skip
+    await api("PUT", "/v1/apps/shop", placed(Placement(tuple(rules))))
+    (kept,) = await api.items("services")
+    assert kept["spec"]["placement"]["constraints"] == to_plain(rules)
+
+
+async def test_a_plan_of_an_app_that_was_removed_since_is_refused(api: Api) -> None:
+    await api("PUT", "/v1/apps/shop", with_image("web:1"))
+    plan = await api("POST", "/v1/apps/shop/plan", SHOP)
+    await api("DELETE", "/v1/apps/shop")
+
+    async def gone() -> bool:
+        return await api.items("apps") == []
+
+    await api.until(gone)
+    with pytest.raises(Conflict, match=r"shop was removed at revision \d+, after revision"):
+        await api("PUT", f"/v1/apps/shop?if_revision={plan['revision']}", SHOP)
+    await api("PUT", f"/v1/apps/other?if_revision={plan['revision']}", placed(Placement()))
+    fresh = await api("POST", "/v1/apps/shop/plan", SHOP)
+    await api("PUT", f"/v1/apps/shop?if_revision={fresh['revision']}", SHOP)
+
+
+async def test_what_events_no_longer_tell_is_taken_for_a_removal(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = await api("POST", "/v1/apps/shop/plan", SHOP)
+    await api("PUT", "/v1/apps/other", placed(Placement()))
+    monkeypatch.setattr("miniorch.api.handlers.EVENTS_KEPT", len(await api.items("events")))
+    with pytest.raises(Conflict, match=r"shop may have been removed after revision"):
+        await api("PUT", f"/v1/apps/shop?if_revision={early['revision']}", SHOP)
+    late = await api("POST", "/v1/apps/shop/plan", SHOP)
+    await api("PUT", f"/v1/apps/shop?if_revision={late['revision']}", SHOP)
+
+
 async def test_a_port_of_another_app_is_refused_with_its_holder(api: Api) -> None:
     await api("PUT", "/v1/apps/shop", SHOP)
     with pytest.raises(Conflict, match="port 5000, which shop/web publishes already"):
@@ -176,6 +218,25 @@ async def test_a_port_of_another_app_is_refused_with_its_holder(api: Api) -> Non
     [
         (AppSpec({}), "no services"),
         (AppSpec({"Web": ServiceSpec(TaskSpec("x"))}), "service name"),
+        (
+            placed(Placement((Constraint("service", "==", ("dbb",)),))),
+            "web wants service == dbb beside it, and the app has no such service",
+        ),
+        (
+            placed(Placement((Constraint("service", "in", ("dbb", "mq"), "node.labels.zone"),))),
+            "wants service in dbb, mq",
+        ),
+        (placed(Placement((Constraint("service", "matches", ("^dbb$",)),))), "and the app has no such service"),
+        (
+            placed(Placement((Constraint("node.labels.disk", "==", ("hdd",), text="node.labels.disk == ssd"),))),
+            r'web: the text of a rule means something else, "node.labels.disk == ssd" is not node.labels.disk == hdd',
+        ),
+        (
+            placed(Placement((Constraint("service", "!=", ("web",), text="affinity:container!=~web"),))),
+            "means something",
+        ),
+        (placed(Placement((Constraint("replicas", "<=", ("2",), text="[hostname, UNIQUE]"),))), "means something else"),
+        (placed(Placement((Constraint("node.role", "==", ("manager",), text="nonsense"),))), "means something else"),
         (AppSpec({"web": ServiceSpec(TaskSpec("x"), replicas=-1)}), "replicas"),
         (AppSpec({"web": ServiceSpec(TaskSpec(""))}), "no image"),
         (AppSpec({"web": ServiceSpec(TaskSpec("x"), ports=(Port(0, 80),))}), "between 1 and 65535"),
@@ -553,10 +614,10 @@ async def test_a_decision_is_on_record_with_its_placement_and_goes_with_its_serv
     events = [(one, from_entry(one)) for one in (await api.server.handlers._store.list("/events/")).entries]
     assigned = {event.subject: entry.modified for entry, event in events if event.message == "assigned to n1"}
     for task, name in tasks.items():
-        explained = (await api("GET", f"/v1/explain/{task}"))["tasks"][0]
-        at = explained["then"]["revision"]
+        explained = await api("GET", f"/v1/explain/{task}")
+        at = explained["tasks"][0]["then"]
         assert at == assigned[name]  # one transaction
-        assert (await api("GET", f"/v1/explain/{task}?at={at}"))["then"] == explained["then"]
+        assert [(await api("GET", f"/v1/explain/{task}?at={at}"))["then"]] == explained["decisions"]
         with pytest.raises(NotFound, match=f"before revision {at - 1} is on record; on record: {at}"):
             await api("GET", f"/v1/explain/{task}?at={at - 1}")
     for wrong in ("x", "-1", "9" * 5000):

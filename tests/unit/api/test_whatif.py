@@ -103,6 +103,15 @@ def test_another_strategy_places_everything_anew() -> None:
     assert ask(settled(), strategy="spread")["moves"] == []
 
 
+def test_a_plan_whose_tasks_would_fit_nowhere_says_that_what_runs_stays() -> None:
+    big = replace(WEB, spec=replace(WEB.spec, task=TaskSpec("web", reserved=Resources(8.0))))
+    moves = asyncio.run(places("shop", [big], settled(), T0)) or []
+    assert [(move.task, move.before, move.after) for move in moves] == [
+        (f"shop/web.{number}", node, node) for number, node in ((1, "n1"), (2, "n2"), (3, "n3"), (4, "n1"))
+    ]
+    assert {move.why for move in moves} == {"no node fits (3 looked at): 3 nodes: wants 8 CPUs, 3 of 4 free"}
+
+
 def test_a_node_that_is_lost_and_drained_is_lost() -> None:
     assert ask(settled(), kill=("n2",), drain=("n2",)) == ask(settled(), kill=("n2",))
 
@@ -137,8 +146,17 @@ def test_what_would_keep_the_server_busy_for_long_is_not_acted_out(monkeypatch: 
     assert ask(cache, kill=("n1",))["moves"]
     assert asyncio.run(places("shop", [WEB], cache, T0)) is None
     monkeypatch.setattr("miniorch.api.whatif.REHEARSED_AT_MOST", 4)
-    with pytest.raises(UsageError, match="what-if acts on at most 4 tasks, and this cluster has 5"):
+    with pytest.raises(UsageError, match="a copy of at most 4 tasks"):
         ask(cache, kill=("n1",))
+
+
+def test_what_would_take_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = settled()
+    newer = replace(WEB, spec=replace(WEB.spec, task=replace(WEB.spec.task, image="web:2")))
+    monkeypatch.setattr("miniorch.controllers.rehearsal.MOST_WORK", 100)
+    assert asyncio.run(places("shop", [newer], cache, T0)) is None
+    with pytest.raises(UsageError, match="given up after some seconds"):
+        ask(cache, kill=("n1",), strategy="binpack")
 
 
 def test_plan_names_the_place_of_each_new_task_also_of_one_that_is_replaced_where_it_is() -> None:

@@ -199,16 +199,25 @@ def test_a_cluster_without_nodes_and_a_change_that_does_not_exist_are_said(shop:
     assert shop.explained("shop/web.1")[1] == "  1 of 2 nodes fit"
 
 
+def test_an_update_that_stops_nothing_is_said_first(shop: Shop) -> None:
+    shop.has(replace(web(100, DISK), held="no node fits (1 looked at): n1: why"), task("web", 1, "n1"), node("n1"))
+    lines = shop.explained("shop/web")
+    assert lines[0] == "shop/web is not changed, and what runs goes on: no node fits (1 looked at): n1: why"
+    assert "    n1, if it had label disk=ssd" in lines
+
+
 def test_json_has_the_whole_answer(shop: Shop) -> None:
     cache = shop.has(web(100), task("web", 1, "n1"), node("n1"))
     placed(cache, Placed("web1x", 1, "n1"))
     answer = json.loads(shop.cli("explain", "shop/web", "--json").stdout)
-    assert list(answer) == ["revision", "service", "tasks", "on_record"]
+    assert list(answer) == ["revision", "service", "held", "tasks", "decisions", "on_record"]
     (one,) = answer["tasks"]
     assert list(one) == ["task", "name", "state", "desired_state", "message", "next_at", "node", "waits_for", "now",
                          "like", "then"]  # fmt: skip
     assert list(one["now"]) == ["trace", "remedies", "verdict", "why"]
-    assert list(one["then"]) == ["revision", "decided_from", "at", "trace", "placed", "in_all"]
-    assert one["then"]["trace"]["rows"][0]["rules"][0].keys() == one["now"]["trace"]["rows"][0]["rules"][0].keys()
+    (then,) = answer["decisions"]
+    assert list(then) == ["revision", "decided_from", "at", "trace", "placed", "in_all"]
+    assert one["then"] == then["revision"]
+    assert then["trace"]["rows"][0]["rules"][0].keys() == one["now"]["trace"]["rows"][0]["rules"][0].keys()
     assert list(one["now"]["trace"]) == ["strategy", "rules", "nodes", "looked_at", "fitting", "chosen", "rows"]
     assert one["now"]["verdict"] == "again"

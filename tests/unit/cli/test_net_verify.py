@@ -68,4 +68,4 @@ def test_node_that_cannot_be_asked_is_named(nodes: FakeApi, cli: Cli) -> None:
 def test_unknown_node_is_refused(nodes: FakeApi, cli: Cli) -> None:
     done = cli("net", "verify", "node9")
     assert done.returncode == 2
-    assert done.stderr.endswith("there is no node node9\nhelp: miniorch nodes\n")
+    assert done.stderr.endswith("there is no node node9; did you mean node2?\nhelp: miniorch nodes\n")

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from miniorch.cli.progress import Verdict, failures, judge, slowest
 from miniorch.model import DesiredState, Service, Status, Task, TaskState
-from miniorch.spec import HealthCheck, Restart, RestartPolicy, ServiceSpec, TaskSpec
+from miniorch.slots import digest_of
+from miniorch.spec import HealthCheck, Placement, Restart, RestartPolicy, ServiceSpec, TaskSpec
 
 SPEC = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
 WEB = Service("shop", "web", ServiceSpec(SPEC, replicas=2), "10.201.0.1")
@@ -49,6 +50,23 @@ def test_without_a_health_check_a_task_must_stay_for_two_seconds() -> None:
     young = task(1, S.RUNNING, spec=plain.spec.task, since=99.0)
     assert not look(young, service=plain).up
     assert look(young, service=plain, now=101.5).up
+
+
+def test_an_update_that_finds_no_place_is_said_at_once() -> None:
+    held = replace(WEB, held="no node fits")
+    old = [task(slot, S.RUNNING, spec=TaskSpec("web:0")) for slot in (1, 2)]
+    assert look(*old, service=held, now=100.5).cause is None, "its controller may just be looking at it"
+    verdict = look(*old, service=held, now=101.0)
+    assert (verdict.up, verdict.kind, verdict.cause) == (False, "held", old[0])
+    assert verdict.lines[0].words == "web.1 waits for the old one to end"
+
+
+def test_rules_that_have_changed_are_up_when_every_task_was_looked_at() -> None:
+    placement = Placement(max_per_node=1)
+    ruled = replace(WEB, spec=replace(WEB.spec, placement=placement))
+    tasks = [task(slot, S.RUNNING) for slot in (1, 2)]
+    assert not look(*tasks, service=ruled).up
+    assert look(*(replace(one, placed_by=digest_of(placement)) for one in tasks), service=ruled).up
 
 
 def test_three_failures_in_a_row_are_final_and_two_are_not() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from builders import NODE, T0, plan_service, said, service, task
+from builders import NODE, T0, StoppedClock, plan_service, said, service, task
 
 from miniorch.controllers.cache import Cache
-from miniorch.controllers.placement import Placer, digest_of
+from miniorch.controllers.liveness import Liveness
+from miniorch.controllers.placement import Placer
 from miniorch.controllers.rehearsal import Rehearsal
-from miniorch.model import Availability, DesiredState, Failure, Node, Service, Task, TaskState
-from miniorch.slots import FAILURES_KEPT, FAILURES_SECONDS, failures_until, recent_failures, slots_of
-from miniorch.spec import Constraint, ContainerOptions, Mount, Placement, Restart, RestartPolicy, TaskSpec
+from miniorch.controllers.services import HELD_REST_SECONDS, HELD_SECONDS, Services
+from miniorch.model import Availability, DesiredState, Failure, Node, Service, Task, TaskState, Volume
+from miniorch.slots import FAILURES_KEPT, FAILURES_SECONDS, digest_of, failures_until, recent_failures, slots_of
+from miniorch.spec import Constraint, ContainerOptions, Mount, Placement, Resources, Restart, RestartPolicy, TaskSpec
 
 ON_SSD = Placement((Constraint("node.labels.disk", "==", ("ssd",)),))
 ONE_PER_NODE = Placement(max_per_node=1)
@@ -117,6 +120,73 @@ def test_data_and_jobs_stay_where_they_are() -> None:
     assert said(plan_service(data, NODE, task(1, of=data)).writes) == ["t1: desired running, running"]
     job = service(placement=ON_SSD, restart=RestartPolicy(Restart.NEVER))
     assert said(plan_service(job, NODE, task(1)).writes) == ["t1: desired running, running"]
+
+
+# An update whose tasks would find no place
+
+MISTYPED = Placement((Constraint("node.labels.dsik", "==", ("ssd",)),))
+NOWHERE = "no node fits (2 looked at): n1, n2: wants node.labels.dsik == ssd, has no label dsik"
+
+
+def held(one: Service, why: str = NOWHERE) -> Service:
+    return replace(one, held=why)
+
+
+def test_an_update_whose_tasks_fit_nowhere_stops_nothing_and_says_why() -> None:
+    for changed in (ruled(MISTYPED, 3), service(image="web:2", placement=MISTYPED, replicas=3)):
+        (write,) = plan_service(changed, *nodes(2), task(1), task(2), task(3)).writes
+        assert write.item == held(changed)
+        assert write.why == f"is not changed, and what runs goes on: {NOWHERE}"
+        again = plan_service(held(changed), *nodes(2), task(1), task(2), task(3))
+        assert (again.writes, again.again_in_seconds) == ([], HELD_SECONDS)
+
+
+def test_scaling_down_does_not_repeat_what_was_refused() -> None:
+    writes = plan_service(held(ruled(MISTYPED, 2)), *nodes(2), task(1), task(2), task(3)).writes
+    assert said(writes) == ["t3: desired draining, running"]
+
+
+def test_what_is_mended_goes_on_or_ends() -> None:
+    first, second = nodes(2)
+    labelled = replace(second, labels={"dsik": "ssd"})
+    after = settled(Cache.holding(held(ruled(MISTYPED)), first, second, task(1), task(2)), labelled)
+    assert [one.node for one in after] == ["n2", "n2"]
+    writes = plan_service(held(ruled(Placement())), first, second, task(1), task(2)).writes
+    assert [(write.item, write.why) for write in writes] == [(ruled(Placement()), "")]
+
+
+def test_a_node_that_changes_has_updates_looked_at_that_found_no_place() -> None:
+    cache = Cache.holding(held(ruled(MISTYPED)), *nodes(2), task(1))
+    plan = Services(Liveness(StoppedClock()), random.Random(1)).plan("n2", cache, T0)
+    assert plan.others == ["shop/web"]
+
+
+def test_who_asks_all_nodes_rests_the_longer_the_more_there_are() -> None:
+    plan = plan_service(held(ruled(MISTYPED)), *nodes(1000), task(1), task(2))
+    assert plan.rest_seconds == 1000 * HELD_REST_SECONDS
+    assert plan_service(ruled(Placement()), *nodes(1000), task(1), task(2)).rest_seconds < 0.01
+
+
+def test_a_place_that_the_old_task_leaves_is_a_place() -> None:
+    whole = TaskSpec("web:1", reserved=Resources(2.0))
+    old = replace(task(1), spec=replace(whole, image="web:0"))
+    assert said(plan_service(made_from(whole), NODE, old).writes) == ["t1: desired draining, running"]
+    data = TaskSpec("d:1", mounts=(Mount("v", "/v"),), reserved=Resources(2.0))
+    lies = Volume("shop", "v", "n1")
+    old = replace(task(1), spec=replace(data, image="d:0"))
+    assert said(plan_service(made_from(data), *nodes(2), lies, old).writes) == ["t1: desired draining, running"]
+    zones = [replace(one, labels={"zone": "a", **({"new": "1"} if one.name == "n2" else {})}) for one in nodes(2)]
+    apart = Constraint("service", "!=", ("web",), "node.labels.zone")
+    moved = ruled(Placement((apart, Constraint("node.labels.new", "exists"))), 1)
+    assert said(plan_service(moved, *zones, task(1)).writes) == ["t1: desired draining, running"]
+
+
+def test_where_one_slot_cannot_go_on_another_may() -> None:
+    big = TaskSpec("web:1", reserved=Resources(1.5))
+    tasks = [replace(task(n, node=f"n{n}"), spec=TaskSpec("web:0", reserved=Resources(1.0))) for n in (1, 2)]
+    full = replace(task(1, of=service("db"), ident="db"), spec=TaskSpec("db", reserved=Resources(1.0)))
+    writes = plan_service(made_from(big, replicas=2), *nodes(2), full, *tasks).writes
+    assert said(writes) == ["t2: desired draining, running"]
 
 
 # Which replicas go

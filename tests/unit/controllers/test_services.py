@@ -63,8 +63,9 @@ def test_a_slot_does_not_rest_for_an_hour_because_a_wall_clock_was_set_back() ->
     assert plan.writes[0].item.created_at > failed.created_at  # the order of a slot's tasks stays what it was
 
 
-def test_a_task_that_lived_long_did_not_fail_in_a_row() -> None:
-    failed = replace(task(1, TaskState.FAILED, age=120.0, since=0.0), attempt=5)
+def test_a_task_that_ran_long_did_not_fail_in_a_row() -> None:
+    failed = task(1, TaskState.FAILED, age=120.0, since=0.0)
+    failed = replace(failed, attempt=5, status=replace(failed.status, ran_seconds=100.0))
     assert plan_service(service(), failed).writes[0].item.attempt == 1
 
 

@@ -12,11 +12,12 @@ from builders import NODE, T0, service, task
 
 import miniorch.controllers.placement as placement
 from miniorch.controllers.cache import Cache
-from miniorch.controllers.placement import TELL_SECONDS, TELL_TASKS, Placer
+from miniorch.controllers.placement import LOOK, LOOK_SECONDS, TELL_SECONDS, TELL_TASKS, Placer
 from miniorch.model import Availability, DesiredState, Event, Leader, Node, Service, Task, TaskState, Volume
 from miniorch.spec import Condition, Constraint, Mount, Placement, Resources, TaskSpec
 from miniorch.state.records import transactions
 from miniorch.state.store import Compare
+from scheduler.rules import Affinity
 
 BIG = TaskSpec("web:1", reserved=Resources(8.0))
 NEVER_BESIDE_ITSELF = Constraint("service", "!=", ("web",))
@@ -53,6 +54,7 @@ class Ring:
                 self.asked["plans"] += 1
                 self.written += sum(isinstance(write.item, Task) for write in plan.writes)
                 self.put(*(write.item for write in plan.writes))
+                self.queue.update(dict.fromkeys(plan.others))
                 if plan.again_in_seconds is not None:
                     self.later[key] = self.now + plan.again_in_seconds
                     if not plan.again_in_seconds:
@@ -87,9 +89,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ring], None]:
         for name in ("refused_by", "place", "refusal"):
             right: Callable[..., Any] = getattr(placement, name)
 
-            def counting(*args: Any, name: str = name, right: Callable[..., Any] = right) -> Any:
+            def counting(*args: Any, name: str = name, right: Callable[..., Any] = right, **more: Any) -> Any:
                 ring.asked[name] += 1
-                return right(*args)
+                return right(*args, **more)
 
             monkeypatch.setattr(placement, name, counting)
 
@@ -225,6 +227,34 @@ def test_anti_affinity_waits_for_a_node_and_for_a_label() -> None:
     assert Counter(ring.states().values())["pending"] == 1
     ring.put(replace(there, labels={"zone": "b"})).settle()
     assert Counter(ring.states().values()) == {"n1": 1, "n2": 1}
+
+
+def test_whom_a_change_anywhere_may_help_is_looked_at_once_for_all_changes_and_rests(
+    counted: Callable[[Ring], None],
+) -> None:
+    lonely = Placement((Constraint("service", "==", ("nobody",)),))
+    services = [service(f"s{number}", placement=lonely) for number in range(5)]
+    ring = Ring(*nodes(10), *services, *(one for each in services for one in waiting(each))).settle(5.0)
+    counted(ring.fresh())
+    ring.put(*(replace(one, images=("new:1",)) for one in nodes(10))).settle()
+    assert ring.asked["place"] == 5
+    assert ring.asked["refused_by"] == 0
+    plan = ring.placer.plan(f"{LOOK}shop/s1", ring.cache, ring.now)
+    assert plan.rest_seconds == 5 * LOOK_SECONDS
+    ring.put(service("nobody"), task(1, of=service("nobody"), node="n7", ident="n")).settle()
+    assert ring.states() == {"n": "n7", **{f"s{number}-1": "n7" for number in range(5)}}
+
+
+def test_what_lies_around_is_not_asked_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    web = big(placement=Placement((NEVER_BESIDE_ITSELF,)))
+    ring = Ring(*nodes(1), web, *waiting(web)).settle(5.0)
+    asked: list[str] = []
+    monkeypatch.setattr(Affinity, "passes", lambda self, request, view, board: not asked.append(view.node.name))
+    ring.put(*nodes(1, first=2), *nodes(1, cpus=8.0, first=3))
+    ring.placer.plan("n2", ring.cache, ring.now)
+    assert asked == []
+    ring.placer.plan("n3", ring.cache, ring.now)
+    assert asked[0] == "n3"
 
 
 def test_a_service_that_changes_its_rules_is_looked_at() -> None:

@@ -138,10 +138,29 @@ def test_the_rules_of_what_runs_bind_newcomers(rule: str, where: str) -> None:
     assert fitting(wants(labels={"tier": "front"}), there) == where
 
 
-def test_a_rule_of_another_app_means_its_own_services_unless_it_names_the_app() -> None:
-    for text, where in (("service != web", "n1 n2"), ("service != shop/web", "n2")):
-        there = board((N1, ["other/db.1"]), (N2, []), services={"other/db": [expression(text)]})
-        assert fitting(wants(), there) == where
+@pytest.mark.parametrize(
+    ("rule", "where"),
+    [
+        ("service != web", "n1 n2"),
+        ("service matches *", "n1 n2"),
+        ("service not matches *", "n1 n2"),
+        ("service not matches */*", "n1 n2"),
+        ("service not exists within node.platform.os", "n1 n2"),
+        ("image != nginx", "n1 n2"),
+        ("container.labels.tier not exists", "n1 n2"),
+        ("affinity:container!=*", "n1 n2"),
+        ("service != shop/web", "n2"),
+        ("service not in db, shop/web", "n2"),
+        ("service not matches shop/*", "n2"),
+        ("service not matches /^(?:shop\\/w)/", "n2"),
+        ("task != shop/web", "n2"),
+        ("affinity:container!=shop/*", "n2"),
+    ],
+)
+def test_a_rule_of_another_app_binds_a_newcomer_only_where_it_names_the_newcomers_app(rule: str, where: str) -> None:
+    rules = wants(rule, service="db").spec.placement.constraints
+    there = board((N1, ["other/db.1"]), (N2, []), services={"other/db": rules})
+    assert fitting(wants(), there) == where
 
 
 def test_a_rule_of_a_service_without_tasks_binds_nobody() -> None:

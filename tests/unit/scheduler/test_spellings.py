@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from miniorch.spec import Constraint
-from scheduler.constraints import Misspelt
-from scheduler.spellings import classic, expression, marathon
+from scheduler.constraints import Misspelt, text_of
+from scheduler.spellings import classic, expression, marathon, reads_as
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,9 @@ def test_an_expression_is_a_subject_an_operator_and_values(text: str, made: Cons
         made.subject, made.operator, made.values, made.within,
     )  # fmt: skip
     assert (found.text, found.weight) == (text.strip(), 0)
+    assert reads_as(found.text) == (found,)
+    again = replace(found, text="")
+    assert replace(expression(text_of(again)), text="") == again, "what is rendered for it means the same"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +116,7 @@ def test_classic_swarms_expressions(text: str, made: tuple[str, str, str, int]) 
     found = classic(*text.split(":", 1))
     assert (found.subject, found.operator, *found.values, found.weight) == made
     assert found.text == text
+    assert reads_as(text) == (found,)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,9 @@ def test_what_classic_swarm_would_have_refused_is_refused(text: str, message: st
 def test_marathons_operators(words: tuple[str, ...], made: list[tuple[str, str, tuple[str, ...], str]]) -> None:
     found = marathon(words)
     assert [(one.subject, one.operator, one.values, one.within) for one in found] == made
-    assert {one.text for one in found} == {f"[{', '.join(words)}]"}
+    (text,) = {one.text for one in found}
+    assert text == f"[{', '.join(words)}]"
+    assert reads_as(text) == found
 
 
 @pytest.mark.parametrize(
