@@ -110,7 +110,7 @@ class ContainerOptions:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     ulimits: Mapping[str, str] = field(default_factory=dict)  # name -> "soft:hard"
     labels: Mapping[str, str] = field(default_factory=dict)
-    shm_size_bytes: int = 0
+    shm_size: int = 0  # bytes
     pids_limit: int = 0
 
 

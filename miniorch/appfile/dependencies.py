@@ -6,11 +6,14 @@ start.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.placement import beside
 from miniorch.appfile.problems import Place
-from miniorch.appfile.values import MANY, Section, Values, label_remedy, name_remedy
+from miniorch.appfile.section import Section
+from miniorch.appfile.values import MANY, Values, label_remedy, name_remedy
 from miniorch.appfile.yaml import Node, shorten
 from miniorch.spec import LABEL, Condition, Mount, ServiceSpec
 
@@ -35,26 +38,18 @@ class Needs:
 
 def read_needs(name: str, keys: Section) -> Needs:
     values, needs = keys.values, Needs()
-    node = keys.get("depends_on")
-    if node is not None and isinstance(node.value, list):
-        for item in keys.items("depends_on"):
-            _add(needs, values.text(item, keys.named("depends_on")), Condition.STARTED, item.place)
-    else:
-        for other, entry in values.mapping(node, keys.named("depends_on")).items():
-            path, what = f"{keys.path}.depends_on.{other}", f"{keys.named('depends_on')} {shorten(other)}"
-            part = Section(values, entry.node, "dependency", path, what)
-            condition = part.choice("condition", tuple(Condition), Condition.STARTED)
-            _add(needs, other, Condition(condition), entry.place)
-            if "condition" in part.entries:
-                needs.conditions[other] = part.entries["condition"].place
-            if not part.flag("required", True):
-                needs.optional.add(other)
-    for item in keys.items("links"):
+    for other, place, part in keys.each("depends_on"):
+        _add(needs, other, Condition(part["condition"]), place)
+        if "condition" in part.entries:
+            needs.conditions[other] = part.entries["condition"].place
+        if not part["required"]:
+            needs.optional.add(other)
+    for item in keys["links"]:
         other, alias = _reference(item, keys, "links")
         _add(needs, other, Condition.STARTED, item.place)
         if alias and alias != other:
             needs.aliases.append((alias, other, item.place))
-    for item in keys.items("volumes_from"):
+    for item in keys["volumes_from"]:
         other, mode = _reference(item, keys, "volumes_from")
         if other == "container":
             why = "a container of another program has no volumes here"
@@ -66,16 +61,10 @@ def read_needs(name: str, keys: Section) -> Needs:
         node = keys.get(key)
         if node is not None:
             _add(needs, beside(keys, key), Condition.STARTED, node.place)
-    networks = keys.get("networks")
-    if networks is not None and isinstance(networks.value, dict):
-        for network, entry in values.mapping(networks, keys.named("networks")).items():
-            needs.networks[network] = entry.place
-            part = Section(values, entry.node, "network", f"{keys.path}.networks.{network}", keys.named("networks"))
-            for item in part.items("aliases"):
-                needs.aliases.append((values.text(item, part.named("aliases")), name, item.place))
-    else:
-        for item in keys.items("networks"):
-            needs.networks[values.text(item, keys.named("networks"))] = item.place
+    for network, place, part in keys.each("networks"):
+        needs.networks[network] = place
+        for item in part["aliases"]:
+            needs.aliases.append((values.text(item, part.named("aliases")), name, item.place))
     return needs
 
 
@@ -120,13 +109,10 @@ def connect(
             del own.depends_on[other]
             own.volumes_from.pop(other, None)
             own.aliases = [one for one in own.aliases if one[1] != other]
-    order, circle = _order({name: list(own.depends_on) for name, own in needs.items()})
+    order, circle = _order({name: own.depends_on for name, own in needs.items()})
     if circle:
-        ring, places = (
-            [*circle, circle[0]],
-            [needs[one].places[circle[(n + 1) % len(circle)]] for n, one in enumerate(circle)],
-        )
-        message = f"services wait for each other: {shorten(' -> '.join(ring), 150)}"
+        places = [needs[one].places[other] for one, other in pairwise(circle)]
+        message = f"services wait for each other: {shorten(' -> '.join(circle), 150)}"
         note = f"{places[1]} is the next" if len(places) > 1 else ""
         values.refuse("E0106", message, places[0], "delete this dependency", note=note)
         return dict(specs)
@@ -161,26 +147,15 @@ def _stranger(
     values.refuse("E0106", message, place, remedy)
 
 
-def _order(needs: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
-    """The services, each after those that it needs; and the ring, if some wait for each other. Without recursion."""
-    done: dict[str, None] = {}
-    for start in needs:
-        stack = [] if start in done else [(start, iter(needs[start]))]
-        on_path = dict.fromkeys([start])
-        while stack:
-            name, others = stack[-1]
-            other = next((one for one in others if one not in done), None)
-            if other is None:
-                stack.pop()
-                on_path.pop(name)
-                done[name] = None
-            elif other in on_path:
-                path = list(on_path)
-                return list(done), path[path.index(other) :]
-            else:
-                stack.append((other, iter(needs[other])))
-                on_path[other] = None
-    return list(done), []
+def _order(needs: Mapping[str, Collection[str]]) -> tuple[list[str], list[str]]:
+    """The services, each after those that it needs; else the ring of some that wait for each other."""
+    try:
+        return list(TopologicalSorter(needs).static_order()), []
+    except CycleError as error:
+        ring = error.args[1][:0:-1]  # as in "web waits for db"; its last is its first, too
+        first = min(map(list(needs).index, ring))
+        at = ring.index(list(needs)[first])
+        return [], [*ring[at:], *ring[:at], ring[at]]
 
 
 def _aliases(values: Values, specs: Mapping[str, ServiceSpec], needs: Mapping[str, Needs]) -> dict[str, list[str]]:

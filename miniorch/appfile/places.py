@@ -10,11 +10,12 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.problems import Place
-from miniorch.appfile.values import Section, Values, from_here
+from miniorch.appfile.section import Section
+from miniorch.appfile.values import Values, from_here
 from miniorch.appfile.yaml import Node, shorten
 from miniorch.spec import NAME, Mount, Port
 
@@ -26,6 +27,7 @@ _PORT = re.compile(
 )
 
 
+@dataclass(slots=True)
 class Places:
     """Reads ports and mounts of all services; a port or a declared volume is the whole file's business.
 
@@ -33,119 +35,94 @@ class Places:
     `implicit` says that a volume needs no declaration (Compose version 1).
     """
 
-    def __init__(
-        self,
-        values: Values,
-        declared: set[str],
-        files: Mapping[tuple[str, str], str],
-        folder_of: "FolderOf",
-        *,
-        implicit: bool,
-    ) -> None:
-        self.values = values
-        self.declared = declared
-        self._implicit = implicit
-        self._files = files
-        self._folder_of = folder_of
-        self._published: dict[int, Place] = {}
+    values: Values
+    declared: set[str]
+    files: Mapping[tuple[str, str], str]
+    implicit: bool
+    published: dict[int, Place] = field(default_factory=dict)
+    targets: dict[str, Place] = field(default_factory=dict)  # of one service's mounts
 
     # --- ports -------------------------------------------------------------------------------------------------------
 
     def ports(self, keys: Section) -> tuple[Port, ...]:
         found = []
-        for item in keys.items("ports"):
+        for item in keys["ports"]:
             for port in self._long_port(item, keys) if isinstance(item.value, dict) else self._short_port(item, keys):
-                first = self._published.get(port.published)
+                first = self.published.get(port.published)
                 if first is not None:
                     message = f"{keys.what} publishes port {port.published} a second time"
                     near = range(port.published + 1, port.published + 100)
-                    free = next((number for number in near if number not in self._published), 5000)
+                    free = next((number for number in near if number not in self.published), 5000)
                     remedy, note = f'"{free}:{port.target}"', f"{first} publishes it, too"
                     if first == item.place:  # by a merge key, or by `extends`
                         remedy = f"write below {keys.what}: ports: !override [{remedy}]"
                         note = f"{first} stands in another service, too"
                     self.values.refuse("E0107", message, item.place, remedy, note=note)
-                self._published.setdefault(port.published, item.place)
+                self.published.setdefault(port.published, item.place)
                 found.append(port)
         return tuple(found)
 
     def _short_port(self, node: Node, keys: Section) -> Iterator[Port]:
-        what = keys.named("ports")
-        text = self.values.text(node, what)
-        match = _PORT.fullmatch(text)
-        if not text:
-            return
-        if match is None:
-            host, published, targets, numbers = "", "", [], []
-        else:
-            host, published, targets = match["host"] or "", match["published"] or "", _range(match["target"])
-            if match["published"] is None and host:  # "8080:80": what the pattern took for an address is a port
-                host, published = "", host
-            numbers = _range(published) if published else targets
-        if match is None or not targets or not numbers:
+        text = self.values.text(node, keys.named("ports"))
+        host, published, target, protocol = match.groups("") if (match := _PORT.fullmatch(text)) else ("",) * 4
+        if match and match["published"] is None and host:  # "8080:80": what the pattern took for an address is a port
+            host, published = "", host
+        targets = _range(target)
+        numbers = _range(published) if published else targets
+        if not targets or not numbers:
             wanted = "published:target, each between 1 and 65535"
-            self.values.refuse("E0104", f'{what} wants {wanted}, got "{shorten(text)}"', node.place, '"5000:5000"')
-            return
-        if len(numbers) != len(targets):
+            if text:
+                self.values.misfit(keys.named("ports"), wanted, text, node.place, '"5000:5000"')
+        elif len(numbers) != len(targets):
             most = min(len(numbers), len(targets)) - 1
             both = f'"{numbers[0]}-{numbers[most]}:{targets[0]}-{targets[most]}"'
-            message = f'{what} wants two ranges of one length, got "{shorten(text)}"'
-            self.values.refuse("E0104", message, node.place, both)
-            return
-        yield from self._checked(node, keys, numbers, targets, host, match["protocol"] or "tcp", not published)
+            self.values.misfit(keys.named("ports"), "two ranges of one length", text, node.place, both)
+        elif self._is_ours(node, keys, f"{numbers[0]}:{targets[0]}", host, protocol or "tcp", not published):
+            for number, own in zip(numbers, targets, strict=True):
+                yield Port(number, own, host.strip("[]") in LOOPBACK)
 
     def _long_port(self, node: Node, keys: Section) -> Iterator[Port]:
-        part = Section(self.values, node, "port", f"{keys.path}.ports", keys.named("ports"))
+        part = keys.inner("ports", node)
         if part.get("target") is None:
-            if part.sound:
-                self.values.refuse("E0105", f"{part.what}: target is missing", node.place, "add target: 5000")
             return
-        target = part.whole("target", 1, 1, 65535, 5000)
-        published, given = part.text("published") or str(target), part.get("published")
+        target, host, protocol = part["target"], part["host_ip"], part["protocol"]
+        published, given = part["published"] or str(target), part.get("published")
         numbers = _range(published)
         if len(numbers) != 1:
-            message = f'{part.named("published")} wants a port between 1 and 65535, got "{shorten(published)}"'
-            self.values.refuse("E0104", message, (given or node).place, "published: 5000")
-        host, protocol = part.text("host_ip"), part.choice("protocol", ("tcp", "udp"), "tcp")
-        if part.sound:
-            yield from self._checked(node, keys, numbers, [target], host, protocol, given is None)
+            what, place = part.named("published"), (given or node).place
+            self.values.misfit(what, "a port between 1 and 65535", published, place, "published: 5000")
+        if part.sound and self._is_ours(node, keys, f"{published}:{target}", host, protocol, given is None):
+            yield Port(numbers[0], target, host.strip("[]") in LOOPBACK)
 
-    def _checked(
-        self, node: Node, keys: Section, published: list[int], targets: list[int], host: str, protocol: str, same: bool
-    ) -> Iterator[Port]:
+    def _is_ours(self, node: Node, keys: Section, both: str, host: str, protocol: str, same: bool) -> bool:
+        """Whether a port is one that HAProxy can listen on; `both` are its numbers, for remedies."""
         what = keys.named("ports")
-        host = host.strip("[]")
         if protocol == "udp":
-            keys.note(
-                "ports", Verdict.IGNORED, "only TCP ports are published; within the app every port is", node.place
-            )
-            return
-        if protocol != "tcp":
-            remedy = f'"{published[0]}:{targets[0]}/tcp"'
-            self.values.refuse("E0104", f'{what} wants tcp or udp, got "{shorten(protocol)}"', node.place, remedy)
-            return
-        if host not in (*LOOPBACK, *EVERY):
-            message = f"{what} wants all addresses or 127.0.0.1, got {shorten(host)}"
-            remedy = f'"127.0.0.1:{published[0]}:{targets[0]}"'
-            self.values.refuse("E0104", message, node.place, remedy)
-            return
-        if same:
-            keys.note("ports", Verdict.APPROXIMATED, "published under its own number", node.place)
-        for number, target in zip(published, targets, strict=True):
-            yield Port(number, target, host in LOOPBACK)
+            why = "only TCP ports are published; within the app every port is"
+            keys.note("ports", Verdict.IGNORED, why, node.place)
+        elif protocol != "tcp":
+            self.values.misfit(what, "tcp or udp", protocol, node.place, f'"{both}/tcp"')
+        elif host.strip("[]") not in (*LOOPBACK, *EVERY):
+            message = f"{what} wants all addresses or 127.0.0.1, got {shorten(host.strip('[]'))}"
+            self.values.refuse("E0104", message, node.place, f'"127.0.0.1:{both}"')
+        else:
+            if same:
+                keys.note("ports", Verdict.APPROXIMATED, "published under its own number", node.place)
+            return True
+        return False
 
     # --- mounts ------------------------------------------------------------------------------------------------------
 
     def mounts(self, keys: Section) -> tuple[tuple[Mount, ...], dict[str, str]]:
         """What is mounted, and the places in memory (`tmpfs`) with their options."""
         mounts: list[Mount] = []
-        self._targets: dict[str, Place] = {}
-        memory = {place: options for text in keys.texts("tmpfs") for place, _, options in [text.partition(":")]}
+        self.targets = {}
+        memory = {place: options for text in keys["tmpfs"] for place, _, options in [text.partition(":")]}
         node = keys.get("tmpfs")
         if node is not None:
             for target in memory:
                 self._checked_target(target, node.place, keys.named("tmpfs"), "tmpfs: /tmp")
-        for item in keys.items("volumes"):
+        for item in keys["volumes"]:
             read = self._long_mount if isinstance(item.value, dict) else self._short_mount
             mount = read(item, keys)
             if isinstance(mount, str):
@@ -154,14 +131,14 @@ class Places:
             elif mount is not None:
                 self._add(mounts, mount, item.place, keys)
         for kind, prefix in (("secrets", "/run/secrets/"), ("configs", "/")):
-            for item in keys.items(kind):
+            for item in keys[kind]:
                 file = self._file(item, keys, kind, prefix)
                 if file is not None:
                     self._add(mounts, file, item.place, keys)
         return tuple(mounts), memory
 
     def _add(self, mounts: list[Mount], mount: Mount, place: Place, keys: Section) -> None:
-        name, first = mount.volume, self._targets.setdefault(mount.target, place)
+        name, first = mount.volume, self.targets.setdefault(mount.target, place)
         example = f"{name or mount.host_path}:/{mount.target.strip('/').replace(':', '-')}"
         if not self._checked_target(mount.target, place, keys.named("volumes"), example):
             pass
@@ -169,8 +146,8 @@ class Places:
             message = f'{keys.named("volumes")} are the same for all tasks, got "{shorten(name or mount.host_path)}"'
             self.values.refuse("E0104", message, place, "write it without {{...}}: a program has MINIORCH_SLOT")
         elif ":" in mount.host_path:
-            message = f'{keys.named("volumes")} wants a path without a colon, got "{shorten(mount.host_path)}"'
-            self.values.refuse("E0104", message, place, "give that folder another name")
+            remedy = "give that folder another name"
+            self.values.misfit(keys.named("volumes"), "a path without a colon", mount.host_path, place, remedy)
         elif first is not place:
             message, note = f"{keys.what} mounts {shorten(mount.target)} twice", f"{first} came first"
             self.values.refuse("E0107", message, place, "delete one of the two", note=note)
@@ -178,7 +155,7 @@ class Places:
             if name not in self.declared:
                 refuse_name(self.values, "volume", name, place)
         elif name and name not in self.declared:
-            if not self._implicit:
+            if not self.implicit:
                 message = f"{keys.what} uses the volume {shorten(name)}, which the file does not declare"
                 self.values.refuse("E0106", message, place, f"add at the end: volumes: {{{name}: }}")
             self.declared.add(name)
@@ -189,7 +166,7 @@ class Places:
         if target.startswith("/") and ":" not in target:
             return True
         kind = "a path without a colon" if target.startswith("/") else "an absolute path in the container"
-        self.values.refuse("E0104", f'{what} wants {kind}, got "{shorten(target)}"', place, example)
+        self.values.misfit(what, kind, target, place, example)
         return False
 
     def _short_mount(self, node: Node, keys: Section) -> Mount | None:
@@ -204,11 +181,11 @@ class Places:
         if re.match(r"[A-Za-z]:(\\|/[^:]*:/)", text):
             last = rest[0].replace("\\", "/").rpartition("/")[2]
             remedy = f"./{last or 'data'}:{(rest[1:] or ['/data'])[0]}"
-            self.values.refuse("E0104", f'{what} wants a path of Linux, got "{shorten(text)}"', node.place, remedy)
+            self.values.misfit(what, "a path of Linux", text, node.place, remedy)
             return None
         if len(rest) > 2 or not source or not rest[0]:
             remedy = f"{source or 'data'}:/{(rest[0] or 'data').lstrip('/')}"
-            self.values.refuse("E0104", f'{what} wants name:/path, got "{shorten(text)}"', node.place, remedy)
+            self.values.misfit(what, "name:/path", text, node.place, remedy)
             return None
         others = [mode for mode in modes if mode not in ("ro", "rw")]
         if others:
@@ -218,7 +195,7 @@ class Places:
 
     def _mount(self, source: str, target: str, read_only: bool, node: Node, keys: Section) -> Mount:
         if source.startswith(("/", ".", "~")):
-            path = os.path.normpath(self._folder_of(node.place) / os.path.expanduser(source))
+            path = os.path.normpath(self.values.path(source, node.place))
             why, there = "mounted from the machine where the task runs", os.path.exists(path)
             if not there and source.startswith("/"):  # a node other than this one may have it
                 why += ", and not there on this one"
@@ -242,35 +219,28 @@ class Places:
 
     def _long_mount(self, node: Node, keys: Section) -> Mount | str | None:
         """A mount; the place in the container for a tmpfs."""
-        part = Section(self.values, node, "mount", f"{keys.path}.volumes", keys.named("volumes"))
-        kind = part.choice("type", ("volume", "bind", "tmpfs"), "volume")
-        target, source = part.text("target"), part.text("source")
+        part = keys.inner("volumes", node)
+        kind, target, source, read_only = part["type"], part["target"], part["source"], part["read_only"]
         if not part.sound:
             return None
-        if not target:
-            self.values.refuse("E0105", f"{part.what}: target is missing", node.place, "add target: /data")
-        elif kind == "tmpfs":
-            return target
-        elif not source and kind == "bind":
+        if kind == "tmpfs":
+            return str(target)
+        if not source and kind == "bind":
             self.values.refuse("E0105", f"{part.what}: source is missing", node.place, "add source: ./folder")
-        elif not source:
+            return None
+        if not source:
             return self._anonymous(target, node, keys)
-        elif kind == "bind" and not source.startswith(("/", ".", "~")):
-            return self._mount(f"./{source}", target, part.flag("read_only"), node, keys)
-        elif kind == "volume" and not NAME.fullmatch(source):
+        if kind == "volume" and not NAME.fullmatch(source):
             refuse_name(self.values, "volume", source, node.place)
-        else:
-            return self._mount(source, target, part.flag("read_only"), node, keys)
-        return None
+            return None
+        plain = kind == "bind" and not source.startswith(("/", ".", "~"))
+        return self._mount(f"./{source}" if plain else source, target, read_only, node, keys)
 
     def _file(self, node: Node, keys: Section, kind: str, prefix: str) -> Mount | None:
         """A secret or config: a file of this machine, read-only."""
-        if isinstance(node.value, dict):
-            part = Section(self.values, node, "file reference", f"{keys.path}.{kind}", keys.named(kind))
-            name, target = part.text("source"), part.text("target")
-        else:
-            name, target = self.values.text(node, keys.named(kind)), ""
-        path = self._files.get((kind, name))
+        part = keys.inner(kind, node)
+        name, target = part["source"], part["target"]
+        path = self.files.get((kind, name))
         if path is None:
             if name:
                 message = f"{keys.what} uses the {kind[:-1]} {shorten(name)}, which the file does not declare"
@@ -282,16 +252,6 @@ class Places:
             return None
         target = target or name
         return Mount("", target if target.startswith("/") else prefix + target, True, path)
-
-
-class FolderOf:
-    """The folder that relative paths in a file start from. Files of one `-f` list share the first one's folder."""
-
-    def __init__(self, folders: Mapping[str, Path]) -> None:
-        self._folders = folders
-
-    def __call__(self, place: Place) -> Path:
-        return self._folders[place.file]
 
 
 def refuse_name(values: Values, kind: str, name: str, place: Place) -> None:

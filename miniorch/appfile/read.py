@@ -20,12 +20,12 @@ from pathlib import Path
 from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
-from miniorch.appfile.placement import Placements
-from miniorch.appfile.places import FolderOf, Places, refuse_name
+from miniorch.appfile.places import Places, refuse_name
 from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, Problem, refusal
 from miniorch.appfile.report import Report
+from miniorch.appfile.section import Section
 from miniorch.appfile.service import ServiceReader
-from miniorch.appfile.values import Section, Values, as_label, label_remedy, name_remedy
+from miniorch.appfile.values import Values, as_label, label_remedy, name_remedy
 from miniorch.appfile.yaml import MAX_BYTES, Entry, Node, Refused, parse, shorten
 from miniorch.errors import AppFileError, UsageError
 from miniorch.spec import LABEL, NAME, AppSpec
@@ -123,7 +123,6 @@ class _Files:
         self.paths = list(paths) or _usual(self.values)
         self.first = self.paths[0]
         self.texts: dict[str, str] = {}
-        self.folders: dict[str, Path] = {}
         self.version_1 = False
         self._bases: dict[str, Node] = {}
         self.folder = Path.cwd() if self.first == "-" else Path(self.first).resolve().parent
@@ -142,7 +141,7 @@ class _Files:
         `named`: where it is named. `whole`: and with what its services extend below them, which comes before other
         files are laid over it.
         """
-        self.folders[path] = folder
+        self.values.folders[path] = folder
         self.texts[path] = text = _text(path)
         if len(self.texts) > MAX_FILES:
             raise Refused(Problem("E0103", f"the app comes to more than {MAX_FILES} files", named, "use fewer files"))
@@ -167,7 +166,7 @@ class _Files:
 
     def other(self, name: str, node: Node, *, whole: bool = True) -> Node:
         """The tree of a file that is named inside another one; an empty one after a problem."""
-        path = str(self.folders[node.place.file] / name)
+        path = str(self.values.folders[node.place.file] / name)
         if path in self.texts:
             message = f"{shorten(name)} is included again, so the files go in a circle or name it twice"
             self.values.refuse("E0107", message, node.place, "include each file once")
@@ -180,7 +179,7 @@ class _Files:
 
     def base(self, name: str, node: Node) -> Node:
         """The tree of a file that a service extends; read once, however often it is named."""
-        path = str(self.folders[node.place.file] / name)
+        path = str(self.values.folders[node.place.file] / name)
         if path not in self._bases:
             self._bases[path] = self.other(name, node, whole=False)
         return self._bases[path]
@@ -228,7 +227,7 @@ def _modern(root: Node) -> Node | None:
 def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profiles: set[str]) -> AppFile:
     values = files.values
     top = Section(values, root, "file", "", "the file")
-    app = name or values.variables.get("COMPOSE_PROJECT_NAME") or top.text("name")
+    app = name or values.variables.get("COMPOSE_PROJECT_NAME") or top["name"]
     if not LABEL.fullmatch(app or "app"):
         if app == values.variables.get("COMPOSE_PROJECT_NAME"):
             message = f"COMPOSE_PROJECT_NAME={shorten(app)}: is no DNS label"
@@ -237,18 +236,17 @@ def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profil
         values.refuse("E0104", f'the app name "{shorten(app)}" is no DNS label', place, label_remedy(app))
     stem = "app" if files.first == "-" else Path(files.first).stem
     app = app or as_label(files.folder.name if re.fullmatch(r"(docker-)?compose(\..+)?", stem) else stem)
-    folder_of = FolderOf(files.folders)
-    declared = _declared(top, "volume", "volume")
-    places = Places(values, declared, _file_sources(top, folder_of), folder_of, implicit=files.version_1)
     services = _services(top, files)
-    reader = ServiceReader(values, app, places, Placements(values, services), folder_of, images)
+    places = Places(values, set(_declared(top, "volume")), _file_sources(top), implicit=files.version_1)
+    reader = ServiceReader(values, app, places, services, images)
     awake, asleep, known = _by_profile(services, values, profiles)
-    keys = {one: Section(values, entry.node, "service", f"services.{one}", f"service {shorten(one)}")
-            for one, entry in awake.items()}  # fmt: skip
+    keys = {}
+    for one, entry in awake.items():
+        keys[one] = Section(values, entry.node, "service", f"services.{one}", f"service {shorten(one)}")
     needs = {one: read_needs(one, section) for one, section in keys.items()}
     jobs = {other for own in needs.values() for other in own.to_complete()}
     specs = {one: reader.read(one, entry, keys[one], job=one in jobs) for one, entry in awake.items()}
-    specs = connect(values, specs, needs, asleep, {"default"} | _declared(top, "network", "app network"))
+    specs = connect(values, specs, needs, asleep, ["default", *_declared(top, "network")])
     for key, names in reader.unsaid.items() if "services" in top.entries else ():
         why = f"{shorten(', '.join(names))}: {UNSAID[key]}"
         if names:
@@ -287,14 +285,9 @@ def _extended(name: str, node: Node, services: Mapping[str, Entry], files: _File
     wish = node.value.get("extends") if isinstance(node.value, dict) else None
     if wish is None or len(files.values.problems) > SHOWN_AT_ONCE:  # what is refused anyway need not cost more
         return node
-    values, what, file = files.values, f"service {shorten(name)}: extends", ""
-    if isinstance(wish.node.value, dict):
-        part = Section(values, wish.node, "extends", f"services.{name}.extends", what)
-        other, file, named = part.text("service"), part.text("file"), part.get("service")
-        if part.sound and not other:
-            values.refuse("E0105", f"{what}: service is missing", wish.node.place, "add service: web")
-    else:
-        other, named = values.text(wish.node, what), None
+    values, what = files.values, f"service {shorten(name)}: extends"
+    part = Section(values, wish.node, "extends", f"services.{name}.extends", what)
+    other, file, named = part["service"], part["file"], part.get("service")
     if wish.place in chain:
         ring = sorted(chain[chain.index(wish.place) :], key=lambda place: (place.file, place.line))
         note = f"{ring[1]} is the next" if len(ring) > 1 else ""
@@ -331,7 +324,8 @@ def _by_profile(
     awake, asleep, known = {}, {}, dict[str, None]()
     for name, entry in services.items():
         inner = entry.node.value.get("profiles") if isinstance(entry.node.value, dict) else None
-        own = values.texts(inner.node, f"service {shorten(name)}: profiles") if inner else ()
+        given = inner is not None and inner.node.value is not None
+        own = values.texts(inner.node, f"service {shorten(name)}: profiles") if inner and given else ()
         if inner is None or not own or wanted & {*own, "*"} or "*" in wanted:
             awake[name] = entry
         else:
@@ -346,30 +340,24 @@ def _by_profile(
     return awake, asleep, tuple(known)
 
 
-def _declared(top: Section, kind: str, part: str) -> set[str]:
+def _declared(top: Section, kind: str) -> list[str]:
     """The declared volumes or networks."""
-    values, found = top.values, set()
-    for name, entry in values.mapping(top.get(f"{kind}s"), f"{kind}s").items():
+    found = {name: place for name, place, _ in top.each(f"{kind}s")}
+    for name, place in found.items():
         if not NAME.fullmatch(name):
-            refuse_name(values, kind, name, entry.place)
-        Section(values, entry.node, part, f"{kind}s.{name}", f"{kind} {shorten(name)}")
-        found.add(name)
-    return found
+            refuse_name(top.values, kind, name, place)
+    return list(found)
 
 
-def _file_sources(top: Section, folder_of: FolderOf) -> dict[tuple[str, str], str]:
+def _file_sources(top: Section) -> dict[tuple[str, str], str]:
     """Secrets and configs: (kind, name) -> path; "" for one that is no file."""
     values, found = top.values, {}
     for kind in ("secrets", "configs"):
-        for name, entry in values.mapping(top.get(kind), kind).items():
-            what = f"{kind[:-1]} {shorten(name)}"
-            part = Section(values, entry.node, "file source", f"{kind}.{name}", what)
-            node, file = part.get("file"), part.text("file")
-            path = ""
-            if node is not None and file:
-                path = os.path.realpath(folder_of(node.place) / os.path.expanduser(file))
+        for name, _, part in top.each(kind):
+            node, file = part.get("file"), part["file"]
+            path = os.path.realpath(values.path(file, node.place)) if node is not None and file else ""
             if node is not None and path and not os.path.isfile(path):
-                message = f"{what}: there is no file {shorten(file, 80)}"
+                message = f"{part.what}: there is no file {shorten(file, 80)}"
                 values.refuse("E0109", message, node.place, f"write {shorten(file, 80)}")
             found[kind, name] = path
     return found

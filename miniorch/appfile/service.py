@@ -7,78 +7,85 @@ could go wrong with that is refused here, before anything is started. Next file:
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from miniorch import spec
 from miniorch.appfile import folder as build_folder
-from miniorch.appfile.keys import Verdict
-from miniorch.appfile.options import hinted, image, memory, options
-from miniorch.appfile.placement import Placements, generic_resources, without_expressions
-from miniorch.appfile.places import FolderOf, Places
+from miniorch.appfile.keys import Key, Verdict
+from miniorch.appfile.placement import generic_resources, parted, placement
+from miniorch.appfile.places import Places
 from miniorch.appfile.problems import Place
-from miniorch.appfile.values import Section, Values, label_remedy
+from miniorch.appfile.section import Section
+from miniorch.appfile.values import Values, label_remedy
 from miniorch.appfile.yaml import Entry, Node, shorten
-from miniorch.spec import Build, HealthCheck, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
+from miniorch.spec import (
+    TEMPLATE,
+    Build,
+    ContainerOptions,
+    HealthCheck,
+    Resources,
+    Restart,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+)
 
 DIGEST_SHOWN = 12
-MAX_COMMAND = 131_072  # Linux takes no longer argument
+OPTIONS = tuple(one.name for one in fields(ContainerOptions))
 POLICIES = {
     "no": Restart.NEVER, "on-failure": Restart.ON_FAILURE, "always": Restart.ANY, "unless-stopped": Restart.ANY,
     "none": Restart.NEVER, "any": Restart.ANY,
 }  # fmt: skip
 
 
+@dataclass(slots=True)
 class ServiceReader:
-    """Reads the services of one app. `images` are the replacements of `--image`."""
+    """Reads the services of one app. `services` are all of the file, `images` the replacements of `--image`."""
 
-    def __init__(
-        self,
-        values: Values,
-        app: str,
-        places: Places,
-        placements: Placements,
-        folder_of: FolderOf,
-        images: Mapping[str, str],
-    ) -> None:
-        self.values = values
-        self.app = app
-        self.places = places
-        self.placements = placements
-        self.folder_of = folder_of
-        self.images = images
-        self.unsaid: dict[str, list[str]] = {"restart": [], "init": []}  # key -> services that have another default
+    values: Values
+    app: str
+    places: Places
+    services: Mapping[str, Entry]
+    images: Mapping[str, str]
+    unsaid: dict[str, list[str]] = field(default_factory=lambda: {"restart": [], "init": []})  # who has our default
 
     def read(self, name: str, entry: Entry, keys: Section, *, job: bool) -> ServiceSpec:
         """`job`: somebody waits for it to complete, so an end with exit code 0 is one."""
         if not spec.LABEL.fullmatch(name):
             message = f'the service name "{shorten(name)}" is no DNS label'
             self.values.refuse("E0104", message, entry.place, label_remedy(name))
-        deploy = keys.part("deploy", "deploy")
-        reserved, limit, pids = self._resources(keys, deploy.part("resources", "resources"))
+        deploy = keys.part("deploy")
+        reserved, limit, pids = self._resources(keys, deploy.part("resources"))
         source, build = self._image(name, entry, keys)
         self.unsaid["init"] += [] if keys.get("init") else [shorten(name)]
         mounts, tmpfs = self.places.mounts(keys)
+        own = {key: keys[key] for key in OPTIONS if keys.get(key) is not None}
         task = TaskSpec(
             image=source,
             build=build,
-            entrypoint=self._arguments(keys, "entrypoint"),
-            command=self._arguments(keys, "command"),
+            entrypoint=keys["entrypoint"],
+            command=keys["command"],
             environment=self._environment(keys),
             mounts=mounts,
-            healthcheck=self._healthcheck(keys.part("healthcheck", "healthcheck")),
+            healthcheck=self._healthcheck(keys.part("healthcheck")),
             reserved=reserved,
             limit=limit,
-            stop_grace_seconds=keys.seconds("stop_grace_period", 10.0),
-            stop_after_seconds=keys.part("x-miniorch", "x-miniorch").seconds("stop_after"),
-            options=options(keys, tmpfs, pids),
+            stop_grace_seconds=keys["stop_grace_period"],
+            stop_after_seconds=keys.part("x-miniorch")["stop_after"],
+            options=ContainerOptions(**{**own, "tmpfs": tmpfs, "pids_limit": own.get("pids_limit") or pids}),
         )
-        for item in keys.items("expose"):
+        _hint(keys, "hostname", keys["hostname"])
+        for item in keys["expose"]:
             self.values.text(item, keys.named("expose"))
-        ports, placement = self.places.ports(keys), self.placements.read(keys, deploy)
-        restart = self._restart(keys, deploy, job)
-        return ServiceSpec(task, self._replicas(keys, deploy), ports, restart=restart, placement=placement)
+        return ServiceSpec(
+            task,
+            self._replicas(keys, deploy),
+            self.places.ports(keys),
+            restart=self._restart(keys, deploy, job),
+            placement=placement(keys, deploy, self.services),
+        )
 
     # --- what it runs ------------------------------------------------------------------------------------------------
 
@@ -96,93 +103,60 @@ class ServiceReader:
             message = f"service {shorten(name)} has no image"
             self.values.refuse("E0105", message, entry.place, "add image: nginx")
         elif keys.get("image") is None and "image" in keys.entries:
-            self.values.text(keys.entries["image"].node, keys.named("image"))
-        return image(keys), None
+            self.values.text(keys.entries["image"].node, keys.named("image"), keys.known["image"])
+        return keys["image"], None
 
     def _build(self, keys: Section) -> Build:
-        node = keys.get("build")
-        assert node is not None
-        what = keys.named("build")
-        if isinstance(node.value, dict):
-            part = keys.part("build", "build")
-            context, dockerfile = part.text("context", "."), part.text("dockerfile", "Dockerfile")
-            arguments, target = part.pairs("args"), part.text("target")
-        else:
+        part, what = keys.part("build"), keys.named("build")
+        if part.short:
             keys.note("build", Verdict.HONOURED, "")
-            context, dockerfile = self.values.text(node, what), keys.text("dockerfile", "Dockerfile")
-            arguments, target = {}, ""
-        folder = Path(os.path.realpath(self.folder_of(node.place) / context))
+        place = part.node.place if part.node else Place(0, 0)
+        context, dockerfile = part["context"], part["dockerfile"] or keys["dockerfile"] or "Dockerfile"
+        folder, arguments = Path(os.path.realpath(self.values.path(context, place))), part["args"]
         digest = ""
         shown = shorten(context, 80)
         if not os.path.isdir(folder):  # and not folder.is_dir(), which raises at a name that is too long
-            self.values.refuse("E0109", f"{what}: there is no folder {shown}", node.place, f"mkdir -p {shown}")
+            self.values.refuse("E0109", f"{what}: there is no folder {shown}", place, f"mkdir -p {shown}")
         elif not os.path.isfile(folder / dockerfile):
             message = f"{what}: there is no {shorten(dockerfile)} in {shown}"
-            self.values.refuse("E0109", message, node.place, f"write {shown}/{shorten(dockerfile)}")
+            self.values.refuse("E0109", message, place, f"write {shown}/{shorten(dockerfile)}")
         elif not self.values.problems:  # a file that is refused anyway need not be hashed
             try:
                 digest = build_folder.digest(folder, dockerfile, arguments)
             except OSError as error:
                 message = f"{what}: {error.filename} cannot be read"
-                self.values.refuse("E0109", message, node.place, f"chmod a+r {error.filename}")
-        return Build(str(folder), digest, dockerfile, arguments, target)
-
-    def _arguments(self, keys: Section, key: str) -> tuple[str, ...] | None:
-        """`command` and `entrypoint`: a list is taken as it is, a text is split as a shell would."""
-        node = keys.get(key)
-        if node is None:
-            return None
-        if isinstance(node.value, list):
-            return keys.texts(key)
-        text = self.values.text(node, keys.named(key), empty=True)
-        if len(text) > MAX_COMMAND:
-            wanted = f"at most {MAX_COMMAND} letters, as Linux does"
-            self.values.wrong(keys.named(key), wanted, node, "write it into a file of the image")
-            return None
-        try:
-            return tuple(shlex.split(text))
-        except ValueError:
-            message = f"{keys.named(key)} has a quotation mark that is not closed"
-            words = json.dumps([word.strip("'\"") for word in text.split()])
-            self.values.refuse("E0104", message, node.place, f"write it as a list: {key}: {shorten(words, 200)}")
-            return None
+                self.values.refuse("E0109", message, place, f"chmod a+r {error.filename}")
+        return Build(str(folder), digest, dockerfile, arguments, part["target"])
 
     def _environment(self, keys: Section) -> dict[str, str]:
         """`env_file`, with `environment` over it. Classic Swarm's expressions are no variables and are taken out."""
         found: dict[str, str] = {}
         node = keys.get("env_file")
-        for item in [node] if node is not None and not isinstance(node.value, list) else keys.items("env_file"):
-            found.update(self._env_file(item, keys))
+        for item in [node] if node is not None and not isinstance(node.value, list) else keys["env_file"]:
+            found.update(self._env_file(keys.inner("env_file", item), item.place))
         node = keys.get("environment")
-        own = self.values.pairs(without_expressions(node), keys.named("environment"))
+        if node is None:
+            return found
+        own = self.values.pairs(parted(node)[0], keys.named("environment"))
         places = dict(_places(node))
         for name, text in own.items():
-            hinted(keys, "environment", text, places.get(name))
+            _hint(keys, "environment", text, places.get(name))
         return {**found, **own}
 
-    def _env_file(self, node: Node, keys: Section) -> dict[str, str]:
-        required, what = True, keys.named("env_file")
-        if isinstance(node.value, dict):
-            part = Section(self.values, node, "env file", f"{keys.path}.env_file", what)
-            name, required = part.text("path"), part.flag("required", True)
-        else:
-            name = self.values.text(node, what)
-        path = self.folder_of(node.place) / name
-        if name and required and not os.path.isfile(path):
-            remedy = f"touch {shorten(name, 80)}"
-            self.values.refuse("E0109", f"{what}: there is no file {shorten(name, 80)}", node.place, remedy)
-        return self.values.env_file(path, f"{node.place} names it") if name else {}
+    def _env_file(self, part: Section, place: Place) -> dict[str, str]:
+        name = part["path"]
+        path = self.values.path(name, place)
+        if name and part["required"] and not os.path.isfile(path):
+            message, remedy = f"{part.what}: there is no file {shorten(name, 80)}", f"touch {shorten(name, 80)}"
+            self.values.refuse("E0109", message, place, remedy)
+        return self.values.env_file(path, f"{place} names it") if name else {}
 
     def _healthcheck(self, keys: Section) -> HealthCheck | None:
-        interval, timeout = keys.seconds("interval", 30.0), keys.seconds("timeout", 30.0)
-        retries, start = keys.whole("retries", 3, 1, 1000, 3), keys.seconds("start_period")
-        if keys.flag("disable") or not keys.entries:
+        if not keys.entries:
             return None
-        for key, seconds in (("interval", interval), ("timeout", timeout)):
-            node = keys.get(key)
-            if node is not None and seconds == 0 and keys.sound:
-                message = f"{keys.named(key)} wants more than 0 seconds, got {node.kind}"
-                self.values.refuse("E0104", message, node.place, f"{key}: 5s")
+        times = keys["interval"], keys["timeout"], keys["retries"], keys["start_period"]
+        if keys["disable"]:
+            return None
         node = keys.get("test")
         if node is None:
             assert keys.node is not None
@@ -190,7 +164,7 @@ class ServiceReader:
             self.values.refuse("E0105", f"{keys.what} has no test", keys.node.place, remedy)
             return None
         test = self._test(node, keys.named("test"))
-        return None if test is None else HealthCheck(test, interval, timeout, retries, start)
+        return None if test is None else HealthCheck(test, *times)
 
     def _test(self, node: Node, what: str) -> tuple[str, ...] | None:
         if not isinstance(node.value, list):
@@ -212,37 +186,34 @@ class ServiceReader:
     # --- how often, and what follows when it ends --------------------------------------------------------------------
 
     def _replicas(self, keys: Section, deploy: Section) -> int:
-        replicas = keys.whole("scale", 1, 0, spec.MAX_REPLICAS, 3)
-        replicas = deploy.whole("replicas", replicas, 0, spec.MAX_REPLICAS, 3)
-        mode = deploy.choice("mode", ("replicated", "global", "replicated-job", "global-job"), "replicated")
-        if mode.startswith("global"):
+        replicas: int = keys["scale"] if deploy.get("replicas") is None else deploy["replicas"]
+        if deploy["mode"].startswith("global"):
             deploy.note("mode", Verdict.APPROXIMATED, "one task in all, and not one on every node")
             return 1
         return replicas
 
     def _resources(self, keys: Section, part: Section) -> tuple[Resources, Resources, int]:
-        reservations = part.part("reservations", "reservations")
-        limits = part.part("limits", "limits")
-        memory_reserved = reservations.size("memory") or keys.size("mem_reservation")
-        reserved = Resources(reservations.cpus("cpus"), memory_reserved, generic_resources(reservations))
-        limit = Resources(
-            limits.cpus("cpus") or keys.cpus("cpus"), memory(limits, "memory") or memory(keys, "mem_limit")
-        )
-        return reserved, limit, limits.whole("pids", 0, -1, 1 << 22, 100)
+        reservations, limits = part.part("reservations"), part.part("limits")
+        memory = reservations["memory"] or keys["mem_reservation"]
+        reserved = Resources(reservations["cpus"], memory, generic_resources(reservations))
+        limit = Resources(limits["cpus"] or keys["cpus"], limits["memory"] or keys["mem_limit"])
+        return reserved, limit, limits["pids"]
 
     def _restart(self, keys: Section, deploy: Section, job: bool) -> RestartPolicy:
         """`deploy.restart_policy`, else `restart`, else as Swarm has it: always. A job that ended well stays ended."""
-        part = deploy.part("restart_policy", "restart_policy")
-        once = deploy.text("mode").endswith("-job")
-        ends, words = job or once, ("on-failure", "none", "any")[: 2 if once else 3]
+        part = deploy.part("restart_policy")
+        once = deploy["mode"].endswith("-job")
+        usual = Restart.ON_FAILURE if job or once else Restart.ANY
         if part.entries:
-            word = part.choice("condition", words, "on-failure" if ends else "any")
-            attempts = part.whole("max_attempts", 0, 0, 1 << 16, 3)
-            return RestartPolicy(POLICIES[word], attempts, part.seconds("delay"))
+            node = part.get("condition")
+            takes = "on-failure none" if once else "on-failure none any"
+            words = Key("condition", takes=takes, default=usual, example=usual)
+            word = usual if node is None else self.values.choice(node, part.named("condition"), words)
+            return RestartPolicy(POLICIES[word], part["max_attempts"], part["delay"])
         node = keys.get("restart")
         if node is None:
-            self.unsaid["restart"] += [] if ends else [keys.what.removeprefix("service ")]
-            return RestartPolicy(Restart.ON_FAILURE if ends else Restart.ANY)
+            self.unsaid["restart"] += [] if job or once else [keys.what.removeprefix("service ")]
+            return RestartPolicy(usual)
         word, _, times = self.values.text(node, keys.named("restart")).partition(":")
         if node.value is False:  # `no` without quotes, where somebody reads YAML 1.1
             word = "no"
@@ -259,9 +230,15 @@ class ServiceReader:
         return RestartPolicy(POLICIES[word], int(times or 0))
 
 
-def _places(node: Node | None) -> list[tuple[str, Place]]:
+def _hint(keys: Section, key: str, text: str, place: Place | None = None) -> None:
+    """Report those of Swarm's templates in a text that the agent does not know."""
+    if "{{" in text and (unknown := re.search(r"\{\{[^{}]*\.(?:Node|Service|Task)\b[^{}]*}}", TEMPLATE.sub("", text))):
+        keys.note(key, Verdict.IGNORED, f"{shorten(unknown[0])} is not known here, and stays as it is", place)
+
+
+def _places(node: Node) -> list[tuple[str, Place]]:
     """Where each name of `NAME: value` or `- NAME=value` lines stands."""
-    if node is not None and isinstance(node.value, dict):
+    if isinstance(node.value, dict):
         return [(name, entry.place) for name, entry in node.value.items()]
-    items = node.value if node is not None and isinstance(node.value, list) else []
+    items = node.value if isinstance(node.value, list) else []
     return [(item.text.partition("=")[0], item.place) for item in items]

@@ -1,9 +1,9 @@
 """Typed values out of nodes: each reader returns a usable value always, and notes a problem when it had to make one up.
 
-So a file with three mistakes yields three errors and not one. A `Section` is one mapping of the file whose keys are
-known (`keys.py`); making it reports each of them. Units: durations in seconds, sizes in bytes.
+So a file with three mistakes yields three errors and not one. Most readers take a node, the words for where it stands,
+and the row of the table (`keys.py`) that says what is allowed there. Units: durations in seconds, sizes in bytes.
 
-Next file: `miniorch/appfile/service.py`.
+Next file: `miniorch/appfile/section.py`.
 """
 
 import difflib
@@ -13,12 +13,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from miniorch.appfile.keys import PARTS, Verdict
+from miniorch.appfile.keys import PARTS, Key
 from miniorch.appfile.problems import Place, Problem
 from miniorch.appfile.report import Report
 from miniorch.appfile.variables import BadVariable, read_env_file, substitute
 from miniorch.appfile.yaml import Entry, Node, Refused, shorten
 
+PLAIN = Key("")  # what stands behind no key
 MAX_VALUES = 200_000  # `extends` and aliases make large files out of small ones
 MANY = 20  # problems: no more than ten are shown, so for the others no nearest word is looked for
 MOST_SECONDS, MOST_BYTES = 36_000_000.0, 900 << 40
@@ -26,12 +27,6 @@ MOST_SECONDS, MOST_BYTES = 36_000_000.0, 900 << 40
 _HOMES = {
     "deploy": "deploy: {%s}", "limits": "deploy: {resources: {limits: {%s}}}", "healthcheck": "healthcheck: {%s}",
     "build": "build: {%s}",
-}  # fmt: skip
-_EXAMPLES = {
-    "image": "nginx", "context": "./folder", "test": "exit 0", "service": "web: {image: nginx}",
-    "condition": "service_healthy", "stop_after": "30s", "constraints": "[node.labels.disk == ssd]",
-    "prefer": "node.labels.disk == ssd", "spread": "node.labels.zone", "kind": "gpu",
-    "discrete_resource_spec": "{kind: gpu, value: 1}", "platform": "linux/amd64",
 }  # fmt: skip
 # Words of one key that stand behind another, and the word for it there.
 _SYNONYMS = {
@@ -52,6 +47,7 @@ class Values:
         # A shell may hand over bytes that are no text; nothing after this could write them anywhere.
         self.variables = {name: value.encode(errors="replace").decode() for name, value in variables.items()}
         self.problems: list[Problem] = []
+        self.folders: dict[str, Path] = {}  # file -> where its relative paths start from
         self.report = Report()
         self._values = 0
 
@@ -63,6 +59,10 @@ class Values:
     def wrong(self, what: str, wanted: str, node: Node, remedy: str) -> None:
         """The usual refusal: what was wanted, and what is there."""
         self.refuse("E0104", f"{what} wants {wanted}, got {node.kind}", node.place, remedy)
+
+    def misfit(self, what: str, wanted: str, text: str, place: Place, remedy: str) -> None:
+        """The same of a text, or of a piece of one."""
+        self.refuse("E0104", f'{what} wants {wanted}, got "{shorten(text)}"', place, remedy)
 
     def count(self, place: Place, values: int) -> None:
         """Raises `Refused` when the file has become too large."""
@@ -78,6 +78,10 @@ class Values:
         except BadVariable as error:
             self.refuse("E0108", error.message, Place(error.line, 1, 1, from_here(path)), error.remedy, note=note)
             return {}
+
+    def path(self, name: str, place: Place) -> Path:
+        """What a name in a file means. Files of one `-f` list share the first one's folder."""
+        return self.folders[place.file] / os.path.expanduser(name)
 
     def mapping(self, node: Node | None, what: str, remedy: str = "NAME: {}") -> dict[str, Entry]:
         """The entries of a mapping. None, or nothing behind the key, is empty."""
@@ -108,15 +112,6 @@ class Values:
             hint, remedy = "", f"delete it; known here: {some}"
         self.refuse("E0102", f'{what} has no key "{shorten(key)}"', entry.place, remedy, hint=hint)
 
-    def items(self, node: Node | None, what: str) -> list[Node]:
-        if node is None or node.value is None:
-            return []
-        if not isinstance(node.value, list):
-            self.wrong(what, "a list", node, _as_list(what, node))
-            return []
-        self.count(node.place, len(node.value))
-        return node.value
-
     def replaced(self, node: Node) -> str | None:
         """The text of a scalar with its variables replaced; None after a problem."""
         if not isinstance(node.value, str) or "$" not in node.text:
@@ -127,26 +122,25 @@ class Values:
             self.refuse("E0108", error.message, node.place, error.remedy, hint="a dollar itself is written $$")
             return None
 
-    def text(self, node: Node, what: str, *, empty: bool = False) -> str:
+    def text(self, node: Node, what: str, key: Key = PLAIN, *, empty: bool = False) -> str:
         """A text; numbers and booleans count as the text that they were written as."""
-        key = _last_word(what)
+        remedy = f"{_last_word(what)}: {key.example or 'some text'}"
         if node.value is None or isinstance(node.value, list | dict):
-            self.wrong(what, "a text", node, f"{key}: {_EXAMPLES.get(key, 'some text')}")
+            self.wrong(what, "a text", node, remedy)
             return ""
         text = self.replaced(node)
         if text == "" and not empty:
-            self.refuse(
-                "E0104", f"{what} is empty and wants a text", node.place, f"{key}: {_EXAMPLES.get(key, 'some text')}"
-            )
+            self.refuse("E0104", f"{what} is empty and wants a text", node.place, remedy)
         if text and "\0" in text:
             self.refuse("E0104", f"{what} holds a zero byte", node.place, "delete the zero byte")
             return ""
         return text or ""
 
-    def whole(self, node: Node, what: str, least: int, most: int, example: int) -> int:
-        """A whole number from `least` to `most`; `least` after a problem."""
+    def whole(self, node: Node, what: str, key: Key) -> int:
+        """A whole number in a range; the least one after a problem."""
+        least, most = map(int, key.takes.split(".."))
         text = None if isinstance(node.value, bool | float | list | dict | None) else self.replaced(node)
-        remedy = f"{_last_word(what)}: {example}"
+        remedy = f"{_last_word(what)}: {key.example}"
         if text is None or not re.fullmatch(r"[-+]?[0-9]{1,18}", text):
             if not self.problems or self.problems[-1].place != node.place:  # else its variable was refused
                 self.wrong(what, "a whole number", node, remedy)
@@ -156,22 +150,37 @@ class Values:
             return least
         return int(text)
 
-    def flag(self, node: Node, what: str) -> bool:
+    def flag(self, node: Node, what: str, key: Key = PLAIN) -> bool:
         text = None if isinstance(node.value, list | dict | None) else self.replaced(node)
         if text is None or text.lower() not in (*_YES, *_NO):
             self.wrong(what, "true or false", node, f"{_last_word(what)}: {'true' if text == '1' else 'false'}")
             return False
         return text.lower() in _YES
 
-    def texts(self, node: Node | None, what: str) -> tuple[str, ...]:
+    def choice(self, node: Node, what: str, key: Key) -> str:
+        """One of a few words."""
+        text, choices = self.text(node, what, key), key.takes.split()
+        if text and text not in choices:
+            near = [word] if (word := _SYNONYMS.get(text.lower())) in choices else _near(text, choices, 0.5)
+            self.misfit(what, " or ".join(choices), text, node.place, f"{key.name}: {(near or choices)[0]}")
+        return text if text in choices else key.default
+
+    def items(self, node: Node, what: str, key: Key = PLAIN) -> list[Node]:
+        if not isinstance(node.value, list):
+            self.wrong(what, "a list", node, _as_list(what, node))
+            return []
+        self.count(node.place, len(node.value))
+        return node.value
+
+    def texts(self, node: Node, what: str, key: Key = PLAIN) -> tuple[str, ...]:
         """A list of texts; a single text counts as a list of one."""
-        if node is not None and isinstance(node.value, str):
+        if isinstance(node.value, str):
             return (self.text(node, what),)
         return tuple(self.text(item, what, empty=True) for item in self.items(node, what))
 
-    def seconds(self, node: Node, what: str) -> float:
+    def seconds(self, node: Node, what: str, key: Key = PLAIN) -> float:
         """A duration such as `1m30s`."""
-        text = self.text(node, what)
+        text = self.text(node, what, key)
         parts = _DURATION.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             if text:
@@ -181,11 +190,13 @@ class Values:
         total = round(sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts), 9)
         if total > MOST_SECONDS:
             self.wrong(what, "a duration of at most 10000h", node, f"{_last_word(what)}: 1m30s")
+        if total == 0 and key.takes == "> 0":
+            self.wrong(what, "more than 0 seconds", node, f"{key.name}: 5s")
         return min(total, MOST_SECONDS)
 
-    def size(self, node: Node, what: str) -> int:
+    def size(self, node: Node, what: str, key: Key = PLAIN) -> int:
         """An amount of memory such as `512M`; units are powers of 1024, as Docker's are."""
-        text = self.text(node, what)
+        text = self.text(node, what, key)
         match = _SIZE.fullmatch(text.lower())
         if match is None:
             if text:
@@ -196,15 +207,15 @@ class Values:
             self.wrong(what, "an amount of at most 900t", node, f"{_last_word(what)}: 512M")
         return min(total, MOST_BYTES)
 
-    def cpus(self, node: Node, what: str) -> float:
-        text = self.text(node, what)
+    def cpus(self, node: Node, what: str, key: Key = PLAIN) -> float:
+        text = self.text(node, what, key)
         if re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}", text):
             return float(text)
         if text:
             self.wrong(what, "a number of CPUs", node, f'{_last_word(what)}: "0.5"')
         return 0.0
 
-    def pairs(self, node: Node | None, what: str) -> dict[str, str]:
+    def pairs(self, node: Node, what: str, key: Key = PLAIN) -> dict[str, str]:
         """`NAME: value` or `- NAME=value`. A name without value is taken from the environment, if it is there."""
         found: dict[str, str] = {}
         places: dict[str, Place] = {}
@@ -220,9 +231,7 @@ class Values:
                 found[name] = self.variables[name]
         return found
 
-    def raw_pairs(self, node: Node | None, what: str) -> Iterator[tuple[str, str | None, Place]]:
-        if node is None or node.value is None:
-            return
+    def raw_pairs(self, node: Node, what: str) -> Iterator[tuple[str, str | None, Place]]:
         if isinstance(node.value, list):
             for item in self.items(node, what):
                 if isinstance(item.value, dict):
@@ -241,100 +250,6 @@ class Values:
                 yield name, None if nothing else self.text(entry.node, f"{what} {name}", empty=True), entry.place
         else:
             self.wrong(what, "NAME: value lines", node, _as_list(what, node))
-
-
-class Section:
-    """One mapping of the file, its keys checked against a part of the table and reported. Missing is empty."""
-
-    def __init__(self, values: Values, node: Node | None, part: str, path: str, what: str) -> None:
-        self.values = values
-        self.node = node
-        self.path = path
-        before = f"{path}." if path else ""
-        self.what = what
-        self.entries: dict[str, Entry] = {}
-        self._problems = len(values.problems)
-        if node is None:  # most of what a service may say most services do not say
-            return
-        known = PARTS[part]
-        example = "services: {web: {image: nginx}}"
-        if part != "file":
-            first = next(iter(known))
-            example = f"{_last_word(what)}: {{{first}: {_EXAMPLES.get(first, '...')}}}"
-        for name, entry in values.mapping(node, what, example).items():
-            key = known.get(name)
-            if key is not None:
-                self.entries[name] = entry
-                if key.verdict is not Verdict.PART:
-                    values.report.note(before + name, key.verdict, key.why, entry.place)
-            elif not name.startswith("x-"):
-                values.unknown_key(name, entry, what, part)
-
-    @property
-    def sound(self) -> bool:
-        """False once something in it was refused: then what is missing, or at odds, is no news."""
-        return len(self.values.problems) == self._problems
-
-    def note(self, key: str, verdict: Verdict, why: str, place: Place | None = None) -> None:
-        """Another verdict than the table's, because of what stands behind the key."""
-        self.values.report.note(f"{self.path}.{key}", verdict, why, place or self.entries[key].place)
-
-    def named(self, key: str) -> str:
-        return f"{self.what}: {key}"
-
-    def get(self, key: str) -> Node | None:
-        """A key's value; None for a key that is not there, and for one with nothing behind it, which Compose allows."""
-        entry = self.entries.get(key)
-        return None if entry is None or entry.node.value is None else entry.node
-
-    def part(self, key: str, part: str) -> "Section":
-        return Section(self.values, self.get(key), part, f"{self.path}.{key}", self.named(key))
-
-    def items(self, key: str) -> list[Node]:
-        node = self.get(key)
-        return [] if node is None else self.values.items(node, self.named(key))
-
-    def text(self, key: str, default: str = "") -> str:
-        node = self.get(key)
-        return default if node is None else self.values.text(node, self.named(key))
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        node = self.get(key)
-        return () if node is None else self.values.texts(node, self.named(key))
-
-    def pairs(self, key: str) -> dict[str, str]:
-        node = self.get(key)
-        return {} if node is None else self.values.pairs(node, self.named(key))
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        node = self.get(key)
-        return default if node is None else self.values.flag(node, self.named(key))
-
-    def whole(self, key: str, default: int, least: int, most: int, example: int) -> int:
-        node = self.get(key)
-        return default if node is None else self.values.whole(node, self.named(key), least, most, example)
-
-    def seconds(self, key: str, default: float = 0.0) -> float:
-        node = self.get(key)
-        return default if node is None else self.values.seconds(node, self.named(key))
-
-    def size(self, key: str) -> int:
-        node = self.get(key)
-        return 0 if node is None else self.values.size(node, self.named(key))
-
-    def cpus(self, key: str) -> float:
-        node = self.get(key)
-        return 0.0 if node is None else self.values.cpus(node, self.named(key))
-
-    def choice(self, key: str, choices: Collection[str], default: str) -> str:
-        """One of a few words."""
-        node = self.get(key)
-        text = default if node is None else self.values.text(node, self.named(key))
-        if node is not None and text and text not in choices:
-            message = f'{self.named(key)} wants {" or ".join(choices)}, got "{shorten(text)}"'
-            near = [word] if (word := _SYNONYMS.get(text.lower())) in choices else _near(text, choices, 0.5)
-            self.values.refuse("E0104", message, node.place, f"{key}: {(near or list(choices))[0]}")
-        return text if text in choices else default
 
 
 def _as_list(what: str, node: Node) -> str:

@@ -123,8 +123,6 @@ def _options(options: ContainerOptions) -> dict[str, Any]:
     plain = ContainerOptions()
     found = {one.name: getattr(options, one.name) for one in fields(options)}
     found = {name: value for name, value in found.items() if value != getattr(plain, name) or name == "init"}
-    if "shm_size_bytes" in found:
-        found["shm_size"] = found.pop("shm_size_bytes")
     if "tmpfs" in found:
         found["tmpfs"] = [f"{place}:{how}" if how else place for place, how in options.tmpfs.items()]
     if "ulimits" in found:

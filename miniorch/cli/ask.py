@@ -57,6 +57,16 @@ class Server:
     def nodes(self) -> list[Node]:
         return self._list(Node, "nodes")
 
+    def node(self, name: str) -> Node:
+        """Raises `NotFound` with the nearest name."""
+        found = {one.name: one for one in self.nodes()}
+        if name not in found:
+            raise NotFound(f"there is no node {name}{did_you_mean(name, found)}", remedy="miniorch nodes")
+        return found[name]
+
+    def resolve(self, name: str) -> "Named":
+        return resolve(name, self.services(), self.tasks())
+
     def services(self, app: str = "") -> list[Service]:
         return sorted(self._list(Service, "services", app), key=lambda one: one.key)
 

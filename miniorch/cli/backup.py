@@ -12,7 +12,7 @@ from pathlib import Path
 
 from miniorch.authority import Authority, write_private
 from miniorch.cli.ask import Server
-from miniorch.cli.output import confirm, outcome, suggest
+from miniorch.cli.output import Answer, confirm, done
 from miniorch.clock import SystemClock
 from miniorch.codec import from_plain
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, UsageError
@@ -23,7 +23,7 @@ from miniorch.up import Machine
 VARIABLE = "MINIORCH_PASSPHRASE"
 
 
-def backup(file: str, passphrase_file: str, *, no_input: bool, quiet: bool, json: bool) -> None:
+def backup(file: str, passphrase_file: str, *, no_input: bool, quiet: bool) -> Answer:
     path = Path(file)
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{file} is {'a folder' if path.is_dir() else 'in no folder that exists'}", remedy=AGAIN)
@@ -35,12 +35,11 @@ def backup(file: str, passphrase_file: str, *, no_input: bool, quiet: bool, json
     except OSError as error:
         raise _unusable("write", file, error) from None
     words = f"{file}: {len(content.entries)} objects at revision {content.revision}, {len(sealed)} bytes, encrypted"
-    outcome(words, json=json, outcome="saved", file=file, objects=len(content.entries), revision=content.revision)
-    if not (quiet or json):
-        print("the data in volumes is not in it, nor are events")
+    words += "" if quiet else "\nthe data in volumes is not in it, nor are events"
+    return done(words, outcome="saved", file=file, objects=len(content.entries), revision=content.revision)
 
 
-def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bool, no_input: bool, json: bool) -> None:
+def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bool, no_input: bool) -> Answer:
     folder = Path(STATE_DIRECTORY)
     try:
         data = Path(file).read_bytes()
@@ -60,8 +59,8 @@ def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bo
     content.authority.save(folder)
     age = f"{(now - head['made_at']) / 3600:.1f} h old" if isinstance(head.get("made_at"), float) else "of unknown age"
     words = f"{len(content.entries)} objects of cluster {content.cluster} restored; the backup is {age}"
-    outcome(words, json=json, outcome="restored", cluster=content.cluster, objects=len(content.entries))
-    suggest(f"miniorch up --store {store}" if store else "miniorch up", quiet=json)
+    then = f"miniorch up --store {store}" if store else "miniorch up"
+    return done(words, then, outcome="restored", cluster=content.cluster, objects=len(content.entries))
 
 
 AGAIN = "miniorch backup cluster.backup"

@@ -1,28 +1,27 @@
 """`scale` and `rm`: changes that need no app file."""
 
-from time import sleep
-
 from miniorch.cli.ask import Server, split_service
-from miniorch.cli.output import confirm, detaching, outcome
+from miniorch.cli.output import Answer, confirm, detaching, done
+from miniorch.cli.screen import Screen
+from miniorch.cli.waiting import Waiting
 from miniorch.clock import Clock, SystemClock
-from miniorch.errors import Temporary, Unreachable, UsageError
+from miniorch.errors import Unreachable, UsageError
 from miniorch.spec import LABEL
 
 REMOVE_SECONDS = 120.0
-LOOK_SECONDS = 0.2
 
 
-def scale(what: str, *, quiet: bool, json: bool) -> None:
+def scale(what: str, *, quiet: bool) -> Answer:
     name, equals, number = what.partition("=")
     if not (equals and number.isascii() and number.isdigit()):
         raise UsageError(f'"{what}" is not of the form APP/SERVICE=N', remedy="miniorch scale dockchat/web=3")
     app, service = split_service(name)
     Server().transport.request_now("PUT", f"/v1/services/{app}/{service}/replicas", {"replicas": int(number)})
     words = f"{name}: {int(number)} wanted" + ("" if quiet else f"; miniorch wait {name} waits until they are up")
-    outcome(words, json=json, name=name, outcome="accepted", replicas=int(number))
+    return done(words, name=name, outcome="accepted", replicas=int(number))
 
 
-def remove(app: str, *, volumes: bool, yes: bool, no_input: bool, quiet: bool, json: bool) -> None:
+def remove(app: str, *, volumes: bool, yes: bool, no_input: bool, quiet: bool) -> Answer:
     """Remove an app and wait until nothing of it is left. Its volumes' data only when told to, and after a question."""
     if not LABEL.fullmatch(app):
         remedy = f"miniorch scale {app}=0" if "/" in app else "miniorch services"
@@ -34,23 +33,18 @@ def remove(app: str, *, volumes: bool, yes: bool, no_input: bool, quiet: bool, j
     with detaching(f"interrupted; {app} is being removed all the same: miniorch wait {app} --for gone"):
         wait_until_gone(server, app, SystemClock())
     words = f"{app} is gone" + ("" if volumes or quiet else "; the data in its volumes is kept")
-    outcome(words, json=json, app=app, outcome="gone", volumes_kept=not volumes)
+    return done(words, app=app, outcome="gone", volumes_kept=not volumes)
 
 
 def wait_until_gone(server: Server, app: str, clock: Clock, seconds: float = REMOVE_SECONDS) -> None:
     """Raises `Unreachable` with what is left when it takes too long."""
-    deadline = clock.monotonic() + seconds
-    while True:
-        try:
-            if all(one.name != app for one in server.apps()):
-                return
-            if clock.monotonic() > deadline:
-                left = ", ".join(f"{task.name} ({task.status.state.value})" for task in server.tasks(app))
-                raise Unreachable(
-                    f"{app} is not gone after {seconds:.0f} s: {left or 'its volumes are left'}",
-                    remedy="miniorch up, which starts the agent if it is away; then miniorch rm again",
-                )
-        except Temporary:
-            if clock.monotonic() > deadline:
-                raise
-        sleep(LOOK_SECONDS)
+
+    def late(_: str) -> Unreachable:
+        left = ", ".join(f"{task.name} ({task.status.state.value})" for task in server.tasks(app))
+        return Unreachable(
+            f"{app} is not gone after {seconds:.0f} s: {left or 'its volumes are left'}",
+            remedy="miniorch up, which starts the agent if it is away; then miniorch rm again",
+        )
+
+    waiting = Waiting(app, server, Screen(), clock, seconds)
+    waiting.until(lambda: app if any(one.name == app for one in server.apps()) else "", late)

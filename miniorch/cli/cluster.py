@@ -19,7 +19,7 @@ from typing import Any
 from miniorch import tokens
 from miniorch.authority import write_private
 from miniorch.certificates import digest_of_certificate, new_key, own_certificate, request_for
-from miniorch.cli.output import ago, as_json, outcome, suggest, table
+from miniorch.cli.output import Answer, ago, done, table
 from miniorch.clock import SystemClock
 from miniorch.contexts import transport_now
 from miniorch.errors import Conflict, NotAllowed, Unreachable, UsageError, from_wire
@@ -44,10 +44,10 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # --- init ------------------------------------------------------------------------------------------------------------
 
 
-def init(advertise: str, pool: str, node: str, store: str, *, quiet: bool, json: bool) -> None:
+def init(advertise: str, pool: str, node: str, store: str, *, quiet: bool) -> Answer:
     need_root("let other machines join", "sudo miniorch init")
     state = Path(STATE_DIRECTORY)
-    machine = Machine((lambda _: None) if quiet or json else print, node, pool, store)
+    machine = Machine((lambda _: None) if quiet else print, node, pool, store)
     if machine.worker:
         raise Conflict("this machine is a worker of a cluster", remedy="miniorch init on a manager, or here after "
                        "miniorch down --all")  # fmt: skip
@@ -61,8 +61,8 @@ def init(advertise: str, pool: str, node: str, store: str, *, quiet: bool, json:
     items = machine.ask("GET", "/v1/join-tokens")["items"]
     token = next(one["token"] for one in items if one["role"] == "worker" and one["standing"])
     words = f"{machine.node} is a manager, reachable at {address}:{SERVER_PORT}. On each further machine:\n"
-    outcome(f"{words}\n  miniorch join --token {token} {address}\n", json=json, outcome="initialised",
-            node=machine.node, address=address, token=token)  # fmt: skip
+    words += f"\n  miniorch join --token {token} {address}\n"
+    return done(words, outcome="initialised", node=machine.node, address=address, token=token)
 
 
 def _certify(machine: Machine, address: str, state: Path) -> None:
@@ -104,7 +104,7 @@ def _must_have(address: str) -> None:
 # --- join ------------------------------------------------------------------------------------------------------------
 
 
-def join(place: str, token: str, token_file: str, node: str, *, manager: bool, quiet: bool, json: bool) -> None:
+def join(place: str, token: str, token_file: str, node: str, *, manager: bool, quiet: bool) -> Answer:
     began = SystemClock().monotonic()
     need_root("let this machine join", "sudo miniorch join")
     state = Path(STATE_DIRECTORY)
@@ -118,13 +118,13 @@ def join(place: str, token: str, token_file: str, node: str, *, manager: bool, q
     if not name:
         name = _ask_for_certificate(url, text, given, node, state)
     try:
-        Machine((lambda _: None) if quiet or json else print, name).ensure_up()
+        Machine((lambda _: None) if quiet else print, name).ensure_up()
     except Unreachable as error:
         raise Unreachable(f"{error.message}{_first_bad()}", remedy=error.remedy) from None
     seconds = SystemClock().monotonic() - began
-    outcome(f"{name} has joined as {given.role.value} and is ready ({seconds:.1f} s)", json=json, outcome="joined",
-            node=name, role=given.role.value, seconds=round(seconds, 3))  # fmt: skip
-    suggest("miniorch nodes   (on a manager)", quiet=quiet or json)
+    words = f"{name} has joined as {given.role.value} and is ready ({seconds:.1f} s)"
+    facts = {"outcome": "joined", "node": name, "role": given.role.value, "seconds": round(seconds, 3)}
+    return Answer(facts, words, "miniorch nodes   (on a manager)")
 
 
 def _token(token: str, file: str) -> str:
@@ -234,49 +234,40 @@ def _first_bad() -> str:
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def show_tokens(role: str | None, *, quiet: bool, json: bool) -> None:
-    items = [one for one in _tokens() if not role or one["role"] == role]
+def show_tokens(role: str | None, *, quiet: bool) -> Answer:
+    every = transport_now().request_now("GET", "/v1/join-tokens")["items"]
+    items = [one for one in every if not role or one["role"] == role]
     standing = [one for one in items if one["standing"]]
-    if json:
-        as_json(items)
-    elif quiet:
-        print("\n".join(one["token"] for one in standing))
-    else:
-        for one in standing:
-            print(f"to join as {one['role']}:\n\n  miniorch join --token {one['token']} {_reach()}\n")
-        rest, now = [one for one in items if not one["standing"]], SystemClock().now()
-        rows = [(one["id"], one["role"], _life(one["expires_at"], now)) for one in rest]
-        if rows:
-            table(("TOKEN", "ROLE", "LEFT"), rows, "")
+    if quiet:
+        return Answer(items, "\n".join(one["token"] for one in standing))
+    words = [f"to join as {one['role']}:\n\n  miniorch join --token {one['token']} {_reach()}\n" for one in standing]
+    now = SystemClock().now()
+    rows = [(one["id"], one["role"], _life(one["expires_at"], now)) for one in items if not one["standing"]]
+    return Answer(items, "\n".join([*words, *[table(("TOKEN", "ROLE", "LEFT"), rows)] * bool(rows)]))
 
 
-def rotate_token(role: str, *, quiet: bool, json: bool) -> None:
-    _say(transport_now().request_now("POST", f"/v1/join-tokens/{role}/rotate"), "rotated", quiet=quiet, json=json)
+def rotate_token(role: str, *, quiet: bool) -> Answer:
+    return _made(transport_now().request_now("POST", f"/v1/join-tokens/{role}/rotate"), "rotated", quiet=quiet)
 
 
-def create_token(role: str, ttl: str, *, quiet: bool, json: bool) -> None:
+def create_token(role: str, ttl: str, *, quiet: bool) -> Answer:
     said = {"role": role, "ttl_seconds": seconds_of(ttl)}
-    _say(transport_now().request_now("POST", "/v1/join-tokens", said), "created", quiet=quiet, json=json)
+    return _made(transport_now().request_now("POST", "/v1/join-tokens", said), "created", quiet=quiet)
 
 
-def revoke_token(token: str, *, json: bool) -> None:
+def revoke_token(token: str) -> Answer:
     transport_now().request_now("DELETE", f"/v1/join-tokens/{token}")
-    outcome(f"token {token} admits nobody any more", json=json, outcome="revoked", token=token)
+    return done(f"token {token} admits nobody any more", outcome="revoked", token=token)
 
 
-def _say(one: Any, done: str, *, quiet: bool, json: bool) -> None:
-    if json or quiet:
-        outcome(one["token"], json=json, **{**one, "outcome": done})
-        return
-    life = _life(one["expires_at"], SystemClock().now())
-    print(f"to join as {one['role']} ({life}; this is not shown again):" if not one["standing"] else
-          f"to join as {one['role']}; the token before it admits nobody any more, who has joined stays:")  # fmt: skip
-    print(f"\n  miniorch join --token {one['token']} {_reach()}\n")
-
-
-def _tokens() -> list[Any]:
-    items: list[Any] = transport_now().request_now("GET", "/v1/join-tokens")["items"]
-    return items
+def _made(one: Any, how: str, *, quiet: bool) -> Answer:
+    facts = {**one, "outcome": how}
+    if quiet:
+        return Answer(facts, one["token"])
+    note = f" ({_life(one['expires_at'], SystemClock().now())}; this is not shown again):"
+    if one["standing"]:
+        note = "; the token before it admits nobody any more, who has joined stays:"
+    return Answer(facts, f"to join as {one['role']}{note}\n\n  miniorch join --token {one['token']} {_reach()}\n")
 
 
 def _reach() -> str:

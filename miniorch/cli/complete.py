@@ -1,10 +1,11 @@
 """What a shell offers when Tab is pressed: commands, options, and the names of what is there at this moment.
 
 The problem: a completion that is slow, or that prints an error into somebody's half-written line, is worse than none.
-The idea: three short scripts ask `miniorch __complete WORDS...`, whose last word is the one to be completed. It prints
-a candidate and a word about it per line, or `:files` where the shell should offer files. What can stand at a place is
-read from the command tree: its metavar says it. Live names come over a bare socket (importing `transport.py` would
-double the time), within 300 ms all together, and whatever goes wrong, nothing is printed.
+The idea: three short scripts (`completion.bash`, `.zsh`, `.fish`) ask `miniorch __complete WORDS...`, whose last word
+is the one to be completed. It prints a candidate and a word about it per line, or `:files` where the shell should offer
+files. What can stand at a place is read from the command tree: its metavar says it. Live names come over a bare socket
+(importing `transport.py` would double the time), within 300 ms all together, and whatever goes wrong, nothing is
+printed.
 
 Who does this for real: kubectl and gh, with the same hidden command. Next file: `reference.py`.
 """
@@ -24,61 +25,10 @@ LESSONS = Path(__file__).parents[1] / "lessons.md"
 LIMIT_SECONDS = 0.3  # unless MINIORCH_COMPLETION_SECONDS says otherwise
 FILES = ":files"
 
-BASH = r"""_miniorch() {
-    local words current one
-    read -ra words <<<"${COMP_LINE:0:COMP_POINT}"
-    [[ ${COMP_LINE:0:COMP_POINT} == *[[:space:]] ]] && words+=("")
-    current=${words[-1]}
-    COMPREPLY=()
-    while IFS= read -r one; do
-        one=${one%%$'\t'*}
-        if [[ $one == :files ]]; then
-            compopt -o filenames 2>/dev/null
-            while IFS= read -r one; do COMPREPLY+=("$one"); done < <(compgen -f -- "$current")
-        else
-            [[ $one == *[=:] ]] && compopt -o nospace 2>/dev/null
-            COMPREPLY+=("$one")
-        fi
-    done < <("$1" __complete "${words[@]:1}" 2>/dev/null)
-}
-complete -F _miniorch miniorch"""
-
-ZSH = r"""#compdef miniorch
-_miniorch() {
-    local -a lines names joined
-    local line
-    lines=("${(@f)$($words[1] __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    for line in $lines; do
-        if [[ $line == :files ]]; then
-            _files
-        elif [[ ${line%%$'\t'*} == *[=:] ]]; then
-            joined+=(${line%%$'\t'*})
-        else
-            names+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
-        fi
-    done
-    (( $#joined )) && compadd -S '' -a joined
-    (( $#names )) && _describe miniorch names
-}
-compdef _miniorch miniorch"""
-
-FISH = r"""function __miniorch_complete
-    set -l words (commandline -opc)
-    set -l current (commandline -ct)
-    for line in ($words[1] __complete $words[2..-1] "$current" 2>/dev/null)
-        if test "$line" = :files
-            __fish_complete_path "$current"
-        else
-            echo $line
-        end
-    end
-end
-complete -c miniorch -f -a '(__miniorch_complete)'"""
-
 
 def completion(shell: str) -> None:
     """Print what `eval` (bash, zsh) or `source` (fish) makes completion of."""
-    print({"bash": BASH, "zsh": ZSH, "fish": FISH}[shell])
+    print(Path(__file__).with_name(f"completion.{shell}").read_text(), end="")
 
 
 def complete(words: Sequence[str]) -> int:

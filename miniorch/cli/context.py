@@ -13,7 +13,7 @@ from typing import Any
 from miniorch.authority import write_private
 from miniorch.certificates import new_key, own_certificate, read_certificate, request_for
 from miniorch.cli.cluster import seconds_of
-from miniorch.cli.output import ago, as_json, did_you_mean, outcome, table
+from miniorch.cli.output import Answer, ago, as_json, did_you_mean, done, table
 from miniorch.clock import SystemClock
 from miniorch.contexts import LOCAL_NAME, chosen, folder_of, home, known, note_renewal, transport_now
 from miniorch.errors import Conflict, NotFound, UsageError
@@ -39,7 +39,7 @@ def create(name: str, role: str, ttl: str) -> None:
           f"To take it back: miniorch context revoke {name}", file=sys.stderr)  # fmt: skip
 
 
-def add(file: str, name: str, *, json: bool) -> None:
+def add(file: str, name: str) -> Answer:
     """Take in what `create` printed, and use it."""
     try:
         text = sys.stdin.read(MAX_BYTES) if file == "-" else Path(file).read_text()[:MAX_BYTES]
@@ -61,30 +61,27 @@ def add(file: str, name: str, *, json: bool) -> None:
         write_private(folder / one, data)
     write_private(folder / SERVERS_FILE, "\n".join([*servers, ""]).encode())
     note_renewal(folder)
-    use(name, json=json)
+    return use(name)
 
 
-def use(name: str, *, json: bool) -> None:
+def use(name: str) -> Answer:
     _must_exist(name)
     if name == LOCAL_NAME:
         (home() / "current").unlink(missing_ok=True)
     else:
         write_private(home() / "current", f"{name}\n".encode())
-    outcome(f"commands now speak to {name}", json=json, outcome="used", context=name)
+    return done(f"commands now speak to {name}", outcome="used", context=name)
 
 
-def ls(*, json: bool) -> None:
+def ls() -> Answer:
     now, current = SystemClock().now(), chosen() or LOCAL_NAME
     rows = [{"name": LOCAL_NAME, "current": current == LOCAL_NAME, "role": "admin", "servers": [], "until": 0.0}]
     for name in known():
         own = own_certificate(folder_of(name))
         rows.append({"name": name, "current": name == current, "role": own.role,
                      "servers": servers_of(folder_of(name)), "until": own.until})  # fmt: skip
-    if json:
-        as_json(rows)
-        return
-    cells: list[tuple[str, ...]] = [_cells(row, now) for row in rows]
-    table(("CURRENT", "NAME", "ROLE", "SERVERS", "CERTIFICATE"), cells, "")
+    head = ("CURRENT", "NAME", "ROLE", "SERVERS", "CERTIFICATE")
+    return Answer(rows, table(head, [_cells(row, now) for row in rows]))
 
 
 def _cells(row: dict[str, Any], now: float) -> tuple[str, ...]:
@@ -93,7 +90,7 @@ def _cells(row: dict[str, Any], now: float) -> tuple[str, ...]:
     return "*" if row["current"] else "-", row["name"], row["role"], servers, left if row["until"] else "-"
 
 
-def rm(name: str, *, json: bool) -> None:
+def rm(name: str) -> Answer:
     """Forget a context here. Its certificate goes on to be good for whoever has a copy."""
     _must_exist(name)
     if name == LOCAL_NAME:
@@ -101,14 +98,14 @@ def rm(name: str, *, json: bool) -> None:
     if chosen() == name:
         (home() / "current").unlink(missing_ok=True)
     shutil.rmtree(folder_of(name))
-    outcome(f"{name} is forgotten here; miniorch context revoke on a manager makes it worthless", json=json,
-            outcome="removed", context=name)  # fmt: skip
+    words = f"{name} is forgotten here; miniorch context revoke on a manager makes it worthless"
+    return done(words, outcome="removed", context=name)
 
 
-def revoke(name: str, *, json: bool) -> None:
+def revoke(name: str) -> Answer:
     """On a manager: this user's certificate is refused from the next request on."""
     transport_now().request_now("DELETE", f"/v1/certificates/{name}")
-    outcome(f"the certificate of {name} is refused from now on", json=json, outcome="revoked", context=name)
+    return done(f"the certificate of {name} is refused from now on", outcome="revoked", context=name)
 
 
 def _must_exist(name: str) -> None:

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
-from miniorch.cli.ask import Server, resolve
+from miniorch.cli.ask import Server
 from miniorch.cli.output import BROKEN_PIPE, detaching
 from miniorch.contexts import transport_now
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, UsageError
-from miniorch.model import Task
 
 PIECE = 64 * 1024
 COPY_SECONDS = 600.0  # without a sign of life
@@ -76,16 +75,10 @@ class Place:
         self.name = name
         self.path = path if path.startswith("/") else f"/{path}"
         self._transport = transport_now(timeout_seconds=COPY_SECONDS)
-        self.task = self._task()
-
-    def _task(self) -> Task:
-        server = Server(self._transport)
-        named = resolve(self.name, server.services(), server.tasks())
-        live = [task for task in named.tasks if task.live and task.status.container_id]
-        kept = [task for task in named.tasks if task.status.container_id]
+        kept = [task for task in Server(self._transport).resolve(name).tasks if task.status.container_id]
         if not kept:
-            raise Conflict(f"{self.name} has no container", remedy=f"miniorch explain {self.name}")
-        return live[0] if live else kept[-1]
+            raise Conflict(f"{name} has no container", remedy=f"miniorch explain {name}")
+        self.task = next((task for task in kept if task.live), kept[-1])
 
     def url(self, what: str, path: str) -> str:
         return f"/v1/tasks/{self.task.id}/{what}?path={quote(path, safe='')}"

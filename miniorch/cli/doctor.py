@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from miniorch.certificates import own_certificate
-from miniorch.cli.output import ago, as_json, table
+from miniorch.cli.output import Answer, ago, table
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, NotAllowed
 from miniorch.identity import check_certificate, has_identity
@@ -49,15 +49,12 @@ def judged(check: str, fine: bool, seen: str, wanted: str, mend: str, otherwise:
     return Check(check, "ok" if fine else otherwise, seen, wanted, "" if fine else mend)
 
 
-def doctor(*, json: bool) -> int:
-    """Print all checks; 0 when none is bad, else 1."""
+def doctor() -> Answer:
+    """All checks; the exit code is 0 when none is bad, else 1."""
     checks = look()
-    if json:
-        as_json(checks)
-    else:
-        rows = [(one.check, one.state, one.seen, one.wanted if one.state != "ok" else "", one.mend) for one in checks]
-        table(("CHECK", "STATE", "SEEN", "WANTED", "MEND IT WITH"), rows, "")
-    return int(any(one.state == "bad" for one in checks))
+    rows = [(one.check, one.state, one.seen, one.wanted if one.state != "ok" else "", one.mend) for one in checks]
+    words = table(("CHECK", "STATE", "SEEN", "WANTED", "MEND IT WITH"), rows)
+    return Answer(checks, words, code=int(any(one.state == "bad" for one in checks)))
 
 
 def look() -> list[Check]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from itertools import chain
 
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json, detaching, table
+from miniorch.cli.output import Answer, detaching, json_text, table
 from miniorch.client import RECONNECT_SECONDS
 from miniorch.codec import from_plain
 from miniorch.errors import Compacted, Temporary
 from miniorch.model import Event
 
 
-def events(app: str, *, follow: bool, tail: int, json: bool) -> None:
+def events(app: str, *, follow: bool, tail: int, json: bool) -> Answer | None:
     """The newest events. With `follow` also those to come, one JSON object per line, over any restart of the server."""
     server = Server()
     # The revision first: what happens between the two questions is told twice rather than never, and then once.
@@ -23,32 +24,23 @@ def events(app: str, *, follow: bool, tail: int, json: bool) -> None:
     if app and not found:
         server.must_have(app)
     shown = found[-tail:] if tail else []
-    if json and not follow:
-        as_json(shown)
-        return
-    for one in shown:
-        _tell(one, json)
-    if follow:
-        with detaching("ended; all events: miniorch events -n 1000"):
-            known = {one.id for one in found}
-            for event in _coming(server, revision):
-                if event.id not in known and _about(event, app):
-                    _tell(event, json)
-                known.add(event.id)
-    elif not shown:
-        print("no events")
+    if not follow:
+        return Answer(shown, "\n".join(map(_line, shown)) or "no events")
+    known = {one.id for one in found[: len(found) - len(shown)]}
+    with detaching("ended; all events: miniorch events -n 1000"):
+        for event in chain(shown, _coming(server, revision)):
+            if event.id not in known and _about(event, app):
+                print(json_text(event, line=True) if json else _line(event), flush=True)
+            known.add(event.id)
+    return None
 
 
 def _about(event: Event, app: str) -> bool:
     return not app or event.subject.split("/")[0] == app
 
 
-def _tell(event: Event, json: bool) -> None:
-    if json:
-        as_json(event, line=True)
-    else:
-        when = time.strftime("%H:%M:%S", time.localtime(event.at))
-        print(f"{when}  {event.subject}  {event.message}", flush=True)
+def _line(event: Event) -> str:
+    return f"{time.strftime('%H:%M:%S', time.localtime(event.at))}  {event.subject}  {event.message}"
 
 
 def _coming(server: Server, revision: int) -> Iterator[Event]:
@@ -71,17 +63,14 @@ def _coming(server: Server, revision: int) -> Iterator[Event]:
         time.sleep(RECONNECT_SECONDS)
 
 
-def history(app: str, *, json: bool) -> None:
+def history(app: str) -> Answer:
     """The releases of an app. Raises `NotFound`."""
     server = Server()
     found = server.releases(app)
     if not found:
         server.must_have(app)
-    if json:
-        as_json(found)
-        return
     rows = [
         (str(one.number), time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at)), "; ".join(one.changes))
         for one in found
     ]
-    table(("NUMBER", "WHEN", "CHANGES"), rows, f"{app} has no history yet")
+    return Answer(found, table(("NUMBER", "WHEN", "CHANGES"), rows, f"{app} has no history yet"))

@@ -19,8 +19,8 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from miniorch.cli.ask import Named, Server, resolve
-from miniorch.cli.output import BROKEN_PIPE, INTERRUPTED, as_json, show_error, table
+from miniorch.cli.ask import Server
+from miniorch.cli.output import BROKEN_PIPE, INTERRUPTED, Answer, show_error, table
 from miniorch.codec import encode
 from miniorch.errors import Conflict, EngineError, Unreachable, UsageError
 from miniorch.frames import CHUNK_BYTES, SIZE, WINDOW_BYTES, Command, Kind, Unpacker, pack
@@ -35,7 +35,7 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
     if workdir and not workdir.startswith("/"):
         raise UsageError(f"--workdir wants a path from /, got {workdir}", remedy=f"--workdir /{workdir}")
     server = Server()
-    task = running(name, resolve(name, server.services(), server.tasks()))[0]
+    task = running(server, name)[0]
     keyboard = os.isatty(0)
     terminal = keyboard and os.isatty(1) if tty is None else tty
     rows, columns = _size() if terminal else (0, 0)
@@ -54,23 +54,19 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
     return code
 
 
-def top(name: str, *, json: bool) -> None:
+def top(name: str) -> Answer:
     """List the processes inside a task, or inside all tasks of a service."""
-    server = Server()
-    named = resolve(name, server.services(), server.tasks())
-    found = []
-    for task in running(name, named):
+    server, found = Server(), []
+    for task in running(server, name):
         processes = server.transport.request_now("GET", f"/v1/tasks/{task.id}/top")
         found.append({"task": task.id, "name": f"{task.app}/{task.name}", **processes})
-    if json:
-        as_json(found)
-        return
-    titles = ["TASK", *found[0]["titles"]]
-    table(titles, [[one["name"].partition("/")[2], *row] for one in found for row in one["rows"]], "no processes")
+    rows = [[one["name"].partition("/")[2], *row] for one in found for row in one["rows"]]
+    return Answer(found, table(["TASK", *found[0]["titles"]], rows, "no processes"))
 
 
-def running(name: str, named: Named) -> list[Task]:
+def running(server: Server, name: str) -> list[Task]:
     """Those of a name's tasks whose container runs, in the order of their slots. Raises `Conflict`."""
+    named = server.resolve(name)
     found = [task for task in named.tasks if task.status.state in RUNS]
     if found:
         return found

@@ -3,10 +3,11 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json, detaching, outcome, suggest, table
+from miniorch.cli.output import Answer, detaching, done, table
 from miniorch.codec import from_plain
 from miniorch.errors import MiniorchError
 from miniorch.lab.lab import Lab
@@ -31,10 +32,9 @@ def open_lab(*, quiet: bool = False) -> Lab:
 
 
 def up(
-    nodes: int, managers: int, store: str | None, labels: Sequence[str], cpus: float, memory: str, *,
-    quiet: bool, json: bool,
-) -> None:  # fmt: skip
-    lab = open_lab(quiet=quiet or json)
+    nodes: int, managers: int, store: str | None, labels: Sequence[str], cpus: float, memory: str, *, quiet: bool
+) -> Answer:
+    lab = open_lab(quiet=quiet)
     began = time.monotonic()
     with detaching("interrupted; miniorch lab up makes the rest, miniorch lab down removes all"):
         lab.up(nodes, store or "", read_labels(labels), cpus, read_memory(memory), managers)
@@ -44,15 +44,14 @@ def up(
     words = f"{len(names)} nodes are ready after {took:.1f} s: {', '.join(names)}"
     if (why := lab.wire.no_way_out) and not quiet:
         words += f"\nthey reach nothing outside of the lab: {why}"
-    outcome(words, json=json, outcome="up", nodes=names, seconds=round(took, 2), phases=phases)
-    suggest("miniorch nodes; miniorch run FILE; miniorch lab cut node2", quiet=quiet or json)
+    then = "miniorch nodes; miniorch run FILE; miniorch lab cut node2"
+    return done(words, then, outcome="up", nodes=names, seconds=round(took, 2), phases=phases)
 
 
-def ls(*, json: bool) -> None:
+def ls() -> Answer:
     lab = open_lab()
     if lab.plan is None:
-        outcome("there is no lab: miniorch lab up makes one", json=json, nodes=[], ports={})
-        return
+        return done("there is no lab: miniorch lab up makes one", nodes=[], ports={})
     need_root("look into the lab", "sudo miniorch lab ls")
     plugged = lab.wire.ports()
     cluster = _cluster_says(lab.sockets)
@@ -68,13 +67,10 @@ def ls(*, json: bool) -> None:
         for machine in lab.machines
     ]
     ports = lab.ports()
-    if json:
-        as_json({"nodes": nodes, "ports": ports, "socket": lab.sockets[0], "sockets": lab.sockets})
-        return
+    facts = {"nodes": nodes, "ports": ports, "socket": lab.sockets[0], "sockets": lab.sockets}
     head = ("NODE", "ADDRESS", "POWER", "CABLE", "CLUSTER", "PID")
-    table(head, [[str(value or "") for value in node.values()] for node in nodes], "")
-    for port, service in ports.items():
-        print(f"http://localhost:{port}  {service}")
+    words = [table(head, [[str(value or "") for value in node.values()] for node in nodes])]
+    return Answer(facts, "\n".join([*words, *(f"http://localhost:{port}  {one}" for port, one in ports.items())]))
 
 
 def _cluster_says(sockets: Sequence[str]) -> dict[str, str]:
@@ -112,12 +108,12 @@ def _become(machine: Machine, command: Sequence[str]) -> None:
     os.execvpe(argv[0], argv, machine.environment())
 
 
-def trouble(verb: str, name: str, *, quiet: bool, json: bool) -> None:
+def trouble(verb: str, name: str) -> Answer:
     """Cut, heal, kill, start, pause, resume: each is done when it returns."""
     need_root(f"{verb} a node", f"sudo miniorch lab {verb} {name}")
     lab = open_lab(quiet=True)
     began = time.monotonic()
-    done = {
+    node = {
         "cut": lambda: lab.cut(name),
         "heal": lambda: lab.cut(name, healed=True),
         "kill": lambda: lab.kill(name),
@@ -126,19 +122,22 @@ def trouble(verb: str, name: str, *, quiet: bool, json: bool) -> None:
         "resume": lambda: lab.pause(name, on=False),
     }[verb]()
     seconds = round(time.monotonic() - began, 2)
-    outcome(DONE[verb].format(done), json=json, outcome=verb, node=done, seconds=seconds)
+    return done(DONE[verb].format(node), outcome=verb, node=node, seconds=seconds)
 
 
-def load(image: str, *, quiet: bool, json: bool) -> None:
+cut, heal, kill, start, pause, resume = (partial(trouble, verb) for verb in DONE)
+
+
+def load(image: str, *, quiet: bool) -> Answer:
     need_root("copy images into the lab", f"sudo miniorch lab load {image}")
-    lab = open_lab(quiet=quiet or json)
+    lab = open_lab(quiet=quiet)
     names = lab.load(image)
-    outcome(f"{image} is on {', '.join(names)}", json=json, outcome="loaded", nodes=names)
+    return done(f"{image} is on {', '.join(names)}", outcome="loaded", nodes=names)
 
 
-def down(*, images: bool, quiet: bool, json: bool) -> None:
-    lab = open_lab(quiet=quiet or json)
+def down(*, images: bool, quiet: bool) -> Answer:
+    lab = open_lab(quiet=quiet)
     lab.down(images=images)
     kept = not images and lab.place.state.exists()
     words = "the lab is gone" + (f"; images are kept in {lab.place.state}: miniorch lab down --images" * kept)
-    outcome(words, json=json, outcome="removed", images_kept=kept)
+    return done(words, outcome="removed", images_kept=kept)

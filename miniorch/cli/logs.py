@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from time import sleep
 
-from miniorch.cli.ask import Named, Server, resolve
+from miniorch.cli.ask import Named, Server
 from miniorch.cli.output import BROKEN_PIPE, detaching
 from miniorch.contexts import transport_now
 from miniorch.errors import MiniorchError, Temporary, UsageError
@@ -22,7 +22,7 @@ def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
     if follow and previous:
         raise UsageError("a task that has ended writes nothing more", remedy=f"miniorch logs {name} --previous")
     server = Server()
-    named = resolve(name, server.services(), server.tasks())
+    named = server.resolve(name)
     if follow:
         with detaching(f"ended; {name} goes on: miniorch logs {name} -f"):
             _follow(server, name, tail, prefix=named.whole_service)
@@ -50,7 +50,7 @@ def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
     threads: dict[str, threading.Thread] = {}
     while True:
         try:
-            named = resolve(name, server.services(), server.tasks())
+            named = server.resolve(name)
         except Temporary:  # the server is being started again; the tasks go on
             sleep(LOOK_SECONDS)
             continue

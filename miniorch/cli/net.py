@@ -4,19 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json
-from miniorch.errors import MiniorchError, NotFound, Unreachable, to_wire
+from miniorch.cli.output import Answer
+from miniorch.errors import MiniorchError, Unreachable, to_wire
 from miniorch.model import NodeState
 
 AT_ONCE = 8
 
 
-def verify(node: str, *, repair: bool, json: bool) -> int:
+def verify(node: str, *, repair: bool) -> Answer:
     """Print what differs; 0 if nothing does (any more), 1 if something does, 5 if a node could not be asked."""
     server = Server()
-    nodes = {one.name: one for one in server.nodes() if node in ("", one.name)}
-    if node and not nodes:
-        raise NotFound(f"there is no node {node}", remedy="miniorch nodes")
+    nodes = {one.name: one for one in ([server.node(node)] if node else server.nodes())}
     method = "POST" if repair else "GET"
 
     def ask(name: str) -> Any:
@@ -29,14 +27,10 @@ def verify(node: str, *, repair: bool, json: bool) -> int:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         reports = list(pool.map(ask, sorted(nodes)))
-    if json:
-        as_json(reports)
-    else:
-        for report in reports:
-            print("\n".join(f"{report['node']}: {line}" for line in lines(report)))
-    if any(report.get("differences") for report in reports):
-        return 1
-    return 5 if any("differences" not in report for report in reports) else 0
+    words = [f"{report['node']}: {line}" for report in reports for line in lines(report)]
+    code = 5 if any("differences" not in report for report in reports) else 0
+    code = 1 if any(report.get("differences") for report in reports) else code
+    return Answer(reports, "\n".join(words), code=code)
 
 
 def lines(report: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from miniorch.cli.ask import Server
 from miniorch.cli.change import wait_until_gone
-from miniorch.cli.output import confirm, detaching, outcome, sentence, suggest
+from miniorch.cli.output import Answer, confirm, detaching, done, sentence
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, UsageError
 from miniorch.up import Machine
@@ -10,26 +10,24 @@ from miniorch.up import Machine
 GRACE_SECONDS = 30.0
 
 
-def up(pool: str, node: str, store: str, *, systemd: bool, quiet: bool, json: bool) -> None:
-    machine = Machine((lambda _: None) if quiet or json else print, node, pool, store)
+def up(pool: str, node: str, store: str, *, systemd: bool, quiet: bool) -> Answer:
+    machine, then = Machine((lambda _: None) if quiet else print, node, pool, store), "miniorch run FILE"
     with detaching("interrupted; what was started goes on: miniorch up starts the rest"):
         if systemd:
             machine.install_units()
             units = [process.unit_name for process in machine.processes]
-            outcome(f"units {sentence(units)} are enabled and run", json=json, outcome="up", units=units)
-        else:
-            started = machine.ensure_up()
-            words = f"{sentence(started)} started; all answer" if started else "server, net and agent run already"
-            outcome(words, json=json, outcome="up", started=started)
-    suggest("miniorch run FILE", quiet=quiet or json)
+            return done(f"units {sentence(units)} are enabled and run", then, outcome="up", units=units)
+        started = machine.ensure_up()
+    words = f"{sentence(started)} started; all answer" if started else "server, net and agent run already"
+    return done(words, then, outcome="up", started=started)
 
 
-def down(*, everything: bool, volumes: bool, yes: bool, no_input: bool, quiet: bool, json: bool) -> None:
+def down(*, everything: bool, volumes: bool, yes: bool, no_input: bool, quiet: bool) -> Answer:
     if volumes and not everything:
         raise UsageError("--volumes goes with --all", remedy="miniorch down --all --volumes")
     if volumes:
         confirm("The data in all volumes on this machine will be deleted for good. Go on?", yes=yes, no_input=no_input)
-    machine = Machine((lambda _: None) if quiet or json else print)
+    machine = Machine((lambda _: None) if quiet else print)
     again = f"miniorch down{' --all' * everything}{' --volumes' * volumes}"
     with detaching(f"interrupted; some of it is ended or removed already: {again} does the rest"):
         if everything:
@@ -40,7 +38,7 @@ def down(*, everything: bool, volumes: bool, yes: bool, no_input: bool, quiet: b
         words += ["removed: containers, network, HAProxy, state" + (", volumes" if volumes else "; volumes are kept")]
     elif stopped and not quiet:
         words += ["containers and published ports go on; miniorch up takes them over again"]
-    outcome("\n".join(words), json=json, outcome="removed" if everything else "down", stopped=stopped)
+    return done("\n".join(words), outcome="removed" if everything else "down", stopped=stopped)
 
 
 def _remove_apps_politely() -> None:

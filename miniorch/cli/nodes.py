@@ -4,57 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from time import sleep
 from typing import Any
 
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json, detaching, did_you_mean, outcome, sentence, table
+from miniorch.cli.output import Answer, detaching, done, sentence, table
+from miniorch.cli.screen import Screen
+from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
 from miniorch.codec import to_plain
-from miniorch.errors import NotFound, NotPlaced, UsageError
+from miniorch.errors import NotPlaced, UsageError
 from miniorch.model import Availability, Node, NodeState, Task
 from miniorch.slots import unknown, volumes_of
 from miniorch.spec import Restart
 
-LOOK_SECONDS = 0.2
 GIB = 1 << 30
 
 
-def nodes(*, json: bool) -> None:
+def nodes() -> Answer:
     server, now = Server(last_known=True), SystemClock().now()
     found, tasks, certificates = server.nodes(), server.tasks(), _certificates(server)
     rows = [_row(node, tasks, certificates, now) for node in found]
-    if json:
-        as_json([{key: value for key, value in row.items() if key != "cells"} for row in rows])
-        return
     head = ("NAME", "ROLE", "STATE", "ADDRESS", "SUBNET", "TASKS", "CPUS", "MEMORY", "LABELS", "CERTIFICATE", "ENGINE",
             "MESSAGE")  # fmt: skip
-    table(head, [row["cells"] for row in rows], "no node has joined; miniorch up makes this machine one")
+    empty = "no node has joined; miniorch up makes this machine one"
+    return Answer([facts for facts, _ in rows], table(head, [cells for _, cells in rows], empty))
 
 
-def inspect(name: str, *, json: bool) -> None:
+def inspect(name: str) -> Answer:
     """One node, what is on it, and what it alone has."""
     server, now = Server(last_known=True), SystemClock().now()
-    node = _node(server, name)
+    node = server.node(name)
     tasks = [task for task in server.tasks() if task.node == name and task.live]
     volumes = [f"{one['app']}/{one['name']}" for one in server.plain("volumes") if one["node"] == name]
-    row = _row(node, tasks, _certificates(server), now)
-    if json:
-        as_json({**{key: value for key, value in row.items() if key != "cells"}, "volumes": volumes,
-                 "live": [f"{task.app}/{task.name}" for task in tasks]})  # fmt: skip
-        return
-    facts = [("role", node.role.value), ("state", row["shown"]), ("address", node.address), ("subnet", node.subnet),
-             ("engine", f"{node.engine} {node.platform}".strip()), ("cpus", row["cells"][6]),
-             ("memory", row["cells"][7]), ("labels", row["cells"][8]), ("message", row["cells"][11]),
-             ("volumes", ", ".join(volumes))]  # fmt: skip
-    print(name)
-    for what, value in facts:
-        print(f"  {what:<8} {value or '-'}")
-    for task in tasks:
-        print(f"  {task.app}/{task.name} {unknown(task, node, now) or task.status.state.value}")
+    facts, cells = _row(node, tasks, _certificates(server), now)
+    told = [("role", node.role.value), ("state", facts["shown"]), ("address", node.address), ("subnet", node.subnet),
+            ("engine", f"{node.engine} {node.platform}".strip()), ("cpus", cells[6]), ("memory", cells[7]),
+            ("labels", cells[8]), ("message", cells[11]), ("volumes", ", ".join(volumes))]  # fmt: skip
+    words = [name, *(f"  {what:<8} {value or '-'}" for what, value in told)]
+    words += [f"  {task.app}/{task.name} {unknown(task, node, now) or task.status.state.value}" for task in tasks]
+    live = [f"{task.app}/{task.name}" for task in tasks]
+    return Answer({**facts, "volumes": volumes, "live": live}, "\n".join(words))
 
 
-def label(name: str, words: Sequence[str], *, quiet: bool, json: bool) -> None:
+def label(name: str, words: Sequence[str]) -> Answer:
     """`zone=b` sets a label, `zone-` takes it away."""
     wrong = [word for word in words if not re.fullmatch(r"[^=]+=.*|[^=]+-", word, re.S)]
     if wrong:
@@ -63,50 +55,46 @@ def label(name: str, words: Sequence[str], *, quiet: bool, json: bool) -> None:
     without = [word[:-1] for word in words if "=" not in word]
     server = Server()
     _change(server, name, {"labels": labels, "without": without})
-    node = _node(server, name)
-    shown = _labels(node)
-    outcome(f"{name}: {shown or 'no labels'}", json=json, node=name, outcome="labelled", labels=dict(node.labels))
+    node = server.node(name)
+    return done(f"{name}: {_labels(node) or 'no labels'}", node=name, outcome="labelled", labels=dict(node.labels))
 
 
-def activate(name: str, *, json: bool) -> None:
+def activate(name: str) -> Answer:
     _change(Server(), name, {"availability": Availability.ACTIVE})
-    outcome(f"{name} takes new tasks; what has moved away stays away", json=json, node=name, outcome="active")
+    return done(f"{name} takes new tasks; what has moved away stays away", node=name, outcome="active")
 
 
-def drain(name: str, *, detach: bool, timeout: float, json: bool) -> None:
+def drain(name: str, *, detach: bool, timeout: float) -> Answer:
     """Ask for it, and wait until nothing is left that can go. Raises `NotPlaced` with what stays, and why."""
-    server, clock = Server(), SystemClock()
+    server, again = Server(), f"miniorch node drain {name}"
     _change(server, name, {"availability": Availability.DRAIN})
-    again = f"miniorch node drain {name}"
     if detach:
-        outcome(f"{name} is draining; {again} waits until it is drained", json=json, node=name, outcome="draining")
-        return
-    deadline = clock.monotonic() + timeout
+        return done(f"{name} is draining; {again} waits until it is drained", node=name, outcome="draining")
+    moves: list[str] = []
+
+    def left() -> str:
+        stays, moves[:] = _left(server, name)
+        if stays and not moves:
+            raise NotPlaced(
+                f"{name} takes no new tasks, but is not empty: {'; '.join(stays)}",
+                remedy=f"miniorch rm of those apps; or miniorch node activate {name}",
+            )
+        return f"{sentence(moves[:5])} still run{'s' * (len(moves) == 1)} on {name}" if moves else ""
+
+    def late(missing: str) -> NotPlaced:
+        return NotPlaced(f"after {timeout:g} s {missing}", remedy=f"miniorch explain {moves[0]}; or {again}")
+
     with detaching(f"interrupted; {name} is drained all the same: {again} waits again"):
-        while True:
-            stays, moves = _left(server, name)
-            if not stays and not moves:
-                outcome(f"{name} is drained", json=json, node=name, outcome="drained")
-                return
-            if not moves:
-                raise NotPlaced(
-                    f"{name} takes no new tasks, but is not empty: {'; '.join(stays)}",
-                    remedy=f"miniorch rm of those apps; or miniorch node activate {name}",
-                )
-            if clock.monotonic() > deadline:
-                raise NotPlaced(
-                    f"after {timeout:g} s {sentence(moves[:5])} still run{'s' * (len(moves) == 1)} on {name}",
-                    remedy=f"miniorch explain {moves[0]}; or {again}",
-                )
-            sleep(LOOK_SECONDS)
+        Waiting("", server, Screen(), SystemClock(), timeout).until(left, late)
+    return done(f"{name} is drained", node=name, outcome="drained")
 
 
-def remove(name: str, *, force: bool, json: bool) -> None:
+def remove(name: str, *, force: bool) -> Answer:
     server = Server()
-    _node(server, name)
+    server.node(name)
     answer = server.transport.request_now("DELETE", f"/v1/nodes/{name}" + ("?force=1" if force else ""))
     lost = f"; {answer['lost']} of its tasks are lost and replaced" if answer["lost"] else ""
-    outcome(f"{name} is no longer in the cluster{lost}", json=json, node=name, outcome="removed", lost=answer["lost"])
+    return done(f"{name} is no longer in the cluster{lost}", node=name, outcome="removed", lost=answer["lost"])
 
 
 def _left(server: Server, name: str) -> tuple[list[str], list[str]]:
@@ -132,17 +120,8 @@ def _left(server: Server, name: str) -> tuple[list[str], list[str]]:
 
 
 def _change(server: Server, name: str, wish: dict[str, Any]) -> None:
-    _node(server, name)  # its own error names the nearest
+    server.node(name)  # its own error names the nearest
     server.transport.request_now("PATCH", f"/v1/nodes/{name}", wish)
-
-
-def _node(server: Server, name: str) -> Node:
-    found = server.nodes()
-    node = next((one for one in found if one.name == name), None)
-    if node is None:
-        hint = did_you_mean(name, [one.name for one in found])
-        raise NotFound(f"there is no node {name}{hint}", remedy="miniorch nodes")
-    return node
 
 
 def _certificates(server: Server) -> dict[str, float]:
@@ -150,7 +129,10 @@ def _certificates(server: Server) -> dict[str, float]:
     return {one["name"]: one["until"] for one in server.plain("members")}
 
 
-def _row(node: Node, tasks: Sequence[Task], certificates: dict[str, float], now: float) -> dict[str, Any]:
+def _row(
+    node: Node, tasks: Sequence[Task], certificates: dict[str, float], now: float
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What is known of a node, and the same as cells of a table."""
     own = [task.spec.reserved for task in tasks if task.node == node.name and task.live]
     cpus, memory = sum(one.cpus for one in own), sum(one.memory_bytes for one in own)
     days = int((certificates[node.name] - now) // 86_400) if node.name in certificates else None
@@ -170,8 +152,8 @@ def _row(node: Node, tasks: Sequence[Task], certificates: dict[str, float], now:
         shown_message(node, now),
     )
     reserved = {"cpus": cpus, "memory_bytes": memory}
-    return {**to_plain(node), "tasks": len(own), "shown": shown, "reserved": reserved, "certificate_days": days,
-            "cells": cells}  # fmt: skip
+    facts = {"tasks": len(own), "shown": shown, "reserved": reserved, "certificate_days": days}
+    return {**to_plain(node), **facts}, cells
 
 
 def shown_state(node: Node, tasks: int) -> str:

@@ -6,12 +6,14 @@ word says; `NO_COLOR` turns it off, `FORCE_COLOR` on.
 """
 
 import contextlib
+import inspect
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from miniorch.codec import to_plain
@@ -40,13 +42,12 @@ def coloured() -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-    """Print rows below their headings, or `empty` when there are none."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> str:
+    """Rows below their headings, or `empty` when there are none."""
     if not rows:
-        print(empty)
-        return
+        return empty
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print("\n".join(layout(head, rows, width, coloured())))
+    return "\n".join(layout(head, rows, width, coloured()))
 
 
 def layout(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, colour: bool) -> list[str]:
@@ -75,22 +76,46 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
+def json_text(value: object, *, line: bool = False) -> str:
+    return json.dumps(to_plain(value), indent=None if line else 2, ensure_ascii=False)
+
+
 def as_json(value: object, *, line: bool = False) -> None:
-    print(json.dumps(to_plain(value), indent=None if line else 2, ensure_ascii=False), flush=True)
+    print(json_text(value, line=line), flush=True)
 
 
-def outcome(words: str, *, json: bool, **facts: object) -> None:
-    """How a command ended: one line for a person, or one JSON object."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command has found or done: `facts` for programs (`--json`), `words` for people, a command that may come
+    `next` (not in a pipe, where nobody reads it), and the exit code.
+    """
+
+    facts: Any
+    words: str = ""
+    next: str = ""
+    code: int = 0
+
+
+def done(words: str, next: str = "", **facts: object) -> Answer:
+    """How a command has ended."""
+    return Answer(facts, words, next)
+
+
+def say(work: Callable[..., Any], given: dict[str, Any]) -> int:
+    """Do a command's work, print its answer, return the exit code. `--json` makes it quiet. Some print as they go."""
+    json, quiet = given.get("json", False), given.get("quiet", False)
+    given = {**given, **({"quiet": quiet or json} if "quiet" in given else {})}
+    takes = inspect.signature(work).parameters
+    answer = work(**{name: value for name, value in given.items() if name not in ("json", "quiet") or name in takes})
+    if not isinstance(answer, Answer):
+        return answer or 0
     if json:
-        as_json(facts)
-    else:
-        print(words)
-
-
-def suggest(command: str, *, quiet: bool) -> None:
-    """The next useful command. Not in a pipe, where nobody reads it."""
-    if sys.stdout.isatty() and not quiet:
-        print(f"next: {command}")
+        as_json(answer.facts)
+    elif answer.words:
+        print(answer.words)
+    if answer.next and sys.stdout.isatty() and not (quiet or json):
+        print(f"next: {answer.next}")
+    return answer.code
 
 
 def ago(seconds: float) -> str:

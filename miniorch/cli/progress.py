@@ -4,7 +4,8 @@ The problem: a `run` that waits for ever, or that says "failed" while the second
 look at all tasks of the app at one moment and judge. Up: every slot has a running task of the wanted spec, or one that
 has done its job, and no older one is left. Failed: a slot failed three times in a row *since we began*, or its image
 was refused twice; what an earlier `run` left behind does not count, its cause may have been mended. Given up: a job
-that failed and is not tried again (`miniorch/slots.py`). Not placed: no node fits, for ten seconds.
+that failed and is not tried again (`miniorch/slots.py`). Not placed: no node fits, for ten seconds. Held: what is
+wanted would find no node, so what runs is not replaced.
 
 Who does this for real: `kubectl rollout status`, without the second half; fly's deploy. Next file: `run.py`.
 """
@@ -13,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from miniorch.model import DesiredState, Node, NodeState, Service, Task, TaskState
-from miniorch.slots import failures_in_a_row, is_done, is_given_up, is_wanted, slots_of, told, unknown
+from miniorch.slots import digest_of, failures_in_a_row, is_done, is_given_up, is_wanted, slots_of, told, unknown
 
 STEADY_SECONDS = 2.0  # a task without a health check must stay for so long
-UNPLACED_SECONDS = 10.0
+UNPLACED_SECONDS, HELD_SECONDS = 10.0, 1.0
 NO_NODE_SECONDS = 30.0  # while no node is ready at all: it may just be restarting
 FAILURES, REJECTIONS = 3, 2
 BROKEN = (TaskState.FAILED, TaskState.COMPLETE, TaskState.REJECTED)
@@ -35,7 +36,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`cause` is the task because of which waiting is pointless, `kind` why: failed, rejected, given up or unplaced."""
+    """`cause` is the task because of which waiting is pointless, `kind` why: failed, rejected, given up, unplaced or
+    held.
+    """
 
     up: bool
     lines: tuple[Line, ...]
@@ -101,7 +104,9 @@ def judge(
                 else:
                     verdict = _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
         old = [task for task in left.values() if task.service == service.name]
-        words += [f"the old {task.name} ends" for task in old]
+        words += [f"the old {task.name} {'goes on' if service.held else 'ends'}" for task in old]
+        if service.held and verdict is None and now - began >= HELD_SECONDS:
+            verdict = next((("held", task, 0) for task in tasks if task.live and task.service == service.name), None)
         lines.append(Line(service.name, up, service.spec.replicas, words[0] if words else ""))
         ups.append(up == service.spec.replicas and not old)
     wanted = {service.name for service in services}
@@ -135,6 +140,8 @@ def _is_up(task: Task, service: Service, now: float) -> bool:
     if is_done(task, service):
         return True
     if task.status.state is not TaskState.RUNNING or task.desired_state is not DesiredState.RUNNING:
+        return False
+    if task.placed_by != digest_of(service.spec.placement):  # whether it may stay there is not known yet
         return False
     return task.spec.healthcheck is not None or now - task.status.since >= STEADY_SECONDS
 

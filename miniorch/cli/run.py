@@ -14,7 +14,7 @@ from typing import Any
 from miniorch.appfile.read import AppFile, read_app_files
 from miniorch.changes import ServiceChange, changes
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json, detaching, nearest, outcome, suggest
+from miniorch.cli.output import Answer, detaching, nearest
 from miniorch.cli.screen import open_screen
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
@@ -24,17 +24,19 @@ from miniorch.errors import Temporary, UsageError
 from miniorch.up import Machine
 
 
-def read(files: Sequence[str], name: str, images: Sequence[str], profiles: Sequence[str], *, strict: bool) -> AppFile:
+def read(
+    file: str, files: Sequence[str], name: str, image: Sequence[str], profile: Sequence[str], strict: bool
+) -> AppFile:
     """The app files with the options that change them. Raises `AppFileError`, `UsageError`."""
     replaced = {}
-    for pair in images:
-        service, equals, image = pair.partition("=")
-        if not (service and equals and image):
+    for pair in image:
+        service, equals, other = pair.partition("=")
+        if not (service and equals and other):
             raise UsageError(f'--image wants SERVICE=IMAGE, got "{pair}"', remedy="--image db=mongo:7")
-        replaced[service] = image
-    paths = [file for file in files if file]
-    app = read_app_files(paths, os.environ, name=name, images=replaced, profiles=profiles, strict=strict)
-    for stranger in [one for one in profiles if one not in (*app.profiles, "*")]:
+        replaced[service] = other
+    paths = [path for path in (file, *files) if path]
+    app = read_app_files(paths, os.environ, name=name, images=replaced, profiles=profile, strict=strict)
+    for stranger in [one for one in profile if one not in (*app.profiles, "*")]:
         near = nearest(stranger, app.profiles) or next(iter(app.profiles), "")
         has = f"the profiles {', '.join(app.profiles)}" if near else "no profiles"
         remedy = f"--profile {near}" if near else "leave --profile out"
@@ -42,48 +44,46 @@ def read(files: Sequence[str], name: str, images: Sequence[str], profiles: Seque
     return app
 
 
-def plan(app: AppFile, *, report: bool, quiet: bool, json: bool) -> None:
-    """Print what `run` would change; with `report` also what became of each key of the files."""
+def plan(*, report: bool, quiet: bool, **files: Any) -> Answer:
+    """What `run` would change; with `report` also what became of each key of the files."""
+    app = read(**files)
     try:
         answer = Server().transport.request_now("POST", f"/v1/apps/{app.name}/plan", app.spec)
         head = f"{app.name}, compared with revision {answer['revision']}:"
     except Temporary:
         answer = {"revision": None, "changes": changes(app.name, app.spec, []), "places": []}
         head = f"{app.name}: miniorch does not run here, so everything would be new:"
-    if json:
-        as_json({"app": app.name, **answer, "report": app.report.to_plain()})
-        return
     found = [from_plain(ServiceChange, plain) for plain in answer["changes"]]
-    print("\n".join([head, *(f"  {change.describe()}" for change in found)]))
+    words = [head, *(f"  {change.describe()}" for change in found)]
     if answer["places"] is None:
-        print("Where its tasks would go is not said of so many at once.")
+        words.append("Where its tasks would go is not said of so many at once.")
     elif answer["places"]:
-        print("Where its tasks would go, as things are now:")
+        words.append("Where its tasks would go, as things are now:")
         width = max(len(place["task"]) for place in answer["places"])
         for place in answer["places"]:
             moved = f"  (is on {place['before']})" if place["before"] not in ("", place["after"]) else ""
-            print(f"  {place['task']:<{width}}  {place['after'] or 'nowhere: ' + place['why']}{moved}")
+            why = f": {'stays as it is, ' if place['after'] else ''}{place['why']}" * bool(place["why"])
+            words.append(f"  {place['task']:<{width}}  {place['after'] or 'nowhere'}{why}{moved}")
     if any(change.action != "keep" for change in found) and answer["revision"] and not quiet:
-        print(f"Exactly this, or nothing: miniorch run ... --if-revision {answer['revision']}")
-    if report:
-        print("\n".join(app.report.lines()))
-    elif (summary := app.report.summary()) and not quiet:
-        print(summary)
+        words.append(f"Exactly this, or nothing: miniorch run ... --if-revision {answer['revision']}")
+    summary = app.report.summary()
+    words += app.report.lines() if report else [summary] * (bool(summary) and not quiet)
+    return Answer({"app": app.name, **answer, "report": app.report.to_plain()}, "\n".join(words))
 
 
-def config(app: AppFile, *, json: bool) -> None:
-    """Print the files as they were understood: one app file that gives the same app, or its spec as JSON."""
-    if json:
-        as_json({"app": app.name, "spec": app.spec, "report": app.report.to_plain()})
-        return
+def config(**files: Any) -> Answer:
+    """The files as they were understood: one app file that gives the same app, or its spec as JSON."""
     from miniorch.appfile.write import config_text
 
-    print(config_text(app), end="")
+    app = read(**files)
+    facts = {"app": app.name, "spec": app.spec, "report": app.report.to_plain()}
+    return Answer(facts, config_text(app).rstrip("\n"))
 
 
-def run(app: AppFile, *, if_revision: int | None, detach: bool, timeout: float, quiet: bool, json: bool) -> None:
+def run(*, if_revision: int | None, detach: bool, timeout: float, quiet: bool, **files: Any) -> Answer:
     """Apply the files and wait until the app is up. Raises what the table of exit codes speaks of."""
-    screen = open_screen(quiet or json)
+    app = read(**files)
+    screen = open_screen(quiet)
     if summary := app.report.summary():
         screen.say(summary)
     machine = None if elsewhere() else Machine(screen.say)  # others' processes are not ours to start
@@ -102,20 +102,17 @@ def run(app: AppFile, *, if_revision: int | None, detach: bool, timeout: float, 
             waiting.until_ports_answer()
     facts: dict[str, Any] = {"app": app.name, "outcome": "accepted" if detach else "up", "changes": found}
     if detach:
-        outcome(f"{app.name}: accepted; miniorch wait {app.name} waits until it is up", json=json, **facts)
-        return
+        return Answer(facts, f"{app.name}: accepted; miniorch wait {app.name} waits until it is up")
     places = {f"http://localhost:{port.published}": one.name for one in waiting.services for port in one.spec.ports}
     open_at = ", ".join(f"{url} ({name})" for url, name in places.items())
     facts |= {"seconds": round(waiting.waited(), 1), "addresses": places}
     if at_once and not differs:
-        words = f"{app.name} is up and nothing has changed" + (f": {open_at}" if open_at else "")
-        outcome(words, json=json, **facts)
-        return
+        return Answer(facts, f"{app.name} is up and nothing has changed" + (f": {open_at}" if open_at else ""))
     counts = ", ".join(f"{one.name} {one.spec.replicas}/{one.spec.replicas}" for one in waiting.services)
     words = f"{app.name} is up: {counts} after {waiting.waited():.1f} s"
-    outcome(words + (f"\nopen {open_at}" if open_at and not quiet else ""), json=json, **facts)
     some = next(iter(places.values()), waiting.services[0].name)
-    suggest(f"miniorch logs {app.name}/{some} -f", quiet=quiet or json)
+    words += f"\nopen {open_at}" if open_at and not quiet else ""
+    return Answer(facts, words, f"miniorch logs {app.name}/{some} -f")
 
 
 def apply(waiting: Waiting, app: AppFile, if_revision: int | None = None) -> list[ServiceChange]:

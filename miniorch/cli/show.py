@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from miniorch import __version__
-from miniorch.cli.ask import Server, resolve
-from miniorch.cli.output import ago, as_json, table
+from miniorch.cli.ask import Server
+from miniorch.cli.output import Answer, ago, json_text, table
 from miniorch.clock import SystemClock
 from miniorch.contexts import elsewhere
 from miniorch.errors import MiniorchError
@@ -16,7 +16,7 @@ from miniorch.slots import current, is_done, next_at, told, unknown
 REASONS_TOLD = 3
 
 
-def ps(app: str, *, ended: bool, json: bool) -> None:
+def ps(app: str, *, ended: bool) -> Answer:
     server = Server(last_known=True)
     tasks, services, now = server.tasks(app), {one.key: one for one in server.services(app)}, SystemClock().now()
     nodes = {one.name: one for one in server.nodes()}
@@ -24,9 +24,7 @@ def ps(app: str, *, ended: bool, json: bool) -> None:
         tasks = current(tasks, services, now)
     if app and not tasks:
         server.must_have(app)
-    if json:
-        as_json([_plain(task, services.get(task.service_key), nodes.get(task.node), now) for task in tasks])
-        return
+    facts = [_plain(task, services.get(task.service_key), nodes.get(task.node), now) for task in tasks]
     away = {task.id: unknown(task, nodes.get(task.node), now) for task in tasks}
     rows = [
         (
@@ -40,7 +38,8 @@ def ps(app: str, *, ended: bool, json: bool) -> None:
         )
         for task in tasks
     ]
-    table(("NAME", "STATE", "SINCE", "NODE", "ADDRESS", "IMAGE", "MESSAGE"), rows, _nothing(app, ended))
+    head = ("NAME", "STATE", "SINCE", "NODE", "ADDRESS", "IMAGE", "MESSAGE")
+    return Answer(facts, table(head, rows, _nothing(app, ended)))
 
 
 def _nothing(app: str, ended: bool) -> str:
@@ -68,7 +67,7 @@ def _plain(task: Task, service: Service | None, node: Node | None, now: float) -
     }
 
 
-def services(app: str, *, json: bool) -> None:
+def services(app: str) -> Answer:
     server = Server(last_known=True)
     found, tasks = server.services(app), server.tasks(app)
     if app and not found:
@@ -78,52 +77,42 @@ def services(app: str, *, json: bool) -> None:
     weak: dict[str, list[str]] = {}
     for reason in standing["reasons"]:
         weak.setdefault(reason["service"], []).append(reason["why"])
-    rows = []
+    facts, rows = [], []
     for one in found:
         own = [task for task in tasks if task.service_key == one.key and not unknown(task, nodes.get(task.node), now)]
         running = sum(1 for task in own if task.status.state is TaskState.RUNNING)
         done = sum(1 for task in own if is_done(task, one))
-        rows.append((one, running, done, [f"{port.published}->{port.target}" for port in one.spec.ports]))
-    if json:
-        as_json(
-            [
-                {
-                    "app": one.app,
-                    "service": one.name,
-                    "running": running,
-                    "done": done,
-                    "replicas": one.spec.replicas,
-                    "address": one.vip,
-                    "ports": ports,
-                    "image": one.spec.task.image,
-                    "removing": one.removing,
-                    "survives_loss_of_a_node": one.key not in weak,
-                    "because": weak.get(one.key, []),
-                }
-                for one, running, done, ports in rows
-            ]
+        ports = [f"{port.published}->{port.target}" for port in one.spec.ports]
+        facts.append(
+            {
+                "app": one.app,
+                "service": one.name,
+                "running": running,
+                "done": done,
+                "replicas": one.spec.replicas,
+                "address": one.vip,
+                "ports": ports,
+                "image": one.spec.task.image,
+                "removing": one.removing,
+                "held": one.held,
+                "survives_loss_of_a_node": one.key not in weak,
+                "because": weak.get(one.key, []),
+            }
         )
-        return
-    cells = [
-        (
-            one.key,
-            "removing" if one.removing else f"{running}/{one.spec.replicas}" + (f", {done} done" if done else ""),
-            one.vip,
-            ", ".join(ports) or "-",
-            one.spec.task.image,
-        )
-        for one, running, done, ports in rows
-    ]
-    table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), cells, "no services")
-    if cells:
+        many = "removing" if one.removing else f"{running}/{one.spec.replicas}" + (f", {done} done" if done else "")
+        rows.append((one.key, many, one.vip, ", ".join(ports) or "-", one.spec.task.image))
+    words = [table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), rows, "no services")]
+    words += [f"{one.key} is not changed, and what runs goes on: {one.held}" for one in found if one.held]
+    if found:
         told = [f"{key} {', '.join(why)}" for key, why in weak.items()]
         more = f"; and {len(told) - REASONS_TOLD} more services: --json" if len(told) > REASONS_TOLD else ""
         yes = "yes" if standing["tried"] else "yes, if all fit elsewhere: miniorch what-if --kill NODE"
         because = f"no, because {'; '.join(told[:REASONS_TOLD])}{more}" if told else yes
-        print(f"survives the loss of any one node: {because}")
+        words.append(f"survives the loss of any one node: {because}")
+    return Answer(facts, "\n".join(words))
 
 
-def inspect(name: str) -> None:
+def inspect(name: str) -> Answer:
     """Whole objects by kind, as the server keeps them: an app with all that is of it, a service, tasks, a node."""
     server = Server(last_known=True)
     everything = {kind: server.plain(kind) for kind in ("apps", "services", "tasks", "volumes", "endpoints", "nodes")}
@@ -133,25 +122,20 @@ def inspect(name: str) -> None:
     elif any(one["name"] == name for one in everything["nodes"]):
         found = {"nodes": [one for one in everything["nodes"] if one["name"] == name]}
     else:
-        named = resolve(name, server.services(), server.tasks())
+        named = server.resolve(name)
         ids = {task.id for task in named.tasks}
         found = {"tasks": [one for one in everything["tasks"] if one["id"] in ids]}
         for kind, key in (("services", "name"), ("endpoints", "service")) if named.whole_service else ():
             found[kind] = [one for one in everything[kind] if (one["app"], one[key]) == (named.app, named.service)]
-    as_json({kind: items for kind, items in found.items() if items})
+    facts = {kind: items for kind, items in found.items() if items}
+    return Answer(facts, json_text(facts))
 
 
-def version(*, json: bool) -> None:
+def version() -> Answer:
     try:
         server, why = Server().version(), ""
     except MiniorchError as error:  # without the right to ask, too
         server, why = dict.fromkeys(("version", "cluster", "revision")), f"{error.message} ({error.remedy})"
-    if json:
-        as_json({"miniorch": __version__, **server})
-        return
-    print(f"miniorch {__version__}")
-    if why:
-        print(f"server: {why}")
-    else:
-        place = f" at {Server().transport.place}" if elsewhere() else ""  # not this machine's
-        print(f"server {server['version']}{place}, cluster {server['cluster']}, revision {server['revision']}")
+    place = f" at {Server().transport.place}" if elsewhere() and not why else ""  # not this machine's
+    known = f"server {server['version']}{place}, cluster {server['cluster']}, revision {server['revision']}"
+    return Answer({"miniorch": __version__, **server}, f"miniorch {__version__}\n{f'server: {why}' if why else known}")

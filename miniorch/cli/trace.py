@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from miniorch.cli.ask import Server, resolve
-from miniorch.cli.output import as_json, coloured, did_you_mean
+from miniorch.cli.output import Answer, coloured, did_you_mean
 from miniorch.cli.path import Step, View, Way, walk
 from miniorch.codec import from_plain
 from miniorch.errors import Conflict, MiniorchError, NotFound, UsageError
@@ -36,17 +36,15 @@ class Ends:
     name: str
 
 
-def trace(source: str, target: str, *, json: bool) -> int:
-    """Print the way; 0 if all of it is right, 1 if not."""
+def trace(source: str, target: str) -> Answer:
+    """The way; the exit code is 0 if all of it is right, 1 if not."""
     server = Server()
     ends = find(source, target, server)
     way, near, far, silence = look(server, ends)
     steps = walk(way, near, far, silence)
-    if json:
-        as_json({"way": way, "steps": steps, "views": {"near": near, "far": far}})
-    else:
-        print("\n".join(lines(way, steps, colour=coloured())))
-    return 0 if all(step.ok for step in steps) else 1
+    facts = {"way": way, "steps": steps, "views": {"near": near, "far": far}}
+    code = 0 if all(step.ok for step in steps) else 1
+    return Answer(facts, "\n".join(lines(way, steps, colour=coloured())), code=code)
 
 
 def find(source: str, target: str, server: Server) -> Ends:

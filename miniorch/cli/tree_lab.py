@@ -2,9 +2,7 @@
 
 from typing import Annotated, Literal
 
-import typer
-
-from miniorch.cli.tree import ANOTHERS, Json, OtherCommand, Quiet, command, group
+from miniorch.cli.tree import ANOTHERS, OtherCommand, argument, command, group, option
 
 lab = group(
     "lab",
@@ -12,63 +10,48 @@ lab = group(
     "miniorch lab up --nodes 3",
 )
 
-OneNode = Annotated[str, typer.Argument(metavar="NODE", help="A node of the lab: node2, n2 or 2.")]
+OneNode = Annotated[str, argument("NODE", "A node of the lab: node2, n2 or 2.")]
 
 
-@command("lab:up", "miniorch lab up --nodes 3 --label n2:zone=b", of=lab)
+@command("lab:up", "miniorch lab up --nodes 3 --label n2:zone=b", of=lab, quiet=True)
 def up(
     nodes: Annotated[
-        int,
-        typer.Option("--nodes", min=0, metavar="N", help="How many.  [default: as before, else 3]", show_default=False),
+        int, option("--nodes N", "How many.  [default: as before, else 3]", min=0, show_default=False)
     ] = 0,
     managers: Annotated[
-        int,
-        typer.Option(
-            "--managers",
-            min=0,
-            max=7,
-            metavar="N",
-            help="How many of them have a server.  [default: 1]",
-            show_default=False,
-        ),
+        int, option("--managers N", "How many of them have a server.  [default: 1]", min=0, max=7, show_default=False)
     ] = 0,
     store: Annotated[
         Literal["sqlite", "etcd"] | None,
-        typer.Option("--store", help="Where servers keep the state.  [default: sqlite, for several managers etcd]"),
+        option("--store", "Where servers keep the state.  [default: sqlite, for several managers etcd]"),
     ] = None,
-    labels: Annotated[
-        list[str], typer.Option("--label", metavar="NODE:KEY=VALUE", help="For placement. May be repeated.")
-    ] = [],
-    cpus: Annotated[float, typer.Option("--cpus", min=0.0, metavar="N", help="Processors of each new node.")] = 0.0,
-    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory of each new node, as in 512m.")] = "",
-    quiet: Quiet = False,
-    json: Json = False,
+    labels: Annotated[list[str], option("--label NODE:KEY=VALUE", "For placement. May be repeated.")] = [],
+    cpus: Annotated[float, option("--cpus N", "Processors of each new node.", min=0.0)] = 0.0,
+    memory: Annotated[str, option("--memory SIZE", "Memory of each new node, as in 512m.")] = "",
 ) -> None:
     """Make the lab, or what is missing of it. The same again after a reboot brings the same cluster back."""
 
 
 @command("lab:ls", "miniorch lab ls", of=lab)
-def ls(json: Json = False) -> None:
+def ls() -> None:
     """List the nodes of the lab and where its published ports answer."""
 
 
-@command("lab:exec_", "miniorch lab exec node2 -- docker ps", of=lab, context_settings=ANOTHERS)
+@command("lab:exec_", "miniorch lab exec node2 -- docker ps", of=lab, context_settings=ANOTHERS, json=False)
 def exec(name: OneNode, command: OtherCommand) -> None:
     """Run a command on a node, as root. Ends with the command's own exit code."""
 
 
-@command("lab:shell", "miniorch lab shell node2", of=lab)
+@command("lab:shell", "miniorch lab shell node2", of=lab, json=False)
 def shell(name: OneNode) -> None:
     """Open a shell on a node. Its files are this machine's, but for /etc and /run."""
 
 
-def _trouble(verb: str, words: str) -> None:
-    def command(node: OneNode, quiet: Quiet = False, json: Json = False) -> None:
-        from miniorch.cli.lab import trouble
+def _trouble(verb: str, help: str) -> None:
+    def words(name: OneNode) -> None: ...
 
-        trouble(verb, node, quiet=quiet, json=json)
-
-    lab.command(verb, help=words, epilog=f"Example: miniorch lab {verb} node2")(command)
+    words.__doc__ = help
+    command(f"lab:{verb}", f"miniorch lab {verb} node2", of=lab, name=verb, quiet=True)(words)
 
 
 _trouble("cut", "Pull a node's network cable. Everything on it goes on, unheard.")
@@ -79,19 +62,11 @@ _trouble("pause", "Stop time on a node. Its processes stand still in the middle 
 _trouble("resume", "Let time go on on a paused node.")
 
 
-@command("lab:load", "miniorch lab load busybox:1", of=lab)
-def load(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image of this machine's Docker Engine.")],
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
+@command("lab:load", "miniorch lab load busybox:1", of=lab, quiet=True)
+def load(image: Annotated[str, argument("IMAGE", "An image of this machine's Docker Engine.")]) -> None:
     """Copy an image of this machine's Docker Engine to every node that runs."""
 
 
-@command("lab:down", "miniorch lab down --images", of=lab)
-def down(
-    images: Annotated[bool, typer.Option("--images", help="Remove the images on the nodes' disks, too.")] = False,
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
+@command("lab:down", "miniorch lab down --images", of=lab, quiet=True)
+def down(images: Annotated[bool, option("--images", "Remove the images on the nodes' disks, too.")] = False) -> None:
     """Remove the lab with all its apps and data. Only images stay, so that the next one is quick."""

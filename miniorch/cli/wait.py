@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 
-from miniorch.cli.ask import Named, Server, resolve, split_service
-from miniorch.cli.output import detaching, did_you_mean, outcome, suggest
+from miniorch.cli.ask import Named, Server, split_service
+from miniorch.cli.output import Answer, detaching, did_you_mean, done
 from miniorch.cli.screen import open_screen
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
@@ -19,13 +19,12 @@ from miniorch.model import Task, TaskState
 from miniorch.up import Machine
 
 
-def wait(name: str, goal: str | None, *, timeout: float, quiet: bool, json: bool) -> int:
-    """Wait for a goal. Returns the exit code: of tasks that have ended, the first that is not 0."""
-    server, screen = Server(), open_screen(quiet or json)
+def wait(name: str, goal: str | None, *, timeout: float, quiet: bool) -> Answer:
+    """Wait for a goal. The exit code is that of the tasks that have ended, the first that is not 0."""
+    server, screen = Server(), open_screen(quiet)
     named = _named(server, name, goal)
     if named is None:
-        outcome(f"{name} is not there", json=json, name=name, outcome="gone")
-        return 0
+        return done(f"{name} is not there", name=name, outcome="gone")
     task = "" if named.whole_service else named.tasks[-1].id
     goal = goal or ("ended" if task else "up")
     if goal == "up" and task:
@@ -44,8 +43,8 @@ def wait(name: str, goal: str | None, *, timeout: float, quiet: bool, json: bool
             code = _until_ended(waiting, task)
     code = 0 if goal == "gone" else code
     words = f"{name} has ended with exit code {code}" if goal == "ended" else f"{name} is {goal}"
-    outcome(words, json=json, name=name, outcome=goal, exit_code=code, seconds=round(waiting.waited(), 1))
-    return code
+    facts = {"name": name, "outcome": goal, "exit_code": code, "seconds": round(waiting.waited(), 1)}
+    return Answer(facts, words, code=code)
 
 
 def _named(server: Server, name: str, goal: str | None) -> Named | None:
@@ -53,7 +52,7 @@ def _named(server: Server, name: str, goal: str | None) -> Named | None:
     if "/" not in name and any(app.name == name for app in server.apps()):
         return Named(name, "", (), True)
     try:
-        return resolve(name, server.services(), server.tasks())
+        return server.resolve(name)
     except NotFound as error:
         if goal == "gone":
             return None
@@ -92,21 +91,18 @@ def exit_code(task: Task) -> int:
     return int(task.status.state is not TaskState.COMPLETE)
 
 
-def restart(name: str, *, detach: bool, timeout: float, quiet: bool, json: bool) -> None:
+def restart(name: str, *, detach: bool, timeout: float, quiet: bool) -> Answer:
     """Begin a new round of a service and wait until its new tasks are up."""
     app, service = split_service(name)
-    screen = open_screen(quiet or json)
+    screen = open_screen(quiet)
     machine = None if elsewhere() else Machine(screen.say)
     waiting = Waiting(app, Server(), screen, SystemClock(), timeout, machine, only=service)
     waiting.server.transport.request_now("POST", f"/v1/services/{app}/{service}/restart")
     if detach:
-        outcome(
-            f"{name}: accepted; miniorch wait {name} waits until it is up", json=json, name=name, outcome="accepted"
-        )
-        return
+        return done(f"{name}: accepted; miniorch wait {name} waits until it is up", name=name, outcome="accepted")
     with detaching(f"interrupted; the restart goes on: miniorch wait {name}"), contextlib.closing(screen):
         waiting.until_up()
         waiting.until_ports_answer()
-    words = f"{name} is up again after {waiting.waited():.1f} s"
-    outcome(words, json=json, name=name, outcome="up", seconds=round(waiting.waited(), 1))
-    suggest(f"miniorch logs {name} -f", quiet=quiet or json)
+    seconds = waiting.waited()
+    words, then = f"{name} is up again after {seconds:.1f} s", f"miniorch logs {name} -f"
+    return done(words, then, name=name, outcome="up", seconds=round(seconds, 1))

@@ -102,11 +102,14 @@ class Waiting:
                     sleep(LOOK_SECONDS)
                     self._care()
 
-    def until(self, done: Callable[[], str]) -> None:
-        """Wait until `done` has nothing to say any more. What it says is what is missing. Raises `AppFailed`."""
+    def until(self, done: Callable[[], str], late: Callable[[str], MiniorchError] | None = None) -> None:
+        """Wait until `done` has nothing to say any more. What it says is what is missing. Raises `AppFailed`, or what
+        `late` makes of it.
+        """
         while missing := self.persist(done):
             if self.waited() > self.timeout:
-                raise AppFailed(f"after {self.timeout:g} s: {missing}", remedy=f"miniorch ps {self.app}")
+                remedy = f"miniorch ps {self.app}"
+                raise late(missing) if late else AppFailed(f"after {self.timeout:g} s: {missing}", remedy=remedy)
             sleep(LOOK_SECONDS)
 
     def persist(self, ask: Callable[[], T]) -> T:
@@ -168,6 +171,9 @@ class Waiting:
                 return trouble
             text = "\n".join([f"{name} waits for a node that fits: {first}", *more])
             return NotPlaced(text, remedy=f"miniorch explain {name}")
+        if verdict.kind == "held":
+            text = f"{service.key} is not changed, and what runs goes on: {service.held}"
+            return NotPlaced(text, remedy=f"miniorch explain {service.key}")
         verbs = {"rejected": "could not be made", "given up": "failed and is not tried again"}
         verb = verbs.get(verdict.kind, f"failed {verdict.times} times in a row")
         rest = (next_at(task, service) or 0.0) - self.clock.now()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from miniorch.cli.ask import Server
-from miniorch.cli.output import as_json, nearest, table
+from miniorch.cli.output import Answer, nearest, table
 from miniorch.errors import UsageError
 from miniorch.lab.plan import read_memory
 
@@ -14,23 +14,18 @@ EXAMPLE = "--add cpu=2,memory=4g,label=zone:b"
 
 
 def what_if(
-    *, kill: Sequence[str], drain: Sequence[str], lose: Sequence[str], add: Sequence[str], strategy: str, json: bool
-) -> None:
+    *, kill: Sequence[str], drain: Sequence[str], lose: Sequence[str], add: Sequence[str], strategy: str
+) -> Answer:
     if not (kill or drain or lose or add or strategy):
         raise UsageError("what if what?", remedy="miniorch what-if --kill node2")
     body = {"kill": kill, "drain": drain, "lose": lose, "add": [_node(word) for word in add], "strategy": strategy}
     answer = Server().transport.request_now("POST", "/v1/what-if", body)
-    if json:
-        as_json(answer)
-        return
-    if answer["lost"]:
-        print(f"lost: {', '.join(answer['lost'])}")
-    for service in answer["dark"]:
-        print(f"{service} would lose all replicas that serve at the same moment")
+    words = [f"lost: {', '.join(answer['lost'])}"] * bool(answer["lost"])
+    words += [f"{service} would lose all replicas that serve at the same moment" for service in answer["dark"]]
     rows = [(move["task"], move["before"] or "-", move["after"]) for move in answer["moves"]]
     rows += [(move["task"], move["before"] or "-", f"nowhere: {move['why']}") for move in answer["waiting"]]
-    table(("TASK", "IS ON", "WOULD BE ON"), rows, "every task would stay where it is")
-    print(f"asked at revision {answer['revision']}; nothing was changed")
+    words.append(table(("TASK", "IS ON", "WOULD BE ON"), rows, "every task would stay where it is"))
+    return Answer(answer, "\n".join([*words, f"asked at revision {answer['revision']}; nothing was changed"]))
 
 
 def _node(words: str) -> dict[str, Any]:

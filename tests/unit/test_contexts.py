@@ -41,7 +41,7 @@ def bundle(folder: Path, name: str = "ann", since: float = NOW, seconds: float =
 
 
 def test_a_context_is_taken_in_as_private_files_and_used(home: Path) -> None:
-    add(bundle(home), "", json=True)
+    add(bundle(home), "")
     assert (chosen(), known()) == ("ann", ["ann"])
     assert {one.stat().st_mode & 0o777 for one in folder_of("ann").iterdir()} == {0o600}
     assert folder_of("ann").stat().st_mode & 0o777 == 0o700
@@ -53,8 +53,8 @@ def test_a_context_is_taken_in_as_private_files_and_used(home: Path) -> None:
 def test_the_environment_comes_before_the_choice_and_local_is_this_machine(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(bundle(home), "", json=True)
-    add(bundle(home, "bob"), "other", json=True)
+    add(bundle(home), "")
+    add(bundle(home, "bob"), "other")
     assert chosen_folder() == folder_of("other")
     monkeypatch.setenv("MINIORCH_CONTEXT", "ann")
     assert chosen_folder() == folder_of("ann")
@@ -66,14 +66,14 @@ def test_the_environment_comes_before_the_choice_and_local_is_this_machine(
 
 
 def test_leaving_and_forgetting_a_context_leads_back_to_this_machine(home: Path) -> None:
-    add(bundle(home), "", json=True)
-    use("local", json=True)
+    add(bundle(home), "")
+    use("local")
     assert chosen_folder() is None
-    use("ann", json=True)
-    rm("ann", json=True)
+    use("ann")
+    rm("ann")
     assert (chosen(), known()) == ("", [])
     with pytest.raises(NotFound, match="no context ann"):
-        use("ann", json=True)
+        use("ann")
 
 
 def test_what_is_gone_or_no_context_is_refused_by_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,15 +84,15 @@ def test_what_is_gone_or_no_context_is_refused_by_name(home: Path, monkeypatch: 
     for text in ("", "{}", "[1]", '{"context": 3}', '{"key": 1, "certificate": "x", "authority": "y", "servers": []}'):
         file.write_text(text)
         with pytest.raises(UsageError, match="is no context"):
-            add(str(file), "", json=True)
+            add(str(file), "")
     for name in ("..", "a/b", "current", "", ".hidden"):
         with pytest.raises(UsageError, match="no name for a context"):
             folder_of(name)
     monkeypatch.delenv("MINIORCH_CONTEXT")
-    add(bundle(home), "", json=True)
+    add(bundle(home), "")
     for name in ("", "local"):
         with pytest.raises(Conflict, match="already"):
-            add(bundle(home), name, json=True)
+            add(bundle(home), name)
 
 
 @pytest.mark.parametrize(("days", "age", "asks"), [(90, 10, False), (90, 70, True), (20, 19, False)])
@@ -106,13 +106,13 @@ def test_a_context_asks_for_a_later_end_in_the_last_third_of_its_life_unless_tha
         return {"certificate": (folder_of("ann") / CERTIFICATE_FILE).read_text()}
 
     monkeypatch.setattr(TlsTransport, "request_now", request_now)
-    add(bundle(home, since=SystemClock().now() - age * 86400, seconds=days * 86400), "", json=True)
+    add(bundle(home, since=SystemClock().now() - age * 86400, seconds=days * 86400), "")
     transport_now()
     assert asked == ["POST /v1/renew at https://192.0.2.1:7440"] * asks
 
 
 def test_who_shows_a_certificate_that_has_ended_is_told_so_and_what_helps(home: Path) -> None:
-    add(bundle(home, since=SystemClock().now() - 3 * 86400), "", json=True)
+    add(bundle(home, since=SystemClock().now() - 3 * 86400), "")
     with pytest.raises(NotAllowed, match=r"the certificate of ann has ended 3\.0 days ago") as refusal:
         check_certificate(folder_of("ann"))
     assert "miniorch context create ann" in refusal.value.remedy

@@ -8,6 +8,10 @@ import pytest
 
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.read import AppFile, read_app_files
+from miniorch.appfile.section import READERS
+from miniorch.spec import MAX_REPLICAS, Condition
+from scheduler.constraints import MAX_WEIGHT
+from scheduler.strategies import STRATEGIES
 
 # The service keys of the Compose specification (services element and deploy), and of Compose's versions 1 to 3.
 SPECIFICATION = """
@@ -53,7 +57,9 @@ PARTS_OF_SERVICE = {
     "deploy": ("deploy: {%s}", {
         "replicas": "replicas: 3", "mode": "mode: replicated-job", "endpoint_mode": "", "update_config": ""}),
     "limits": ("deploy: {resources: {limits: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 8m", "pids": "pids: 3"}),
-    "reservations": ("deploy: {resources: {reservations: {%s}}}", {"cpus": "cpus: 1", "memory": "memory: 1m"}),
+    "reservations": ("deploy: {resources: {reservations: {%s}}}", {
+        "cpus": "cpus: 1", "memory": "memory: 1m",
+        "generic_resources": "generic_resources: [{discrete_resource_spec: {kind: gpu}}]"}),
     "restart_policy": ("deploy: {restart_policy: {%s}}", {
         "condition": "condition: none", "max_attempts": "max_attempts: 3", "delay": "delay: 3s"}),
     "port": ("ports: [{target: 80, %s}]", {
@@ -71,7 +77,8 @@ PARTS_OF_SERVICE = {
     "preferred": ("x-miniorch: {constraints: [{prefer: node.role == worker, %s}]}", {
         "prefer": "prefer: node.role == manager", "weight": "weight: 7"}),
     "placement": ("deploy: {placement: {%s}}", {
-        "constraints": "constraints: [node.role == worker]", "max_replicas_per_node": "max_replicas_per_node: 2"}),
+        "constraints": "constraints: [node.role == worker]", "preferences": "preferences: [{spread: node.role}]",
+        "max_replicas_per_node": "max_replicas_per_node: 2"}),
     "preference": ("deploy: {placement: {preferences: [{spread: node.role, %s}]}}", {
         "spread": "spread: node.labels.zone"}),
     "discrete resource": (
@@ -124,6 +131,18 @@ def test_what_is_not_honoured_is_explained_and_what_is_honoured_needs_no_word() 
     for keys in PARTS.values():
         for key in keys.values():
             assert bool(key.why) == (key.verdict in (Verdict.APPROXIMATED, Verdict.IGNORED)), key
+
+
+def test_every_key_has_a_reader_and_what_it_takes_is_what_others_allow() -> None:
+    rows = [key for keys in PARTS.values() for key in keys.values()]
+    assert {key.reader for key in rows} <= {*READERS, "any", "part", "parts", "names", "ignored"}
+    assert {key.takes for key in rows if key.reader in ("part", "parts", "names")} <= set(PARTS)
+    takes = {(part, key.name): key.takes for part, keys in PARTS.items() for key in keys.values()}
+    assert takes["x-miniorch", "strategy"].split() == list(STRATEGIES)
+    assert takes["dependency", "condition"].split() == list(Condition)
+    assert takes["preferred", "weight"] == f"1..{MAX_WEIGHT}"
+    for one in (("service", "scale"), ("deploy", "replicas"), ("placement", "max_replicas_per_node")):
+        assert takes[one] == f"0..{MAX_REPLICAS}"
 
 
 @pytest.mark.parametrize("name", sorted(effective("service")))

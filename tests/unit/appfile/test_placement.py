@@ -191,7 +191,7 @@ WRONG = [
     ("network_mode: service:dbb", "E0106", (4, 19), "service web depends on dbb", "which the file does not have",
      "write db"),
     ("deploy: {resources: {reservations: {generic_resources: [{discrete_resource_spec: {value: 2}}]}}}", "E0105",
-     (4, 61), "discrete_resource_spec", "kind is missing", "add kind: gpu"),
+     (4, 86), "discrete_resource_spec", "kind is missing", "add kind: gpu"),
 ]  # fmt: skip
 
 

@@ -316,7 +316,7 @@ shm_size: 64m"""
         user="1000:1000", working_dir="/srv", hostname="h", stop_signal="SIGINT", tty=True, init=False,
         cap_add=("NET_ADMIN",), extra_hosts=("a:10.0.0.1", "b:10.0.0.2", "c:::1"),
         ulimits={"nofile": "1024:1024", "core": "0:-1"}, sysctls={"net.core.somaxconn": "1024"}, labels={"a.b": "1"},
-        shm_size_bytes=64 << 20,
+        shm_size=64 << 20,
     )  # fmt: skip
     assert web(tmp_path, "extra_hosts: {a: 10.0.0.1}").options.extra_hosts == ("a:10.0.0.1",)
 
