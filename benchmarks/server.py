@@ -197,18 +197,27 @@ def hot_paths(ours: Process, beside: Process, rounds: int, seconds: float) -> No
         print(f"{name}: plain FastAPI needs {statistics.median(values):.2f} times as much (median)")
 
 
+class Stream(asyncio.Protocol):
+    """One watch: as little work as can be, since the server's is to be measured."""
+
+    def __init__(self, heard: asyncio.Semaphore) -> None:
+        self.opened = asyncio.Event()
+        self._heard = heard
+
+    def data_received(self, data: bytes) -> None:
+        if b'"change ' in data:
+            self._heard.release()
+        elif b"\n{" in data:  # the first line: it follows
+            self.opened.set()
+
+
 async def watch(ours: Process, count: int) -> None:
     """Open `count` streams, change a node a few times, and time the last stream that hears of it."""
     revision = (await ask(ours.path, "GET", "/v1/nodes"))["revision"]
     before = ours.resident()
-    heard = asyncio.Semaphore(0)
+    loop, heard = asyncio.get_running_loop(), asyncio.Semaphore(0)
     sent = request("GET", f"/v1/watch/nodes?revision={revision}")
-    writers, following = [], []
-
-    async def follow(reader: asyncio.StreamReader) -> None:
-        while True:
-            if b'"change ' in await reader.readline():
-                heard.release()
+    connections = []
 
     async def beat_all() -> None:  # a node that falls silent would be one more change for all
         for node in range(WATCHED_NODES):
@@ -217,11 +226,10 @@ async def watch(ours: Process, count: int) -> None:
     for opened in range(count):
         if opened % 250 == 0:
             await beat_all()
-        reader, writer = await asyncio.open_unix_connection(ours.path, limit=1 << 16)
-        writer.write(sent)
-        await reader.readuntil(b"\n{")  # the first line: it follows
-        writers.append(writer)
-        following.append(asyncio.create_task(follow(reader)))
+        connection, stream = await loop.create_unix_connection(lambda: Stream(heard), ours.path)
+        connection.write(sent)
+        await stream.opened.wait()
+        connections.append(connection)
     grown = (ours.resident() - before) / count / 1024
     await beat_all()
     times, cpu = [], ours.cpu_seconds()
@@ -232,11 +240,8 @@ async def watch(ours: Process, count: int) -> None:
             await heard.acquire()
         times.append((time.perf_counter() - started) * 1000)
     cpu = (ours.cpu_seconds() - cpu) / CHANGES * 1000
-    for task in following:
-        task.cancel()
-    await asyncio.gather(*following, return_exceptions=True)
-    for writer in writers:
-        writer.close()
+    for connection in connections:
+        connection.close()
     told = ", ".join(f"{one:.0f}" for one in times)
     load = os.getloadavg()[0]
     last = f"last one served after {told} ms, {cpu:.0f} ms of a processor each"

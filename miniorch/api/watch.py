@@ -48,8 +48,8 @@ def owner_of(item: object) -> Selection:
 
 def selects(selection: Selection, item: object) -> bool:
     """Whether an object passes the filters of a list or watch."""
-    owner = owner_of(item)
-    return all(wanted is None or wanted == its for wanted, its in zip(selection, owner, strict=True))
+    app, node = owner_of(item)
+    return selection[0] in (None, app) and selection[1] in (None, node)
 
 
 def selection_of(query: Mapping[str, str]) -> Selection:

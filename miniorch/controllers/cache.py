@@ -67,7 +67,8 @@ class Cache:
         self._in_order: dict[str, list[Task]] = {}  # the same, where somebody has asked since the last change
         self._tasks_on: dict[str, dict[str, Task]] = {}
         self._decisions_of: dict[str, dict[int, DecisionRecord]] = {}
-        self.draining: dict[str, Task] = {}
+        self.leaving: dict[str, Task] = {}  # that live, and are to stop
+        self.ended: dict[str, dict[str, Task]] = {}  # node -> tasks that have ended there, the last ones of their slots
         self.closed: dict[str, Node] = {}  # nodes that take no new tasks
         self.held: dict[str, Service] = {}  # services whose update finds no place
         self.waiting: dict[str, dict[str, Task]] = {}  # service -> its tasks that want a node and have none
@@ -222,9 +223,12 @@ class Cache:
                 self._tasks_on.setdefault(item.node, {})[key] = item
                 if item.node:
                     self._stale[item.node] = None
-                if item.live and item.desired_state is DesiredState.DRAINING:
-                    self.draining[key] = item
-                elif item.live and not item.node and item.desired_state is DesiredState.RUNNING:
+                if not item.live:
+                    if item.desired_state is not DesiredState.REMOVED:
+                        self.ended.setdefault(item.node, {})[key] = item
+                elif item.desired_state is not DesiredState.RUNNING:
+                    self.leaving[key] = item
+                elif not item.node:
                     self.waiting.setdefault(item.service_key, {})[key] = item
             case DecisionRecord():
                 self._decisions_of.setdefault(item.service_key, {})[item.number] = item
@@ -269,11 +273,12 @@ class Cache:
             del self._stored[id(item)]
         match item:
             case Task():
-                self.draining.pop(key, None)
+                self.leaving.pop(key, None)
                 if item.node:
                     self._stale[item.node] = None
                 own = item.service_key
-                for index, name in ((self._tasks_of, own), (self._tasks_on, item.node), (self.waiting, own)):
+                ended = self.ended, item.node
+                for index, name in ((self._tasks_of, own), (self._tasks_on, item.node), (self.waiting, own), ended):
                     if name in index:
                         index[name].pop(key, None)
                         if not index[name]:

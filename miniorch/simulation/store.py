@@ -125,10 +125,9 @@ class SharedStore(MemoryStore):
             listener.ring()
 
     def _grant_again(self, number: int, seconds: float, keys: tuple[str, ...]) -> None:
-        self._leases._last = number - 1
-        lease = self._leases.grant(seconds)
+        self._leases.add(number, seconds)
         for key in keys:
-            self._leases.attach(key, lease)
+            self._leases.attach(key, number)
 
     # What connections and witnesses need
 
@@ -180,7 +179,7 @@ class SharedStore(MemoryStore):
         if revision != before:
             self._records.append(Record(revision, writer, part, operations, leader_when_sent, leader))
             for listener in self.listeners:
-                listener.publish(revision, [operation.key for operation in operations])
+                listener.publish(revision, sorted(operation.key for operation in operations))
         return revision
 
     def _end(self, lease: int) -> None:

@@ -36,8 +36,6 @@ ROOT = "/miniorch"
 CALL_SECONDS = 4.0
 PAGE_KEYS = 1000
 PAST_REVISIONS = 1000  # so many before the first one asked for are watched, too: others come back from a bit earlier
-HISTORY_CHANGES = 20_000  # kept in memory for slow watchers, and
-HISTORY_BYTES = 64 * 1024 * 1024
 BACKOFF_SECONDS = (0.1, 2.0)
 FIRST_REVISION = 1  # of an etcd that nobody has written to; a store of ours is then at 0
 
@@ -269,7 +267,7 @@ class EtcdStore:
             history.append(revision, changes)
             self._watchers.publish(revision, [change.key for change in changes])
         history.forget(min(self._compacted, history.head))
-        history.shrink(HISTORY_CHANGES, HISTORY_BYTES)
+        history.shrink()
 
     def _change(self, event: Any) -> Change:
         previous = self._entry(event.prev_kv) if event.HasField("prev_kv") else None

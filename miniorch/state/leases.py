@@ -34,16 +34,28 @@ class Leases:
 
     def grant(self, seconds: float) -> int:
         check_seconds(seconds)
-        self._last += 1
-        timer = asyncio.get_running_loop().call_later(seconds, self._expired, self._last)
-        self._leases[self._last] = _Lease(seconds, timer)
+        self.add(self._last + 1, seconds)
         return self._last
+
+    def add(self, lease: int, seconds: float) -> None:
+        """A lease whose number was given elsewhere."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._expired, lease)
+        self._leases[lease] = _Lease(seconds, timer)
+        self._last = lease
 
     def keep_alive(self, lease: int) -> None:
         self.check(lease)
-        held = self._leases[lease]
-        held.timer.cancel()
-        held.timer = asyncio.get_running_loop().call_later(held.seconds, self._expired, lease)
+        self.again(lease, self._leases[lease].seconds)
+
+    def again(self, lease: int, seconds: float) -> None:
+        """So long from now, if it lives."""
+        if held := self._leases.get(lease):
+            held.timer.cancel()
+            held.timer = asyncio.get_running_loop().call_later(seconds, self._expired, lease)
+
+    def keys(self, lease: int) -> list[str]:
+        """What goes away with a lease, sorted."""
+        return sorted(self._leases[lease].keys) if lease in self._leases else []
 
     def check(self, lease: int) -> None:
         """Raises `NotFound` unless the lease lives."""
@@ -52,9 +64,8 @@ class Leases:
 
     def attach(self, key: str, lease: int) -> None:
         """`key` has been put with `lease`, or deleted (0): it goes away with this lease and no other."""
-        before = self._by_key.pop(key, 0)
-        if before:
-            self._leases[before].keys.discard(key)
+        if key in self._by_key:
+            self._leases[self._by_key.pop(key)].keys.discard(key)
         if lease:
             self._leases[lease].keys.add(key)
             self._by_key[key] = lease

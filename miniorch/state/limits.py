@@ -25,7 +25,7 @@ def check_key(key: str) -> int:
     if not key.startswith("/"):
         raise UsageError(f'the key {key[:40]!r} does not begin with "/"')
     try:
-        size = len(key.encode())
+        size = len(key) if key.isascii() else len(key.encode())
     except UnicodeEncodeError:  # half a surrogate pair has no UTF-8 form
         raise UsageError(f"the key {key[:40]!r} is not Unicode text") from None
     if "\0" in key:
@@ -42,19 +42,18 @@ def check_txn(compares: Sequence[Compare], operations: Sequence[Operation]) -> N
             f"a transaction has at most {TXN_OPERATIONS} compares and {TXN_OPERATIONS} operations, "
             f"not {len(compares)} and {len(operations)}"
         )
+    sizes: dict[str, int] = {}
     size = 0
-    for compare in compares:
-        size += check_key(compare.key)
-    seen: set[str] = set()
     for operation in operations:
-        size += check_key(operation.key)
-        if operation.key in seen:
-            raise UsageError(f"the key {operation.key!r} occurs twice in one transaction")
-        seen.add(operation.key)
-        value = len(operation.value) if isinstance(operation, Put) else 0
+        key, value = operation.key, len(operation.value) if isinstance(operation, Put) else 0
+        if key in sizes:
+            raise UsageError(f"the key {key!r} occurs twice in one transaction")
         if value > VALUE_BYTES:
-            raise UsageError(f"the value of {operation.key!r} has {value} bytes, at most {VALUE_BYTES} are allowed")
-        size += value
+            raise UsageError(f"the value of {key!r} has {value} bytes, at most {VALUE_BYTES} are allowed")
+        sizes[key] = check_key(key)
+        size += sizes[key] + value
+    for compare in compares:
+        size += sizes.get(compare.key) or check_key(compare.key)
     if size > TXN_BYTES:
         raise UsageError(f"a transaction of {size} bytes, at most {TXN_BYTES} are allowed")
 

@@ -10,7 +10,8 @@ file: `miniorch/state/sqlite.py`.
 
 import asyncio
 import bisect
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from operator import attrgetter
 
 from miniorch.errors import Temporary, UsageError
 from miniorch.state.leases import Leases
@@ -50,40 +51,59 @@ class MemoryStore:
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
         check_txn(compares, operations)
         await self._pause()
-        for compare in compares:
-            entry = self._now.get(compare.key)
-            if (entry.modified if entry else 0) != compare.modified:
-                return None
-        for operation in operations:
-            if isinstance(operation, Put) and operation.lease:
-                self._leases.check(operation.lease)
+        if not self._hold(compares, {}):
+            return None
         revision = self._write(operations)
         await self._pause()
         return revision
 
+    def _hold(self, compares: Sequence[Compare], ahead: Mapping[str, Change]) -> bool:
+        """`ahead`: changes that have been decided, and not yet entered."""
+        for compare in compares:
+            key = compare.key
+            entry = ahead[key].entry if key in ahead else self._now.get(key)
+            if (entry.modified if entry else 0) != compare.modified:
+                return False
+        return True
+
     def _write(self, operations: Sequence[Operation]) -> int:
         """One revision, at once; none if nothing changes."""
-        changes = [self._apply(operation) for operation in operations]
-        done = sorted((change for change in changes if change), key=lambda change: change.key)
-        if done:
-            self._history.append(self._history.head + 1, done)
-            self._watchers.publish(self._history.head, [change.key for change in done])
+        self._enter(self._changes(operations, self._history.head + 1, {}), operations)
         return self._history.head
 
-    def _apply(self, operation: Operation) -> Change | None:
-        key, revision, previous = operation.key, self._history.head + 1, self._now.get(operation.key)
-        self._leases.attach(key, operation.lease if isinstance(operation, Put) else 0)
-        if isinstance(operation, Put):
-            entry = Entry(key, operation.value, previous.created if previous else revision, revision)
-            self._now[key] = entry
-            if previous is None:
-                bisect.insort(self._sorted, key)
-            return Change(revision, key, entry, previous)
-        if previous is None:
-            return None
-        del self._now[key]
-        del self._sorted[bisect.bisect_left(self._sorted, key)]
-        return Change(revision, key, None, previous)
+    def _changes(self, operations: Sequence[Operation], revision: int, ahead: Mapping[str, Change]) -> Sequence[Change]:
+        """What operations come to, sorted by key. Raises `NotFound` if a put names a lease that has ended."""
+        changes = []
+        for operation in operations:
+            key = operation.key
+            previous = ahead[key].entry if key in ahead else self._now.get(key)
+            if isinstance(operation, Put):
+                if operation.lease:
+                    self._leases.check(operation.lease)
+                created = previous.created if previous else revision
+                entry = Entry(key, operation.value, created, revision, operation.item)
+                changes.append(Change(revision, key, entry, previous))
+            elif previous is not None:
+                changes.append(Change(revision, key, None, previous))
+        changes.sort(key=attrgetter("key"))
+        return changes
+
+    def _enter(self, changes: Sequence[Change], operations: Sequence[Operation]) -> None:
+        """From now on it is so, and everybody is told."""
+        for operation in operations:
+            self._leases.attach(operation.key, operation.lease if isinstance(operation, Put) else 0)
+        for change in changes:
+            key = change.key
+            if change.entry is None:
+                del self._now[key]
+                del self._sorted[bisect.bisect_left(self._sorted, key)]
+            else:
+                if change.previous is None:
+                    bisect.insort(self._sorted, key)
+                self._now[key] = change.entry
+        if changes:
+            self._history.append(changes[0].revision, changes)
+            self._watchers.publish(self._history.head, [change.key for change in changes])
 
     def watch(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Change], None]:
         return self._watchers.watch(prefix, after)

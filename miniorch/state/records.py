@@ -4,8 +4,8 @@ The key of an object is `/<kind>/<key>`: `/services/dockchat/web`, `/tasks/k3m9x
 says at which revision it was read (`Versioned.modified`); the store refuses if it has moved on since.
 
 The bytes are those of `miniorch/codec.py`; msgspec makes and reads them ten times as fast, and what it does not accept
-is read again there, for the message that names the value. An object that was written a moment ago is not read at all:
-the same bytes are the same object, however many watch it.
+is read again there, for the message that names the value. An entry keeps its object: what was written by this process
+is not read at all, and what another one wrote is read once, however many watch it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from miniorch.codec import decode
 from miniorch.model import KINDS, Event, key_of, kind_of
@@ -33,27 +34,6 @@ class Versioned(Generic[T]):
 _KINDS = {cls: kind for kind, cls in KINDS.items()}
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
-KNOWN_AT_ONCE = 4096
-
-
-class _Known:
-    """The objects of the last few thousand values that were written or read."""
-
-    def __init__(self) -> None:
-        self._new: dict[bytes, Any] = {}
-        self._old: dict[bytes, Any] = {}
-
-    def get(self, kind: str, value: bytes) -> Any:
-        item = self._new.get(value) or self._old.get(value)
-        return item if type(item) is KINDS[kind] else None
-
-    def add(self, value: bytes, item: object) -> None:
-        if len(self._new) >= KNOWN_AT_ONCE:
-            self._old, self._new = self._new, {}
-        self._new[value] = item
-
-
-_known = _Known()
 
 
 def path_of(item: object) -> str:
@@ -62,19 +42,14 @@ def path_of(item: object) -> str:
 
 
 def put(item: object) -> Put:
-    value = _ENCODER.encode(item)
-    _known.add(value, item)
-    return Put(path_of(item), value)
+    return Put(path_of(item), _ENCODER.encode(item), 0, item)
 
 
 def from_entry(entry: Entry) -> Any:
     """The object in an entry; its kind is the first part of the key."""
-    kind = entry.key.split("/", 2)[1]
-    item = _known.get(kind, entry.value)
-    if item is None:
-        item = _read(kind, entry.value)
-        _known.add(entry.value, item)
-    return item
+    if entry.item is None:
+        force_setattr(entry, "item", _read(entry.key.split("/", 2)[1], entry.value))
+    return entry.item
 
 
 def _read(kind: str, value: bytes) -> Any:
@@ -96,8 +71,7 @@ async def read_all(store: Store, cls: type[T], below: str = "") -> list[Versione
     return [Versioned(from_entry(entry), entry.modified) for entry in listing.entries]
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True, gc=False):
     """A wish: `item` shall stand in the store (or be erased), if it is still as it was at revision `modified`.
 
     `why` is the sentence that goes into the events; empty for what nobody wants to read.

@@ -15,7 +15,8 @@ the store is touched, so it works with any. Next file: `miniorch/state/backup.py
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from miniorch.errors import Compacted
 from miniorch.model import Cluster

@@ -1,206 +1,207 @@
-"""The store on disk: one file, one thread.
+"""The store on disk: the one in memory, and a file that is always ahead of it.
 
 The problem: what the API has confirmed must be there after a power cut, every change must be told to every watcher in
-order, and the event loop must never wait for a disk. The idea: all SQL runs in one thread. It takes everything that
-waits and runs it as one SQLite transaction, so a hundred waiting writers share one fsync (group commit); nobody gets an
-answer before the commit that contains what it read or wrote. What the SQL says stands in `miniorch/state/sql.py`.
+order, and the event loop must never wait for a disk. The idea: one process has the file for itself, so what is true now
+can be kept in memory (`memory.py`), and the file is a log: nothing is entered there, told or confirmed before its row
+is on the disk. While one group of transactions is being written, by a thread, the next ones gather and then share an
+fsync (group commit). A group that the disk refuses leaves no trace in memory. The past that memory has forgotten is
+read from the file again.
 
-Who does this for real: kine's writers, and every database since the 1980s. Where we differ: one process has the file
-for itself, and a second server is refused; several servers share a store only on etcd. Next file:
-`miniorch/state/sql.py`.
+Who does this for real: redis with its append-only file; every database since the 1980s for the group commit. Where we
+differ: a second server is refused; several servers share a store only on etcd. Next file: `miniorch/state/sql.py`.
 """
 
 import asyncio
-import contextlib
 import fcntl
-import functools
 import os
-import queue
 import sqlite3
-import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
-from miniorch.errors import Conflict, MiniorchError, NotAllowed, Temporary
+from miniorch.errors import Conflict, NotAllowed, NotFound, Temporary
 from miniorch.state import sql
-from miniorch.state.limits import check_key, check_txn
-from miniorch.state.store import Change, Compare, Entry, Listing, Operation
-from miniorch.state.watchers import Batch, Watchers
+from miniorch.state.leases import check_seconds
+from miniorch.state.limits import check_txn
+from miniorch.state.memory import MemoryStore
+from miniorch.state.store import Change, Compare, Delete, Operation
+from miniorch.state.watchers import Batch, History
 
-GROUP_JOBS = 500  # at most so many requests share one SQLite transaction
+GROUP_OPERATIONS = 8000  # with so many a group is full: it is decided at one go, and others want their turn
 AGAIN_SECONDS = 1.0  # after a full disk has kept a lease from ending
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Job:
-    """One request on its way to the thread and back. `done` is None for the end of a lease: nobody waits for it."""
+class _Waiting:
+    """One transaction on its way to the disk, and what it comes to, which is decided when its turn comes."""
 
-    work: Callable[[sqlite3.Connection], Any]
-    done: asyncio.Future[Any] | None
-    result: Any = None
+    compares: Sequence[Compare]
+    operations: Sequence[Operation]
+    done: asyncio.Future[int | None]
+    held: bool = False
+    changes: Sequence[Change] = ()
     error: Exception | None = None
 
+    def answer(self, revision: int) -> None:
+        if self.done.done():  # the caller has gone; what it asked for has been done
+            return
+        if self.error is not None:
+            self.done.set_exception(self.error)
+        else:
+            self.done.set_result(revision if self.held else None)
 
-class SqliteStore:
+
+class SqliteStore(MemoryStore):
     """A `Store` in one file. Raises `Conflict` if another server uses it, `Unsupported` if its format is not ours."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
         self.path = Path(path)
-        self._closed = False
         self._lock = _lock(self.path)
         try:
-            self._connection = sql.open_file(self.path, time.monotonic())
+            self._connection = sql.open_file(self.path)
         except BaseException:
             os.close(self._lock)
             raise
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._watchers = Watchers(self._changes)
-        self._reads: dict[tuple[str, int], asyncio.Future[Batch]] = {}
-        self._thread = threading.Thread(target=self._serve, name=f"store {self.path.name}", daemon=True)
-        self._thread.start()
+        self._now, self._idle_leases = sql.load(self._connection)
+        self._sorted = sorted(self._now)
+        self._history = History(sql.revision(self._connection))
+        self._thread = ThreadPoolExecutor(1, f"store {self.path.name}")
+        self._turn = asyncio.Lock()  # of whoever decides, writes and enters what was written
+        self._waiting: list[_Waiting] = []
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
-    # What callers see: each method hands one piece of work to the thread.
-
-    async def get(self, key: str) -> Entry | None:
-        check_key(key)
-        return await self._do(lambda connection: sql.entry_of(sql.newest(connection, key)))
-
-    async def list(self, prefix: str) -> Listing:
-        return await self._do(lambda connection: sql.list_prefix(connection, prefix))
+    async def _pause(self) -> None:
+        await super()._pause()
+        idle, self._idle_leases = self._idle_leases, ()
+        for lease, seconds, keys in idle:  # nobody could renew them while the file was closed
+            self._leases.add(lease, seconds)
+            for key in keys:
+                self._leases.attach(key, lease)
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
         check_txn(compares, operations)
-        wanted, todo = tuple(compares), tuple(operations)
-        written = await self._do(lambda connection: sql.txn(connection, wanted, todo))
-        return None if written is None else written.revision
+        await self._pause()
+        one = _Waiting(tuple(compares), tuple(operations), asyncio.get_running_loop().create_future())
+        self._waiting.append(one)
+        if len(self._waiting) == 1:
+            self._begin(self._commit_next())
+        return await one.done
 
-    def watch(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Change], None]:
-        return self._watchers.watch(prefix, after)
+    async def _commit_next(self) -> None:
+        """What waits when the disk is free, as one group. The rest is the next one's."""
+        async with self._turn:
+            count = size = 0
+            while count < len(self._waiting) and size < GROUP_OPERATIONS:
+                size += len(self._waiting[count].operations)
+                count += 1
+            group, self._waiting = self._waiting[:count], self._waiting[count:]
+            if self._waiting:
+                self._begin(self._commit_next())
+            try:
+                await self._commit(group)
+            except Exception as error:  # of whatever kind: nobody waits for ever
+                for one in group:
+                    one.error = error
+                    one.answer(0)
 
-    async def _changes(self, prefix: str, after: int) -> Batch:
-        """Watchers that were rung together ask for the same, and share one answer."""
-        key = (prefix, after)
-        shared = self._reads.get(key)
-        if shared is None:
-            read = self._do(lambda connection: sql.changes(connection, prefix, after))
-            shared = self._reads[key] = asyncio.ensure_future(read)
-            shared.add_done_callback(lambda done: (self._reads.pop(key, None), done.cancelled() or done.exception()))
-        return await asyncio.shield(shared)
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        """If it fails, each alone: a disk may have no room for one, and room for the others."""
+        head, ahead, rows = self._history.head, dict[str, Change](), list[sql.Row]()
+        for one in group:
+            one.held, one.error = self._hold(one.compares, ahead), None
+            try:
+                one.changes = self._changes(one.operations, head + 1, ahead) if one.held else ()
+            except NotFound as error:
+                one.changes, one.error = (), error
+            if one.changes:
+                head += 1
+                ahead.update({change.key: change for change in one.changes})
+                rows += sql.rows(one.changes, one.operations)
+        try:
+            if rows:
+                await self._on_disk(lambda connection: sql.append(connection, rows))
+        except Temporary as error:
+            if len(group) > 1:
+                for one in group:
+                    await self._commit([one])
+                return
+            group[0].changes, group[0].error = (), error
+        for one in group:
+            if one.changes:
+                self._enter(one.changes, one.operations)
+            one.answer(self._history.head)
+        self._history.shrink()
+
+    async def _read(self, prefix: str, after: int) -> Batch:
+        if after >= self._history.floor:
+            await asyncio.sleep(0)  # a slow watcher reads again and again: others come between
+            return self._history.read(prefix, after)
+        return await self._on_disk(lambda connection: sql.changes(connection, prefix, after))
 
     async def grant(self, seconds: float) -> int:
-        return await self._do(lambda connection: sql.grant(connection, seconds, time.monotonic()))
-
-    async def keep_alive(self, lease: int) -> None:
-        await self._do(lambda connection: sql.keep_alive(connection, lease, time.monotonic()))
+        await self._pause()
+        check_seconds(seconds)
+        lease = await self._on_disk(lambda connection: sql.grant(connection, seconds))
+        self._leases.add(lease, seconds)
+        return lease
 
     async def revoke(self, lease: int) -> None:
-        await self._do(lambda connection: sql.revoke(connection, lease))
+        await self._pause()
+        await asyncio.shield(self._begin(self._revoke(lease)))
+
+    async def _revoke(self, lease: int) -> None:
+        async with self._turn:
+            changes = self._changes([Delete(key) for key in self._leases.keys(lease)], self._history.head + 1, {})
+            rows = sql.rows(changes, ())
+            await self._on_disk(lambda connection: sql.revoke(connection, lease, rows))
+            self._leases.end(lease)
+            self._enter(changes, ())
+
+    def _end(self, lease: int) -> None:
+        """Its time is up."""
+        self._begin(self._revoke_at_last(lease))
+
+    async def _revoke_at_last(self, lease: int) -> None:
+        try:
+            await self._revoke(lease)
+        except Temporary:
+            self._leases.again(lease, AGAIN_SECONDS)
 
     async def compact(self, revision: int) -> None:
-        await self._do(lambda connection: sql.compact(connection, revision))
-
-    async def revision(self) -> int:
-        return await self._do(sql.revision)
+        await self._pause()
+        if revision <= self._history.head:
+            await self._on_disk(lambda connection: sql.compact(connection, revision))
+        await super().compact(revision)
 
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
-        self._watchers.close()
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._closed:
-            raise Temporary("the store is closed")
-        self._loop = asyncio.get_running_loop()
-        done = self._loop.create_future()
-        self._jobs.put(_Job(work, done))
-        return cast(T, await done)
-
-    def _finish(self, jobs: Sequence[_Job]) -> None:
-        """Back in the event loop: ring the watchers, then answer. In the order of commits."""
-        for job in jobs:
-            if isinstance(job.result, sql.Written):
-                self._reads.clear()  # under way, and may lack this
-                self._watchers.publish(job.result.revision, job.result.keys)
-            if job.done is None or job.done.cancelled():  # the caller has gone; what it asked for has been done
-                continue
-            if job.error is not None:
-                job.done.set_exception(job.error)
-            else:
-                job.done.set_result(job.result)
-
-    # What the thread does.
-
-    def _serve(self) -> None:
-        last, pause = False, 0.0
-        while not last:
-            jobs: list[_Job] = []
-            with contextlib.suppress(queue.Empty):  # a lease has ended
-                item = self._jobs.get(timeout=self._until_a_lease_ends(pause))
-                while item is not None:
-                    jobs.append(item)
-                    if len(jobs) == GROUP_JOBS or self._jobs.empty():
-                        break
-                    item = self._jobs.get()
-                last = item is None
-            self._run_and_tell(jobs)
-            pause = self._end_leases()
+        await super().close()
+        while self._tasks:  # who has got in is served, and each group begins the next
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._thread.shutdown)
         self._connection.close()
         os.close(self._lock)  # only now may another server open the file
 
-    def _until_a_lease_ends(self, pause: float) -> float | None:
-        first = sql.next_deadline(self._connection)
-        return None if first is None else max(first[1] - time.monotonic(), pause, 0.0)
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """What goes on when its caller has gone."""
+        task = asyncio.create_task(work, name=f"store {self.path.name}")
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+        return task
 
-    def _end_leases(self) -> float:
-        """End what has run out, each lease as one revision. Returns for how long to leave the disk alone."""
-        while (first := sql.next_deadline(self._connection)) and first[1] <= time.monotonic():
-            job = _Job(functools.partial(sql.revoke, lease=first[0]), None)
-            self._run_and_tell([job])
-            if job.error is not None:
-                return AGAIN_SECONDS
-        return 0.0
-
-    def _run_and_tell(self, jobs: Sequence[_Job]) -> None:
-        if jobs:
-            self._run(jobs)
-            if self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._finish, jobs)
-
-    def _run(self, jobs: Sequence[_Job]) -> None:
-        """All jobs in one transaction. If that fails, each alone, so that a full disk stops writers but not readers."""
+    async def _on_disk(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """In the thread, as one SQLite transaction. Raises `Temporary` if the disk does not do it."""
         try:
-            self._connection.execute("BEGIN")
-            for job in jobs:
-                try:
-                    job.result = job.work(self._connection)
-                except MiniorchError as error:  # refused before anything was written
-                    job.error = error
-            self._connection.execute("COMMIT")
-        except Exception as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            for job in jobs:
-                job.result, job.error = None, None
-                if len(jobs) > 1:
-                    self._run([job])
-                else:
-                    job.error = self._readable(error)
-
-    def _readable(self, error: Exception) -> Exception:
-        if not isinstance(error, sqlite3.Error):
-            return error
-        if "full" in str(error):
-            return Temporary(f"the disk with {self.path} is full: nothing was written")
-        return Temporary(f"the store {self.path} cannot be read or written: {error}")
+            return await asyncio.get_running_loop().run_in_executor(self._thread, sql.within, self._connection, work)
+        except sqlite3.Error as error:
+            if "full" in str(error):
+                raise Temporary(f"the disk with {self.path} is full: nothing was written") from None
+            raise Temporary(f"the store {self.path} cannot be read or written: {error}") from None
 
 
 def _lock(path: Path) -> int:

@@ -12,14 +12,16 @@ same way (mvcc/watchable_store.go). Where we differ: here every watcher works li
 
 import asyncio
 import bisect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 from miniorch.errors import Compacted
 from miniorch.state.store import Change
 
 BATCH_CHANGES = 500
-BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024  # of what is read from a disk; memory has it already
+HISTORY_CHANGES = 20_000  # kept in memory for slow watchers, and
+HISTORY_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +33,9 @@ class Batch:
     complete: bool
 
 
-def cut(changes: Iterable[Change], head: int) -> Batch:
-    """The first changes of an ordered history: as many whole revisions as fit a batch, at least one."""
-    taken: list[Change] = []
-    size = 0
-    for change in changes:
-        if taken and change.revision != taken[-1].revision and (len(taken) >= BATCH_CHANGES or size >= BATCH_BYTES):
-            return Batch(taken, taken[-1].revision, complete=False)
-        taken.append(change)
-        size += _bytes(change)
-    return Batch(taken, head, complete=True)
-
-
-def _bytes(change: Change) -> int:
-    return sum(len(entry.value) for entry in (change.entry, change.previous) if entry)
+def size_of(change: Change) -> int:
+    entry, previous = change.entry, change.previous
+    return (len(entry.value) if entry else 0) + (len(previous.value) if previous else 0)
 
 
 def history(after: int, compacted: int) -> Compacted:
@@ -59,12 +50,11 @@ class History:
         self._changes: list[Change] = []
         self._bytes = 0
 
-    def append(self, revision: int, changes: Iterable[Change]) -> None:
+    def append(self, revision: int, changes: Sequence[Change]) -> None:
         """All changes of a revision that is newer than `head`, sorted by key."""
         self.head = revision
-        for change in changes:
-            self._changes.append(change)
-            self._bytes += _bytes(change)
+        self._changes += changes
+        self._bytes += sum(map(size_of, changes))
 
     def read(self, prefix: str, after: int) -> Batch:
         if after < self.floor:
@@ -72,21 +62,20 @@ class History:
         first = self._first_after(after)
         last, upto = len(self._changes), self.head
         if last - first > BATCH_CHANGES:  # hundreds may ask at the same moment: each holds up the others only so long
-            upto = self._changes[first + BATCH_CHANGES].revision
+            upto = self._changes[first + BATCH_CHANGES - 1].revision
             last = self._first_after(upto)
-        new = (self._changes[index] for index in range(first, last))
-        batch = cut((change for change in new if change.key.startswith(prefix)), upto)
-        return batch if batch.upto == self.head else replace(batch, complete=False)
+        new = [change for change in self._changes[first:last] if change.key.startswith(prefix)]
+        return Batch(new, upto, complete=upto == self.head)
 
     def forget(self, upto: int) -> None:
         if upto > self.floor:
             self.floor = upto
             self.head = max(self.head, upto)
             gone = self._first_after(upto)
-            self._bytes -= sum(map(_bytes, self._changes[:gone]))
+            self._bytes -= sum(map(size_of, self._changes[:gone]))
             del self._changes[:gone]
 
-    def shrink(self, changes: int, size: int) -> None:
+    def shrink(self, changes: int = HISTORY_CHANGES, size: int = HISTORY_BYTES) -> None:
         """Forget the older half of what is kept, if it is more than so many changes or bytes."""
         while len(self._changes) > changes or self._bytes > size:
             self.forget(self._changes[(len(self._changes) - 1) // 2].revision)
@@ -112,11 +101,13 @@ class Watchers:
         self._watchers: dict[_Watcher, None] = {}  # rung in the order of their beginning, never by chance
         self._closed = False
 
-    def publish(self, revision: int, keys: Iterable[str]) -> None:
-        """A revision has been written. Must be called in the order of revisions, in the event loop's thread."""
-        changed = tuple(keys)
+    def publish(self, revision: int, keys: Sequence[str]) -> None:
+        """A revision has been written that changed these keys, sorted. Must be called in the order of revisions, in the
+        event loop's thread.
+        """
         for watcher in self._watchers:
-            if any(key.startswith(watcher.prefix) for key in changed):
+            first = bisect.bisect_left(keys, watcher.prefix)  # if any key has the prefix, the first after it does
+            if first < len(keys) and keys[first].startswith(watcher.prefix):
                 watcher.idle = False
                 watcher.bell.set()
             elif watcher.idle:

@@ -379,8 +379,17 @@ async def test_closing_ends_watches_and_refuses_requests(store: Store) -> None:
     await put(store, "/a")
     await store.close()
     assert {await idle, await other} <= {0, 1}
-    with pytest.raises(Temporary, match="closed"):
-        await store.get("/a")
+    for request in (
+        store.get("/a"),
+        store.list("/"),
+        store.txn([], [Put("/b", b"")]),
+        store.revision(),
+        store.grant(5.0),
+        store.revoke(1),
+        store.compact(1),
+    ):
+        with pytest.raises(Temporary, match="closed"):
+            await request
     await store.close()
 
 

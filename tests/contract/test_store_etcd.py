@@ -13,9 +13,10 @@ from bench import Bench, EtcdBench, put, take
 from etcd_process import EtcdProcess, running
 
 from miniorch.errors import Compacted
-from miniorch.state.etcd import HISTORY_BYTES, EtcdStore
+from miniorch.state.etcd import EtcdStore
 from miniorch.state.etcd_member import rpc
 from miniorch.state.store import Put, Store
+from miniorch.state.watchers import HISTORY_BYTES
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from bench import Bench, EtcdBench, SqliteBench
 from etcd_process import EtcdProcess
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from miniorch.errors import MiniorchError, NotFound
 from miniorch.state.memory import MemoryStore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -11,12 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from bench import Bench, SqliteBench, put, take
+from bench import Bench, SqliteBench, assert_gapless, put, take
 
 from miniorch.errors import Conflict, Temporary, Unsupported
 from miniorch.state import sql
 from miniorch.state.sqlite import SqliteStore
-from miniorch.state.store import Compare, Entry, Put, Store
+from miniorch.state.store import Change, Compare, Delete, Entry, Put, Store
 
 
 @pytest.fixture
@@ -47,10 +48,10 @@ async def test_full_disk_keeps_a_lease_from_ending_only_while_it_is_full(store: 
     assert isinstance(store, SqliteStore)
     lease = await store.grant(0.2)
     await store.txn([], [Put("/a", b"", lease)])
-    await store._do(lambda connection: connection.execute("PRAGMA query_only = 1"))
+    await store._on_disk(lambda connection: connection.execute("PRAGMA query_only = 1"))
     await asyncio.sleep(0.4)
     assert await store.revision() == 1
-    await store._do(lambda connection: connection.execute("PRAGMA query_only = 0"))
+    await store._on_disk(lambda connection: connection.execute("PRAGMA query_only = 0"))
     assert [change.entry for change in await take(store.watch("/", 1), 2)] == [None]
 
 
@@ -118,7 +119,7 @@ async def test_full_disk_refuses_writes_keeps_reading_and_recovers(store: Store)
     def limit(connection: sqlite3.Connection, pages: int) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
-    await store._do(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
+    await store._on_disk(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
     big = Put("/big", b"x" * 100_000)
     answers = await asyncio.gather(
         store.txn([], [big]), store.get("/a"), store.txn([Compare("/a", 9)], [big]), return_exceptions=True
@@ -128,17 +129,56 @@ async def test_full_disk_refuses_writes_keeps_reading_and_recovers(store: Store)
     assert answers[1] == Entry("/a", b"1", 1, 1)
     assert answers[2] is None
     assert await store.revision() == 1
-    await store._do(lambda connection: limit(connection, 1_000_000))
+    await store._on_disk(lambda connection: limit(connection, 1_000_000))
     assert await store.txn([], [big]) == 2
+
+
+async def test_what_memory_has_forgotten_is_read_from_the_file(store: Store) -> None:
+    assert isinstance(store, SqliteStore)
+    for _ in range(12):
+        await asyncio.gather(*(put(store, f"/{number}") for number in range(100)))
+    watch = store.watch("/", 0)
+    seen = list(await anext(watch))
+    store._history.forget(1100)
+    assert len(seen) < 1100
+    soon = asyncio.ensure_future(take(watch, 1201))
+    assert await store.txn([], [Delete("/7")]) == 1201
+    seen += await soon
+    assert_gapless(seen, 1201)
+    assert seen[1107] == Change(1108, "/7", Entry("/7", b"v", 8, 1108), Entry("/7", b"v", 8, 1008))
+
+
+def test_who_waits_for_the_disk_when_the_store_is_closed_is_served_or_refused(disk: Bench) -> None:
+    confirmed: list[str] = []
+
+    async def write(store: Store, key: str) -> None:
+        with contextlib.suppress(Temporary):
+            await store.txn([], [Put(f"{key}.{number}", b"") for number in range(100)])
+            confirmed.append(key)
+
+    async def before(store: Store) -> None:
+        writing = [asyncio.ensure_future(write(store, f"/{number}")) for number in range(300)]
+        while not confirmed:
+            await asyncio.sleep(0)
+        late = [asyncio.ensure_future(write(store, f"/late{number}")) for number in range(10)]
+        await store.close()
+        await asyncio.gather(*writing, *late)
+
+    async def after(store: Store) -> None:
+        kept = [entry.key for entry in (await store.list("/")).entries]
+        assert sorted(kept) == sorted(f"{key}.{number}" for key in confirmed for number in range(100))
+
+    disk.run(before)
+    disk.run(after)
 
 
 async def test_compaction_gives_space_back(store: Store) -> None:
     assert isinstance(store, SqliteStore)
     for number in range(100):
         await put(store, "/a", b"%d" % number * 20_000)
-    pages = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    pages = await store._on_disk(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
     await store.compact(100)
-    left = await store._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    left = await store._on_disk(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
     assert left < pages / 5
 
 
@@ -151,7 +191,7 @@ async def test_disk_never_holds_up_the_event_loop(store: Store, disk: Bench) -> 
         asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)  # waits for the loop: the loop must run
         order.append("disk")
 
-    work = asyncio.ensure_future(store._do(slow))
+    work = asyncio.ensure_future(store._on_disk(slow))
     await asyncio.sleep(0)
     order.append("loop")
     gate.set()

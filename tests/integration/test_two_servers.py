@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from etcd_process import EtcdProcess, running
 
+from miniorch.cli.ask import Server
 from miniorch.errors import MiniorchError, NotLeader, Temporary
 from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
 from miniorch.transport import UnixTransport
@@ -138,10 +139,11 @@ def test_leader_dies_or_stands_still_and_another_leads(servers: dict[str, Server
 
 
 def test_servers_outlive_a_store_that_is_away_and_their_streams_stay_open(
-    servers: dict[str, ServerProcess], etcd: EtcdProcess
+    servers: dict[str, ServerProcess], etcd: EtcdProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = servers.values()
     until(lambda: a.leads() or b.leads(), 10, "one leads")
+    until(lambda: len(a.items("nodes")) == 1, 5, "it has told of its node")
     lines: list[Any] = []
     revision = a.api.request_now("GET", "/v1/apps")["revision"]
     connection, response = a.api.open("GET", f"/v1/watch/apps?revision={revision}")
@@ -158,6 +160,8 @@ def test_servers_outlive_a_store_that_is_away_and_their_streams_stay_open(
         until(lambda: not a.leads() and not b.leads(), LEASE + 15, "nobody leads without the store")
         with pytest.raises(Temporary):
             a.api.request_now("GET", "/v1/apps")
+        assert [node.name for node in Server(a.api, last_known=True).nodes()] == ["n1"]  # as `miniorch nodes` asks
+        assert "what the server last knew" in capsys.readouterr().err
         spent, began = a.cpu_seconds() + b.cpu_seconds(), time.monotonic()
         time.sleep(3.0)
         assert (a.cpu_seconds() + b.cpu_seconds() - spent) / (time.monotonic() - began) < 0.2
