@@ -26,6 +26,13 @@ TEMPORARY = ("connect: ", 'plugin "miniorch" not found', "remote: ", "deadline e
 T = TypeVar("T")
 
 
+def making_at_once(processors: int) -> int:
+    """How many containers are made or started at the same time. Each start waits for one lock of the kernel (RTNL), and
+    a program of Docker's waits by trying again and again: more starts than processors take time from each other.
+    """
+    return min(max(processors, 4), 8)
+
+
 class Connection:
     """One dockerd. The client is made at first use, and anew after a failure."""
 
@@ -33,7 +40,7 @@ class Connection:
         self._url = base_url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         self._api: APIClient | None = None
         self._connecting = threading.Lock()
-        self.making = ThreadPoolExecutor(8, "docker")  # create, start, remove
+        self.making = ThreadPoolExecutor(making_at_once(os.cpu_count() or 1), "docker")  # create, start, remove
         self.images = ThreadPoolExecutor(4, "docker-image")
         self.waiting = ThreadPoolExecutor(32, "docker-wait")  # stops, probes, and everything quick
 

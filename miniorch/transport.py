@@ -21,7 +21,7 @@ from ssl import SSLError, SSLSocket
 from typing import TYPE_CHECKING, Any
 
 from miniorch.codec import to_plain
-from miniorch.errors import MiniorchError, NotAllowed, Unreachable, from_wire
+from miniorch.errors import MiniorchError, NotAllowed, NotLeader, Unreachable, from_wire
 from miniorch.identity import check_certificate, client_context, has_identity, peer
 from miniorch.model import Role
 
@@ -268,6 +268,16 @@ class FirstOf(HttpTransport):
                 return self._servers[0].connect()
             self._servers.rotate(-1)
         return self._servers[0].connect()
+
+    def open(self, method: str, path: str, body: object = None) -> tuple[_Connection, http.client.HTTPResponse]:
+        """Some things only the leader knows: who says that it does not lead has done nothing, so the next is asked."""
+        for _ in range(len(self._servers) - 1):
+            with contextlib.suppress(NotLeader):
+                return super().open(method, path, body)
+            self._servers.rotate(-1)
+            while self._idle:
+                self._idle.pop().close()
+        return super().open(method, path, body)
 
     async def begin(self, path: str, method: str = "POST") -> "Exchange":
         for _ in range(len(self._servers) - 1):

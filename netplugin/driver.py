@@ -164,8 +164,10 @@ class Driver:
             )
         address = str(IPv4Interface(wanted).ip)
         holder = self._notes.at(address)
-        if holder is not None and holder.id != endpoint and self._wiring.holds(holder.id):
-            raise MiniorchError(f"the address {address} is in use by {holder.task or f'endpoint {holder.id[:8]}'}")
+        if holder is not None and holder.id != endpoint:
+            if self._wiring.holds(holder.id):
+                raise MiniorchError(f"the address {address} is in use by {holder.task or f'endpoint {holder.id[:8]}'}")
+            self._notes.remove(holder.id)  # its end was not told us; its networks are not those of the new one
         task, networks = str(options.get("miniorch.task", "")), str(options.get("miniorch.networks", ""))
         self._notes.write(Endpoint(endpoint, address, task, networks))
         return {"Interface": {} if given else {"Address": f"{address}/32"}}  # the kernel chooses a MAC

@@ -1,7 +1,7 @@
 """Running `ip`, `bridge`, `nft` and `iptables`: what the kernel holds, as snapshots, and lines that change it.
 
 The programs are asked for JSON, and told many lines at once (`-batch`): 3,000 entries are one short process. And what
-this file runs, anybody can run by hand (docs/network.md). Next file: `netplugin/kernel.py`.
+this file runs, anybody can run by hand (docs/network.md). Next file: `netplugin/nft.py`.
 """
 
 import json

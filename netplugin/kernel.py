@@ -31,6 +31,7 @@ from miniorch.clock import Clock
 from miniorch.errors import Conflict, MiniorchError
 from netplugin.conntrack import forget_udp
 from netplugin.iproute import DEFAULT_MTU, batch, command, found, links, listed_rules, underlay_mtu, wanted_rules
+from netplugin.nft import Nft
 from netplugin.overlay import PORT, ROUTE_PROTOCOL, Snapshot
 from netplugin.topology import TABLE, Topology
 from netplugin.verify import Difference, commands, compare
@@ -66,6 +67,7 @@ class Kernel:
         self._accepted = False  # Docker's forwarding chain has our rules
         self._first_seen: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._nft = Nft()
 
     def apply(self, wanted: Topology) -> None:
         """Make addresses, routes, rules and firewall what `wanted` says. Touches no container's device.
@@ -74,7 +76,7 @@ class Kernel:
         every `LOOK_SECONDS`. Raises `MiniorchError` that names what the kernel does not take.
         """
         with self._lock:
-            command(["nft", "-f", "-"], wanted.ruleset)  # first: there is never a tunnel without its guard
+            self._nft.run(wanted.ruleset)  # first: there is never a tunnel without its guard
             forget_udp(self._topology, wanted)
             self._topology = wanted
             shape = replace(wanted, ruleset="", served={})
@@ -92,8 +94,7 @@ class Kernel:
 
     def admit(self, text: str) -> None:
         """Let one container into its networks (`netplugin/isolation.py`): all lines or none, and then it raises."""
-        with self._lock:
-            command(["nft", "-f", "-"], text)
+        self._nft.run(text)
 
     def _mend(self, wanted: Snapshot, topology: Topology | None) -> None:
         """Compare and correct until nothing is left to do."""
@@ -136,9 +137,12 @@ class Kernel:
         outer, inner = outer_name(endpoint), inner_name(endpoint)
         with _netlink() as ip:
             _delete(ip, outer)
-            # ip link add mo... mtu 1450 type veth peer name mc... mtu 1450
-            ip.link("add", ifname=outer, kind="veth", mtu=self._mtu, peer={"ifname": inner, "mtu": self._mtu})
-            index = ip.link_lookup(ifname=outer)[0]
+            # ip link add mo... mtu 1450 numtxqueues 1 type veth peer name mc... mtu 1450 numtxqueues 1
+            # Made with more queues the kernel takes all but one away again, and every other change of the machine's
+            # network waits until no processor can still be using them.
+            end = {"mtu": self._mtu, "num_tx_queues": 1, "num_rx_queues": 1}
+            ip.link("add", ifname=outer, kind="veth", **end, peer={"ifname": inner, **end})
+            index = socket.if_nametoindex(outer)
             # sysctl net.ipv4.conf.mo....proxy_arp=1: answer for the subnet that Docker routes to the device
             (SYSCTL / "conf" / outer / "proxy_arp").write_text("1")
             (SYSCTL / "conf" / outer / "rp_filter").write_text("1")
@@ -216,7 +220,7 @@ class Kernel:
                 _delete(ip, name)
         self._mend({}, None)
         if shutil.which("nft"):
-            command(["nft", "-f", "-"], f"table ip {TABLE}\ndelete table ip {TABLE}\n")
+            self._nft.run(f"table ip {TABLE}\ndelete table ip {TABLE}\n")
         for chain in ("DOCKER-USER", "FORWARD", "INPUT"):
             for rule in _rules(chain):
                 if "--comment miniorch" in rule:

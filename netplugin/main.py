@@ -81,6 +81,7 @@ class Net:
         self.dns: Service | None = None
         self._said = ""
         self._sweep_at = 0.0
+        self._idle: set[str] = set()  # endpoints that no container had at the last sweep
         self._ruling = asyncio.Lock()  # held from a look at what is known until the kernel holds it
 
     async def run(self, plugin: socket.socket) -> None:
@@ -161,12 +162,21 @@ class Net:
                 self.applied.set()
 
     async def sweep(self) -> None:
-        """Remove devices that no container uses, if the last look was long ago."""
+        """Remove what no container uses, if the last look was long ago.
+
+        While we are away Docker gives up telling us of an end: then only the devices and the note say that it was.
+        """
         now = asyncio.get_running_loop().time()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
             for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.wired()]):
                 log(f"removed the device {device}, which no container uses")
+            idle = {note.id for note in self.notes.wired() if not self.kernel.holds(note.id)}
+            for endpoint in idle & self._idle:
+                log(f"forgot the endpoint {endpoint[:8]}, which no container has")
+                self.notes.remove(endpoint)
+                self.changed.set()  # its address leaves the networks, too
+            self._idle = idle
 
     async def rule(self, known: Known) -> None:
         """Make the kernel hold all that is known."""

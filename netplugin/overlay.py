@@ -27,6 +27,11 @@ DEVICE = "mo-vxlan"
 PORT = 4789
 OVERHEAD = 50  # bytes: Ethernet 14 + VXLAN 8 + UDP 8 + IP 20
 ROUTE_PROTOCOL = 109  # `ip route show proto 109` lists our routes
+# Two rules for chains that exist anyway, since each chain costs every packet a little.
+# Connections inside the tunnel are tracked: to track the tunnel, too, would be two looks more per packet, for nothing.
+TUNNEL_UNTRACKED = f"udp dport {PORT} ip saddr @peers notrack"
+# What this machine forwards is masqueraded, so a container could pass for its node.
+TUNNEL_NOT_FORWARDED = f"udp dport {PORT} ip daddr @peers drop"
 
 Snapshot = dict[str, tuple[str, ...]]  # "neighbour 10.200.2.1" -> ("lladdr 0a:6d:0a:c8:02:01",)
 
@@ -109,23 +114,13 @@ def guard(wanted: Overlay | None) -> list[str]:
         f"    set senders {{ typeof {source}; elements = {{ {', '.join(pairs)} }}; }}",
         "    chain tunnel {",
         "        type filter hook input priority -10; policy accept;",
-        f"        udp dport {PORT} ip saddr != @peers drop",  # also what is too short for the next rule
-        f"        udp dport {PORT} {source} != @senders drop",
-        f"        udp dport {PORT} @th,224,16 != 0x0800 drop",  # the inner frame's type: IPv4 alone
-        "    }",
-        # What this machine forwards is masqueraded, so a container could pass for its node.
-        "    chain tunnel_forward {",
-        "        type filter hook forward priority -10; policy accept;",
-        f"        ip daddr @peers udp dport {PORT} drop",
-        "    }",
-        # Each connection inside is tracked. To track the tunnel as well costs every packet two looks more, for nothing.
-        "    chain tunnel_in {",
-        "        type filter hook prerouting priority -300; policy accept;",
-        f"        ip saddr @peers udp dport {PORT} notrack",
+        # The inner frame's type: IPv4 alone. What is too short to be compared does not match, so it is dropped as well.
+        f"        udp dport {PORT} {source} @senders @th,224,16 0x0800 accept",
+        f"        udp dport {PORT} drop",
         "    }",
         "    chain tunnel_out {",
         "        type filter hook output priority -300; policy accept;",
-        f"        ip daddr @peers udp dport {PORT} notrack",
+        f"        udp dport {PORT} ip daddr @peers notrack",
         "    }",
     ]
 

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING
 
 from miniorch.model import Cluster, Endpoints, Node
 from netplugin.isolation import isolation, members
-from netplugin.overlay import DEVICE, Overlay, Peer, Snapshot, entries, guard, overlay
+from netplugin.overlay import (
+    DEVICE,
+    TUNNEL_NOT_FORWARDED,
+    TUNNEL_UNTRACKED,
+    Overlay,
+    Peer,
+    Snapshot,
+    entries,
+    guard,
+    overlay,
+)
 
 if TYPE_CHECKING:
     from netplugin.driver import Endpoint
@@ -72,15 +82,21 @@ def topology(
     way = overlay(cluster.id, node, peers)
     served = {item.vip: tuple(ready_addresses(item)) for item in services if item.vip}
     nodes = [own, *(peer.pool_address for peer in way.peers)] if way else [own]
-    apart = isolation(members(services, wired), nodes, containers, vips)
-    return Topology(own, containers, vips, ruleset(own, containers, vips, services, [*apart, *guard(way)]), way, served)
+    apart = isolation(members(services, wired), nodes, containers, vips, [TUNNEL_NOT_FORWARDED] if way else ())
+    rules = ruleset(own, containers, vips, services, [TUNNEL_UNTRACKED] if way else (), [*guard(way), *apart])
+    return Topology(own, containers, vips, rules, way, served)
 
 
 def ruleset(
-    pool_address: str, container_pool: str, vip_pool: str, services: list[Endpoints], more: Iterable[str]
+    pool_address: str,
+    container_pool: str,
+    vip_pool: str,
+    services: list[Endpoints],
+    raw: Iterable[str],
+    more: Iterable[str],
 ) -> str:
-    """The whole table as one transaction, with `more` sets and chains. The empty declaration before `delete` makes that
-    work the first time.
+    """The whole table as one transaction, with `more` sets and chains and more rules of the chain `raw`. The empty
+    declaration before `delete` makes that work the first time.
     """
     ready = {item: ready_addresses(item) for item in services if item.vip}
     served = {item: addresses for item, addresses in ready.items() if addresses}
@@ -97,9 +113,9 @@ def ruleset(
     refused = f"ip daddr {vip_pool} goto refuse"
     lines += _chain("output_refuse", ["type filter hook output priority -10; policy accept;", refused])
     # A container sends with its own address only. The device's rp_filter=1 says the same, but loses against
-    # Ubuntu's net.ipv4.conf.all.rp_filter=2: the kernel takes the greater of the two.
-    spoof = 'iifname "mo*" fib saddr . iif oif missing drop'
-    lines += _chain("spoofed", ["type filter hook prerouting priority -300; policy accept;", spoof])
+    # Ubuntu's net.ipv4.conf.all.rp_filter=2: the kernel takes the greater of the two. The tunnel has its own guard.
+    spoof = f'iifname "mo*" iifname != "{DEVICE}" fib saddr . iif oif missing drop'
+    lines += _chain("raw", ["type filter hook prerouting priority -300; policy accept;", spoof, *raw])
     return "\n".join([*lines, *more, "}", ""])
 
 

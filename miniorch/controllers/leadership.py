@@ -75,8 +75,11 @@ class Leadership:
         """Raises `NotLeader` unless this server leads."""
         if not self.epoch:
             leader = self._cache.leaders.get("leader")
-            who = f"{leader.name} does" if leader and leader.name != self.name else "nobody does at this moment"
-            raise NotLeader(f"server {self.name} does not lead, {who}", remedy="miniorch doctor")
+            who, remedy = "nobody does at this moment", "miniorch doctor"
+            if leader and leader.name != self.name:
+                machine = leader.name.rpartition("-")[0] or leader.name
+                who, remedy = f"{leader.name} does", f"the same command on the machine {machine}"
+            raise NotLeader(f"server {self.name} does not lead, {who}", remedy=remedy)
 
     def notice(self) -> None:
         """The cache shows another leader, or none."""

@@ -254,9 +254,9 @@ def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machi
         ip route add 10.200.2.64/26 via 10.200.3.1 dev mo-vxlan onlink proto 109
         ip link set eth0 mtu 1300
         nft 'delete element ip miniorch peers {{ 198.51.100.3 }}'
-        nft 'flush chain ip miniorch spoofed'""")  # fmt: skip
+        nft 'flush chain ip miniorch raw'""")  # fmt: skip
     damaged = [
-        'chain spoofed: is absent; should be iifname "mo*" fib saddr . iif oif missing drop',
+        'chain raw: is absent; should be iifname "mo*" iifname != "mo-vxlan" fib saddr . iif oif missing drop',
         "device mo-vxlan: is ",
         "fdb 0a:6d:0a:c8:02:01: is dst 198.51.100.9; should be dst 198.51.100.2",
         "neighbour 10.200.2.1: is absent; should be lladdr 0a:6d:0a:c8:02:01",

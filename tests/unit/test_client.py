@@ -25,7 +25,7 @@ from miniorch.servers import OneOf
 from miniorch.spec import AppSpec, Port, ServiceSpec, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.store import Put
-from miniorch.transport import UnixTransport
+from miniorch.transport import FirstOf, UnixTransport
 
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), ports=(Port(5000, 80),))})
 WEB = Service("two", "web", SHOP.services["web"], "10.201.0.1")
@@ -34,12 +34,13 @@ WEB = Service("two", "web", SHOP.services["web"], "10.201.0.1")
 class Api:
     """A server that can be stopped and started again on the same store and socket."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, store: MemoryStore | None = None, name: str = "one") -> None:
         self.path = path
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
+        self.name = name
 
     async def start(self) -> None:
-        server = Server(self.store, SystemClock(), random.Random(1))
+        server = Server(self.store, SystemClock(), random.Random(1), name=self.name)
         await server.prepare()
         self.http = QuietServer(make_app(server.handlers, lambda node: "unix:///nowhere"))
         self.loop = asyncio.create_task(server.run())
@@ -174,6 +175,24 @@ async def test_a_mirror_whose_revision_was_compacted_or_is_of_another_store_list
         while len((await anext(seen)).items) != 4:
             pass
     await seen.aclose()  # type: ignore[attr-defined]
+
+
+async def test_what_only_the_leader_does_is_done_whoever_is_asked_first(api: Api, tmp_path: Path) -> None:
+    second = Api(str(tmp_path / "second.sock"), api.store, "two")
+    await second.start()
+    try:
+        ways = [UnixTransport(one.path, 5.0) for one in (api, second)]
+        refused = []
+        for way in ways:
+            with pytest.raises((NotLeader, NotFound)) as error:
+                await way.request("DELETE", "/v1/nodes/nobody")
+            refused.append(type(error.value))
+        assert refused == [NotFound, NotLeader], "the first leads"
+        for order in (ways, ways[::-1]):
+            with pytest.raises(NotFound, match="nobody"):
+                await FirstOf(order).request("DELETE", "/v1/nodes/nobody")
+    finally:
+        await second.stop()
 
 
 async def test_the_socket_admits_its_owner_and_group_only(api: Api, transport: UnixTransport) -> None:

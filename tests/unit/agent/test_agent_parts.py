@@ -11,6 +11,7 @@ import pytest
 from agent.addresses import REST_SECONDS, choose
 from agent.container_spec import container_spec, resolv_conf
 from agent.discovery import variables
+from agent.docker_connection import making_at_once
 from agent.docker_inside import apart
 from agent.engine import Container
 from agent.health import Health
@@ -280,3 +281,8 @@ TABLE6 = """\
 def test_listeners_that_collide_with_a_published_port() -> None:
     assert listening(TABLE) == {5000: 111, 5001: 112}
     assert listening(TABLE6) == {80: 211, 82: 213}
+
+
+@pytest.mark.parametrize(("processors", "at_once"), [(1, 4), (2, 4), (6, 6), (64, 8)])
+def test_as_many_containers_start_at_once_as_there_are_processors_within_limits(processors: int, at_once: int) -> None:
+    assert making_at_once(processors) == at_once

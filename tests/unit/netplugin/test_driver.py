@@ -105,6 +105,7 @@ def test_address_that_a_container_has_is_not_given_to_another(plugin: Plugin) ->
     assert plugin.call("NetworkDriver.CreateEndpoint", other) == {"Err": "the address 10.200.0.5 is in use by t1"}
     plugin.wires.wired.clear()  # it has ended, and Docker could not say so: this process was away
     assert "Err" not in plugin.call("NetworkDriver.CreateEndpoint", other)
+    assert [note.id for note in plugin.notes.wired()] == [other["EndpointID"]], "one address, one container's networks"
     plugin.call("NetworkDriver.DeleteEndpoint", CREATE)
     assert (note := plugin.notes.at("10.200.0.5")) is not None
     assert note.id == other["EndpointID"]

@@ -19,6 +19,7 @@ from miniorch.errors import Conflict, Unreachable
 from miniorch.listener import listen, take_lock
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Resources
+from netplugin.driver import Endpoint
 from netplugin.known import Known, learn, load, save
 from netplugin.main import Net
 from netplugin.topology import Topology
@@ -109,6 +110,10 @@ class Machine:
 
     def __init__(self) -> None:
         self.rulesets: list[str] = []
+        self.held: set[str] = set()
+
+    def holds(self, endpoint: str) -> bool:
+        return endpoint in self.held
 
     def apply(self, wanted: Topology) -> None:
         self.rulesets.append(wanted.ruleset)
@@ -154,3 +159,21 @@ def test_change_is_applied_kept_and_only_then_reported(tmp_path: Path, monkeypat
             net.dns.close()
 
     asyncio.run(run())
+
+
+async def test_endpoint_that_no_container_has_twice_is_forgotten_and_its_address_leaves_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netplugin.main.SWEEP_SECONDS", 0.0)
+    machine = Machine()
+    net = Net("node1", Server(), machine, tmp_path / "run", tmp_path / "state")
+    machine.held = {"aa" * 32}
+    for number, name in enumerate(("aa", "bb")):
+        net.notes.write(Endpoint(name * 32, f"10.200.0.{number}", "t", "chat/default"))
+    await net.sweep()
+    assert len(net.notes.wired()) == 2, "it may be between the first call and the device"
+    assert not net.changed.is_set()
+    net.notes.write(Endpoint("cc" * 32, "10.200.0.9", "t", "chat/default"))
+    await net.sweep()
+    assert {note.id for note in net.notes.wired()} == {"aa" * 32, "cc" * 32}
+    assert net.changed.is_set()

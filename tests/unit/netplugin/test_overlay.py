@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from miniorch.model import Backend, Cluster, Endpoints, Node, NodeState
@@ -59,14 +61,19 @@ def test_tunnel_takes_from_each_peer_what_its_own_containers_send() -> None:
     text = "\n".join(guard(overlay("c1", ONE, peers_of(ONE, [TWO, THREE]))))
     assert "elements = { 192.0.2.2, 192.0.2.3 }" in text
     assert "elements = { 192.0.2.2 . 0xac802, 192.0.2.3 . 0xac803 }" in text
-    assert "udp dport 4789 ip saddr != @peers drop" in text
-    assert "udp dport 4789 ip saddr . @th,336,24 != @senders drop" in text
-    assert "ip daddr @peers udp dport 4789 drop" in text
+    rules = [line.strip() for line in text.splitlines() if "dport" in line and "notrack" not in line]
+    assert rules == ["udp dport 4789 ip saddr . @th,336,24 @senders @th,224,16 0x0800 accept", "udp dport 4789 drop"]
 
 
-def test_what_others_send_to_the_tunnels_port_stays_tracked_and_is_masqueraded() -> None:
-    rules = [rule.strip() for rule in guard(overlay("c1", ONE, peers_of(ONE, [TWO]))) if "notrack" in rule]
-    assert rules == ["ip saddr @peers udp dport 4789 notrack", "ip daddr @peers udp dport 4789 notrack"]
+def test_only_frames_between_peers_are_left_out_of_tracking_and_no_container_may_send_any() -> None:
+    three = topology(Cluster("c1"), ONE, [], peers_of(ONE, [TWO, THREE])).ruleset
+    assert re.findall("udp dport 4789 .* notrack", three) == [
+        "udp dport 4789 ip saddr @peers notrack",
+        "udp dport 4789 ip daddr @peers notrack",
+    ]
+    forward = three.partition("hook forward")[2].splitlines()
+    assert forward[1].strip() == "udp dport 4789 ip daddr @peers drop", "before the rule for established connections"
+    assert "peers" not in topology(Cluster("c1"), ONE, []).ruleset
 
 
 def test_nothing_but_addresses_reaches_the_kernel() -> None:
