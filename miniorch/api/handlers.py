@@ -32,6 +32,7 @@ from miniorch.errors import Compacted, Conflict, NotFound, Temporary, Unreachabl
 from miniorch.model import (
     App,
     Cluster,
+    DesiredState,
     Event,
     Member,
     Release,
@@ -225,6 +226,9 @@ class Handlers(Nodes, Joining):
                 f"{app} has changed at revision {changed}, after revision {if_revision}",
                 remedy="miniorch plan, and look again",
             )
+        if if_revision is not None and if_revision > (newest := await self._store.revision()):
+            message = f"revision {if_revision} is still to come, the newest is {newest}"
+            raise Conflict(message, remedy="miniorch plan, and look again")
         if if_revision is not None and current is None:
             await self._check_not_removed(app, if_revision)
         return writes, changes(app, spec, [service.item for service in services]), cluster
@@ -317,8 +321,9 @@ class Handlers(Nodes, Joining):
         if component not in COMPONENTS or not isinstance(revision, int):
             raise UsageError(f"wants a component of {', '.join(COMPONENTS)} and a revision, got {body!r}")
         self._liveness.applied(call.names["node"], component, revision)
-        for task in self._loop.cache.draining.values():
-            self._loop.wake("services", task.service_key)
+        for task in self._loop.cache.leaving.values():
+            if task.desired_state is DesiredState.DRAINING:
+                self._loop.wake("services", task.service_key)
         return {}
 
     @retrying

@@ -81,8 +81,8 @@ async def what_if(question: Question, cache: Cache, now: float) -> dict[str, Any
     moves = _moves(cache, rehearsal.cache, now)
     return {
         "lost": lost,
-        "moves": [move for move in moves if move.after],
-        "waiting": [move for move in moves if not move.after],
+        "moves": [move for move in moves if move.after and not move.why],
+        "waiting": [move for move in moves if move.why or not move.after],
         "dark": _dark(cache, set(lost)),
     }
 
@@ -147,12 +147,12 @@ def _lost(question: Question, cache: Cache) -> list[str]:
             raise NotFound(f"there is no node {name}", remedy="miniorch nodes")
     lost = dict.fromkeys(question.kill)
     for pair in question.lose:
-        key, equals, value = pair.partition("=")
+        key, _, value = pair.partition("=")
         found = [node.name for node in by_name(cache.nodes.values()) if node.labels.get(key) == value]
-        if not equals or not found:
+        if not found:
             known = sorted({f"{key}={value}" for node in cache.nodes.values() for key, value in node.labels.items()})
             remedy = f"labels there: {', '.join(known[:10])}" if known else f"miniorch node label NODE {pair}"
-            raise NotFound(f"no node has the label {pair}", remedy=remedy)
+            raise NotFound(f"no node has the label {key}={value}", remedy=remedy)
         lost.update(dict.fromkeys(found))
     if question.strategy and question.strategy not in STRATEGIES:
         raise UsageError(f"no strategy is called {question.strategy!r}", remedy=f"one of {', '.join(STRATEGIES)}")
@@ -208,6 +208,9 @@ def _moves(before: Cache, after: Cache, now: float, *, anew: bool = False) -> li
         stays = service.held if anew and same and service and not _is_as_asked(task, service) else ""
         if stays or ((node != origin) if not anew else not same):
             why = stays if node else _why(task, service, now)
+            still = after.tasks.get(was.id) if was and service else None
+            if still and service and not (node or same) and _serves(still, service, after):
+                node = origin  # it runs on until its successor does, as on a drained node
             moves.append(Move(f"{slot[0]}.{slot[1]}", origin, node, why))
     return moves
 

@@ -53,7 +53,7 @@ def _lines(name: str, answer: Json, every_node: bool) -> Iterator[str]:
     if not answer["tasks"]:
         yield f"{name} has no live task (revision {answer['revision']})"
     if answer["held"]:
-        words = f"{answer['service']} is not changed, and what runs goes on: {answer['held']}"
+        words = f"{answer['service']} is not changed further, and what runs goes on: {answer['held']}"
         yield from textwrap.wrap(words, WIDTH, subsequent_indent="  ")
     decisions = {one["revision"]: one for one in answer["decisions"]}
     shown = 0  # the record whose table was printed last

@@ -88,6 +88,7 @@ def judge(
     """`services` are those that are wanted, `tasks` all of the app; `before` is `failures` at the time `began`."""
     lines, ups, left = [], [], {task.id: task for task in tasks if task.live}
     verdict: tuple[str, Task, int] | None = None
+    held: list[tuple[str, Task, int]] = []
     for service in sorted(services, key=lambda one: one.name):
         up, words = 0, []
         for slot in _slots(service, tasks):
@@ -105,14 +106,14 @@ def judge(
                     verdict = _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
         old = [task for task in left.values() if task.service == service.name]
         words += [f"the old {task.name} {'goes on' if service.held else 'ends'}" for task in old]
-        if service.held and verdict is None and now - began >= HELD_SECONDS:
-            verdict = next((("held", task, 0) for task in tasks if task.live and task.service == service.name), None)
+        if service.held and now - began >= HELD_SECONDS:
+            held += [("held", task, 0) for task in tasks if task.live and task.service == service.name]
         lines.append(Line(service.name, up, service.spec.replicas, words[0] if words else ""))
         ups.append(up == service.spec.replicas and not old)
     wanted = {service.name for service in services}
     leaving = sorted({task.service for task in left.values()} - wanted)
     lines += [Line(name, 0, 0, "is being removed") for name in leaving]
-    kind, cause, times = verdict or ("", None, 0)
+    kind, cause, times = verdict or next(iter(held), ("", None, 0))  # what has failed may be why another is held
     return Verdict(all(ups) and not leaving, tuple(lines), kind, cause, times)
 
 

@@ -102,7 +102,7 @@ def services(app: str) -> Answer:
         many = "removing" if one.removing else f"{running}/{one.spec.replicas}" + (f", {done} done" if done else "")
         rows.append((one.key, many, one.vip, ", ".join(ports) or "-", one.spec.task.image))
     words = [table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), rows, "no services")]
-    words += [f"{one.key} is not changed, and what runs goes on: {one.held}" for one in found if one.held]
+    words += [f"{one.key} is not changed further, and what runs goes on: {one.held}" for one in found if one.held]
     if found:
         told = [f"{key} {', '.join(why)}" for key, why in weak.items()]
         more = f"; and {len(told) - REASONS_TOLD} more services: --json" if len(told) > REASONS_TOLD else ""

@@ -172,7 +172,8 @@ class Waiting:
             text = "\n".join([f"{name} waits for a node that fits: {first}", *more])
             return NotPlaced(text, remedy=f"miniorch explain {name}")
         if verdict.kind == "held":
-            text = f"{service.key} is not changed, and what runs goes on: {service.held}"
+            held = [service, *(one for one in self.services if one.held and one is not service)]
+            text = "\n".join(f"{one.key} is not changed further, and what runs goes on: {one.held}" for one in held)
             return NotPlaced(text, remedy=f"miniorch explain {service.key}")
         verbs = {"rejected": "could not be made", "given up": "failed and is not tried again"}
         verb = verbs.get(verdict.kind, f"failed {verdict.times} times in a row")

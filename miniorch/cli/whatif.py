@@ -23,9 +23,14 @@ def what_if(
     words = [f"lost: {', '.join(answer['lost'])}"] * bool(answer["lost"])
     words += [f"{service} would lose all replicas that serve at the same moment" for service in answer["dark"]]
     rows = [(move["task"], move["before"] or "-", move["after"]) for move in answer["moves"]]
-    rows += [(move["task"], move["before"] or "-", f"nowhere: {move['why']}") for move in answer["waiting"]]
+    rows += [(move["task"], move["before"] or "-", _waits(move)) for move in answer["waiting"]]
     words.append(table(("TASK", "IS ON", "WOULD BE ON"), rows, "every task would stay where it is"))
     return Answer(answer, "\n".join([*words, f"asked at revision {answer['revision']}; nothing was changed"]))
+
+
+def _waits(move: dict[str, str]) -> str:
+    """A task of a drained node runs on where it is until it has a place."""
+    return f"{move['after']}, until it has a place: {move['why']}" if move["after"] else f"nowhere: {move['why']}"
 
 
 def _node(words: str) -> dict[str, Any]:

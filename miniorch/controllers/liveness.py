@@ -38,7 +38,7 @@ class Liveness:
         self._stood_still = 0.0  # how long this server did, in all
         self._since = (self._ticked, 0.0)  # the moment from which silence counts, and `_stood_still` at that
         self._beats: dict[str, tuple[float, float]] = {}
-        self._applied: dict[tuple[str, str], int] = {}
+        self._applied: dict[str, dict[str, int]] = {}  # node -> by component
 
     def every(self, nodes: int) -> float:
         """Seconds between two heartbeats of one of so many nodes."""
@@ -70,8 +70,9 @@ class Liveness:
 
     def applied(self, node: str, component: str, revision: int) -> None:
         """`component` on `node` directs traffic by the endpoints of `revision`."""
-        self._applied[node, component] = revision
+        self._applied.setdefault(node, {})[component] = revision
 
     def applied_revision(self, node: str) -> int:
         """The endpoints revision that all of a node's traffic follows."""
-        return min(self._applied.get((node, component), 0) for component in COMPONENTS)
+        known = self._applied.get(node, {})
+        return min(known.values()) if len(known) == len(COMPONENTS) else 0

@@ -15,14 +15,14 @@ whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `age
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.controllers.waiting import Waiting
 from miniorch.model import DesiredState, Leader, Node, Service, Status, Task, TaskState, Volume
-from miniorch.slots import digest_of, is_done, is_given_up, is_wanted, recent_failures, volumes_of
+from miniorch.slots import digest_of, is_done, is_given_up, is_wanted, next_at, recent_failures, volumes_of
 from miniorch.spec import Condition
 from miniorch.state.records import OPERATIONS_AT_ONCE, Write
 from miniorch.verdicts import Placed
@@ -38,6 +38,8 @@ BATCH = (OPERATIONS_AT_ONCE - 1) // 2  # tasks with an event each, and the recor
 NEWS = 5  # tasks that are placed at once are each an event; more are one together, and the record names their nodes
 TELL = "*"  # the key under which reasons are brought up to date
 LOOK = "?"  # before the key of a service that a change on any node may help
+BETWEEN_SECONDS, BETWEEN_LOOK_SECONDS = 10.0, 0.5  # how long an ended task's room is its successor's, at most; a look
+MOVE_SECONDS = 60.0  # a task that is to stop has stopped then, or something is wrong with it
 LOOK_SECONDS = 2e-3  # the rest after such a look, for each service that waits so: about as long as they take together
 TELL_SECONDS = 1.0  # the least between two times
 TELL_TASKS, TELL_NODES = 100, 2_000  # of a service the first tasks tell all reasons; and nodes that are asked at a time
@@ -98,11 +100,7 @@ class Placer:
             self._waiting.enter(key, _needed(service))
             brief = f"waits for {', '.join(sorted(service.spec.depends_on))}"
             return _told(service, TaskState.NEW, f"waits for {', '.join(unmet)}", brief, cache, now)
-        writes = place(service, cache, now)
-        if writes:
-            more = sum(isinstance(write.item, Task) for write in writes) < len(cache.waiting[key])
-            return Plan(writes, 0.0 if more else None)
-        return self._refuse(service, cache, now)
+        return place(service, cache, now) or self._refuse(service, cache, now)
 
     def _plan_node(self, name: str, cache: Cache, now: float) -> Plan:
         """Something has changed on a node, or it is new, or gone: does it help anybody?"""
@@ -113,8 +111,8 @@ class Placer:
             if service is None:
                 continue
             against = [] if view is None else refused_by(request_for(service, cache), view, board, first=True)
-            if view is not None and not against and (writes := place(service, cache, now)):
-                return Plan(writes, 0.0)  # for the others when these are seen
+            if view is not None and not against and (plan := place(service, cache, now)):
+                return plan  # and others get their turn when it is done
             self._waiting.add(key, (kind for one in against for kind in one.helped_by))
             self._waiting.behind[key] = None
         return Plan(others=[f"{LOOK}{key}" for key in self._waiting.on(AROUND)])
@@ -124,8 +122,8 @@ class Placer:
         service = self._waits(key, cache)
         if service is None:
             return Plan()
-        if writes := place(service, cache, now):
-            return Plan(writes, 0.0)
+        if plan := place(service, cache, now):
+            return plan
         self._waiting.behind[key] = None
         return Plan(others=(TELL,), rest_seconds=min(1.0, LOOK_SECONDS * len(self._waiting.on(AROUND))))
 
@@ -171,10 +169,11 @@ class Placer:
         return service
 
 
-def place(service: Service, cache: Cache, now: float) -> list[Write]:
-    """What to write for the next tasks of a service, so that they have nodes; nothing when no node fits.
+def place(service: Service, cache: Cache, now: float) -> Plan | None:
+    """What to write for the next tasks of a service, so that they have nodes; None when no node fits.
 
-    One transaction. While a volume is new one task goes ahead, and the others follow it in the next look.
+    One transaction. While a volume is new one task goes ahead, and the others follow it in the next look. Who has
+    waited for room takes none that another task has just left, before its successor has looked for a place.
     """
     waiting = heapq.nsmallest(BATCH, cache.waiting[service.key].values(), key=_turn)
     fresh = [key for key in dict.fromkeys(volumes_of(waiting[0])) if key not in cache.volumes]
@@ -186,7 +185,10 @@ def place(service: Service, cache: Cache, now: float) -> list[Write]:
     nodes = cache.index.place(request, [task.id for task in tasks], failures)
     taken = [(task, node) for task, node in zip(tasks, nodes, strict=True) if node is not None]
     if not taken:
-        return []
+        return None
+    left = cache.ended.keys() & {node for _, node in taken}
+    if left and not _succeed(tasks, cache, now) and any(_is_expected(node, service, cache, now) for node in left):
+        return Plan((), BETWEEN_LOOK_SECONDS)
     writes = [
         Write(Volume(service.app, key.partition("/")[2], nodes[0] or ""), 0, why=f"lies on {nodes[0]} from now on")
         for key in fresh
@@ -204,7 +206,42 @@ def place(service: Service, cache: Cache, now: float) -> list[Write]:
         status = Status(TaskState.ASSIGNED, "waits for the node's agent", now)
         assigned = replace(task, node=node, status=status, placed_by=rules)
         writes.append(cache.change(task, assigned, "" if many else f"assigned to {node}"))
-    return writes
+    return Plan(writes, 0.0)
+
+
+def _succeed(tasks: Sequence[Task], cache: Cache, now: float) -> bool:
+    """Whether some of a service's tasks come in place of such as have just ended."""
+    slots = {task.slot for task in tasks}
+    ended = (one for one in cache.tasks_of(tasks[0].service_key) if not one.live and one.slot in slots)
+    return any(abs(now - one.status.since) < BETWEEN_SECONDS for one in ended)
+
+
+def _is_expected(node: str, service: Service, cache: Cache, now: float) -> bool:
+    """Whether a task has just ended on a node, and its successor, which does not rest, has not been asked yet: that of
+    another service, or one of this service that is not there yet.
+    """
+    for task in cache.ended[node].values():
+        owner = cache.services.get(task.service_key)
+        if owner is None or owner.removing or abs(now - task.status.since) >= BETWEEN_SECONDS:
+            continue
+        at = next_at(task, owner)
+        if at is None or at - task.status.since > BETWEEN_LOOK_SECONDS:
+            continue
+        own = cache.tasks_of(owner.key)
+        later = [one for one in own if one.slot == task.slot and one.created_at > task.created_at]
+        if not later or (owner is not service and all(one.status.state is TaskState.NEW for one in later)):
+            return True
+    return False
+
+
+def _others_move(service: Service, cache: Cache, now: float) -> bool:
+    """Whether tasks of other services are on their way, which may take the room that is seen now."""
+    news = (task for key, tasks in cache.waiting.items() if key != service.key for task in tasks.values())
+    return (
+        any(one.service_key != service.key and now - one.desired_since < MOVE_SECONDS for one in cache.leaving.values())
+        or any(one.status.state is TaskState.NEW and now - one.created_at < BETWEEN_SECONDS for one in news)
+        or any(_is_expected(node, service, cache, now) for node in cache.ended)
+    )
 
 
 def _needed(service: Service) -> Iterable[str]:
@@ -234,6 +271,12 @@ def unmet_dependencies(service: Service, cache: Cache) -> list[str]:
             states = ", ".join(f"{task.name} is {task.status.state.value}" for task in newest.values())
             unmet.append(f"{name} ({WANTED[condition]}; {states or 'it has no task yet'})")
     return unmet
+
+
+def _fails_for_good(service: Service, cache: Cache) -> bool:
+    """Whether something that a service depends on has failed and is not tried again."""
+    others = [other for key in _needed(service) if (other := cache.services.get(key)) is not None]
+    return any(is_given_up(task, other) for other in others for task in cache.tasks_of(other.key))
 
 
 def _meets(condition: Condition, other: Service, task: Task) -> bool:
@@ -274,15 +317,16 @@ def why_not_stay(task: Task, service: Service, cache: Cache) -> str:
     return f"its placement has changed: {', '.join(rule.tell(request, here, board).detail for rule in against)}"
 
 
-def finds_place(task: Task, service: Service, cache: Cache) -> bool:
-    """Whether a successor would find a node if this task were gone."""
+def would_follow(task: Task, service: Service, cache: Cache, now: float) -> tuple[bool, str]:
+    """Whether a successor would start if this task were gone; if not, and that lasts until something is done: why."""
+    if unmet := unmet_dependencies(service, cache):
+        return False, f"waits for {', '.join(unmet)}" if _fails_for_good(service, cache) else ""
     request, board = request_for(service, cache), _board_without(task, cache)
     views, rules = (board.views[task.node], *board.views.values()), sorted(FILTERS, key=lambda rule: rule.name == DEAR)
-    return any(all(rule.passes(request, view, board) for rule in rules) for view in views)
-
-
-def why_nowhere(task: Task, service: Service, cache: Cache) -> str:
-    return refusal(request_for(service, cache), _board_without(task, cache))[0]
+    found = next((view for view in views if all(rule.passes(request, view, board) for rule in rules)), None)
+    if found is None:
+        return False, refusal(request, board)[0]
+    return found.node.name == task.node or not _others_move(service, cache, now), ""
 
 
 def _board_without(task: Task, cache: Cache) -> Board:
@@ -323,5 +367,6 @@ def _told(service: Service, state: TaskState, message: str, brief: str, cache: C
     return Plan(writes)
 
 
-def _turn(task: Task) -> tuple[float, int, str]:
-    return task.created_at, task.slot, task.id
+def _turn(task: Task) -> tuple[int, float, str]:
+    """Replicas that were there come before those that are new: who is replaced is not to lose its room to them."""
+    return task.slot, task.created_at, task.id

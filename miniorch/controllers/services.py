@@ -6,8 +6,9 @@ it the right one? may I take one away now? The answers are at most one small ste
 next step. Three rules keep people happy:
 
 - a slot's next task waits until its last one has truly ended, so a volume never has two writers;
-- a changed spec replaces one slot at a time, only while all the others serve, and only if the successor would find a
-  node: else nothing is stopped, and the service says why (`held`);
+- a changed spec replaces one slot at a time, only while all the others serve (or are new, and wait for a node), and
+  only if the successor would start: what it depends on is there, and a node fits. Else nothing is stopped, and the
+  service says why (`held`);
 - a task leaves DNS, VIP and HAProxy (DRAINING) before it is told to stop.
 
 One thing breaks the first rule on purpose: a node that is down, or is to be drained. Nobody knows what becomes of a
@@ -31,7 +32,7 @@ from miniorch.clock import new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
-from miniorch.controllers.placement import finds_place, may_stay, request_for, why_not_stay, why_nowhere
+from miniorch.controllers.placement import may_stay, request_for, why_not_stay, would_follow
 from miniorch.model import (
     Availability,
     DesiredState,
@@ -63,6 +64,7 @@ REST_SECONDS = 2e-4  # between two looks at a service, for each of its tasks: as
 ON_ITS_WAY = (TaskState.PREPARING, TaskState.STARTING)  # nothing is to be done about a task because of these
 LOST_SECONDS = 86_400.0  # so long after its node went down a task is given up
 HELD_SECONDS, HELD_TRIES = 10.0, 5  # an update that finds no place: when it is tried again, and for how many slots
+SOON_SECONDS = 1.0  # when an update is looked at again that waits for what will have happened soon
 HELD_REST_SECONDS, HELD_REST_LIMIT = 5e-4, 60.0  # and its rest, for each such update and each node
 MISPLACED = "its placement has changed"
 STOP_MARGIN_SECONDS = 5.0  # for the engine, for clocks that differ, and for an agent that was just starting again
@@ -140,7 +142,7 @@ class _Look:
             else:
                 self._retire(task, DesiredState.REMOVED, f"only {self.service.spec.replicas} wanted")
         unsettled = {number: tasks for number, tasks in slots.items() if not self._is_settled(tasks)}
-        broken = sum(1 for tasks in unsettled.values() if not any(map(self._serves, tasks)))
+        broken = sum(1 for tasks in unsettled.values() if not any(map(self._serves, tasks)) and not _never_ran(tasks))
         for number, tasks in unsettled.items():
             if len(self.writes) > WRITES_PER_PLAN:
                 break  # the rest is for the next look
@@ -149,16 +151,18 @@ class _Look:
         if self.held:
             self._look_again(HELD_SECONDS)
         if self.held != self.service.held and len(self.writes) <= WRITES_PER_PLAN:
-            why = "" if self.service.held or not self.held else f"is not changed, and what runs goes on: {self.held}"
+            news = self.held if not self.service.held else ""
+            why = f"is not changed further, and what runs goes on: {news}" if news else ""
             self.writes.append(self.cache.change(self.service, replace(self.service, held=self.held), why))
         return self._plan()
 
     def _slots(self) -> list[int]:
         """The numbers of the slots that count. When some must go, those whose loss leaves the others spread best."""
         wanted = self.service.spec.replicas
-        if not wanted or len(self.tasks) <= wanted:
+        if not wanted:
             return slots_of(self.service, self.tasks)
-        serving = [task for task in self.tasks if task.live and self._serves(task)]
+        live = [task for task in self.tasks if task.live]
+        serving = [task for task in live if self._serves(task)] if len(live) > wanted else []
         too_many = len(serving) - wanted
         if too_many <= 0:
             return slots_of(self.service, self.tasks)
@@ -167,9 +171,9 @@ class _Look:
 
     def _is_settled(self, tasks: list[Task]) -> bool:
         """Whether nothing is to be done about a slot, which is so of nearly all of them, nearly always."""
-        if len(tasks) != 1:
+        if not tasks or len(tasks) > 2 or any(one.live for one in tasks[:-1]):
             return False
-        (task,), cache = tasks, self.cache
+        task, cache = tasks[-1], self.cache
         runs = task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING
         stays = task.node in cache.nodes and task.node not in cache.closed and task.placed_by == self.rules
         return runs and stays and is_wanted(task, self.service)
@@ -201,7 +205,7 @@ class _Look:
         if newest.desired_state is not DesiredState.RUNNING:
             self._retire(newest, DesiredState.SHUTDOWN, "")
         elif why := self._is_outdated(newest):
-            if not self._serves(newest) or (self._goes_on(newest) if broken == 0 else self._waits()):
+            if not self._serves(newest) or self._goes_on(newest, broken):
                 why = why_not_stay(newest, self.service, self.cache) if why == MISPLACED else why
                 self._retire(newest, DesiredState.SHUTDOWN, why)
                 self.changes = True
@@ -210,37 +214,39 @@ class _Look:
             self.writes.append(self.cache.change(newest, replace(newest, placed_by=self.rules)))
         return 0
 
-    def _goes_on(self, task: Task) -> bool:
-        """Whether a task that serves may be stopped: its successor would find a place then."""
-        if self.tries == HELD_TRIES:
+    def _goes_on(self, task: Task, broken: int) -> bool:
+        """Whether a task that serves may be stopped: no other is down, and its successor would start. While one is down
+        it is asked once all the same if the service is held, so that what is told stays true.
+        """
+        if self.tries >= (HELD_TRIES if not broken else bool(self.service.held)):
             return False
         self.tries += 1
-        found = finds_place(task, self.service, self.cache)
-        if not found and not self.held:
-            self.held = why_nowhere(task, self.service, self.cache)
-        return found
-
-    def _waits(self) -> bool:
-        self.held = self.held or self.service.held
-        return False
+        follows, why = would_follow(task, self.service, self.cache, self.now)
+        self.held = self.held or why
+        if not (follows or why or broken):
+            self._look_again(SOON_SECONDS)
+        return follows and not broken
 
     def _is_outdated(self, task: Task) -> str:
         """Why a task is to be replaced by another one; empty if it is as the service says now.
 
-        Rules for its place bind it when *they* have changed, not when a label has; and not away from its volume.
+        Rules for its place bind it when *they* have changed, not when a label has. One that they forbid the node of its
+        volume finds no other, so it is held.
         """
         if not is_wanted(task, self.service):
             return "restarted by hand" if task.spec == self.service.spec.task else "the spec has changed"
         if not task.node or task.placed_by == self.rules or self._is_away(task):
             return ""
-        if volumes_of(task) or self.service.spec.restart.condition is not Restart.ANY:
+        if self.service.spec.restart.condition is not Restart.ANY:
             return ""
         return "" if may_stay(task, self.service, self.cache) else MISPLACED
 
     def _give_up_lost(self) -> None:
         """A task whose node was removed, or is down for a day, is LOST."""
+        nodes, closed = self.cache.nodes, self.cache.closed
         for task in self.tasks:
-            if not (task.live and task.node and self._is_away(task)):
+            there = task.node in nodes and task.node not in closed  # and the same once more for the others, in full
+            if there or not (task.live and task.node and self._is_away(task)):
                 continue
             node = self.cache.nodes.get(task.node)
             left = node.state_since + LOST_SECONDS - self.now if node else 0.0
@@ -375,6 +381,12 @@ class _Look:
             dear = HELD_REST_SECONDS * len(self.cache.nodes) * max(1, len(self.cache.held))
             rest = max(rest, min(dear, HELD_REST_LIMIT))
         return Plan(self.writes, self.again, rest)
+
+
+def _never_ran(tasks: list[Task]) -> bool:
+    """Whether a slot is new, and what is wanted in it has found no node: nothing that is wrong with the others."""
+    ran = any(task.node or task.status.state is TaskState.NEW for task in tasks)
+    return any(task.live for task in tasks) and not ran
 
 
 def _fate(task: Task) -> str:

@@ -100,7 +100,7 @@ def test_an_update_that_fits_nowhere_stops_nothing_says_so_at_once_and_goes_on_w
     mistyped = deploy(3, "node.labels.dsik == ssd")
     done = lab.miniorch("run", lab.file(app(web=mistyped), "places.yml"), code=4)
     assert time.monotonic() - began < 10.0
-    assert "places/web is not changed, and what runs goes on: no node fits (3 looked at)" in done.stderr
+    assert "places/web is not changed further, and what runs goes on: no node fits (3 looked at)" in done.stderr
     assert where(lab) == before
     lab.miniorch("scale", "places/web=2", code=None)
     until(lambda: len(where(lab)) == 2, 20, "one is gone, as was wished, and no more")

@@ -161,6 +161,8 @@ async def test_a_file_is_applied_only_if_nothing_has_changed_since_its_plan(api:
     await api("PUT", "/v1/services/shop/web/replicas", {"replicas": 3})
     with pytest.raises(Conflict, match=r"shop has changed at revision \d+, after revision"):
         await api("PUT", f"/v1/apps/shop?if_revision={applied['revision']}", SHOP)
+    with pytest.raises(Conflict, match=r"revision 99999999 is still to come, the newest is \d+"):
+        await api("PUT", "/v1/apps/shop?if_revision=99999999", SHOP)
     with pytest.raises(UsageError, match="a revision is a whole number, got 'x'"):
         await api("PUT", "/v1/apps/shop?if_revision=x", SHOP)
 

@@ -84,6 +84,16 @@ def test_a_drained_node_is_emptied_but_for_what_has_its_volume_there() -> None:
     assert (answer["lost"], answer["waiting"], answer["dark"]) == ([], [], [])
 
 
+def test_what_finds_no_place_runs_on_where_it_is_if_its_node_is_only_drained() -> None:
+    big = replace(WEB, spec=ServiceSpec(TaskSpec("web", reserved=Resources(3.0)), 3))
+    cache = settled(big)
+    (move,) = ask(cache, drain=("n3",))["waiting"]
+    assert (move.task, move.before, move.after) == ("shop/web.3", "n3", "n3")
+    assert "n1, n2: wants 3 CPUs, 1 of 4 free" in move.why
+    (move,) = ask(cache, kill=("n3",))["waiting"]
+    assert (move.before, move.after) == ("n3", "")
+
+
 def test_all_nodes_with_a_label_are_lost_and_a_new_one_takes_over() -> None:
     one = NewNode(8.0, 8 * GIB, {"zone": "c"})
     answer = ask(settled(), lose=("zone=b",), add=(one,))
@@ -122,7 +132,7 @@ def test_a_node_that_is_lost_and_drained_is_lost() -> None:
         ({"kill": ("n9",)}, "there is no node n9"),
         ({"drain": ("n9",)}, "there is no node n9"),
         ({"lose": ("zone=x",)}, "no node has the label zone=x"),
-        ({"lose": ("zone",)}, "no node has the label zone"),
+        ({"lose": ("zone",)}, "no node has the label zone=$"),
         ({"strategy": "spred"}, "no strategy is called 'spred'"),
         ({"add": (NewNode(1.0, GIB),) * 101}, "at most 100 nodes can be added, not 101"),
         ({"add": (NewNode(-1.0, GIB),)}, "a new node has no processor or no memory"),

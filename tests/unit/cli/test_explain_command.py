@@ -202,7 +202,7 @@ def test_a_cluster_without_nodes_and_a_change_that_does_not_exist_are_said(shop:
 def test_an_update_that_stops_nothing_is_said_first(shop: Shop) -> None:
     shop.has(replace(web(100, DISK), held="no node fits (1 looked at): n1: why"), task("web", 1, "n1"), node("n1"))
     lines = shop.explained("shop/web")
-    assert lines[0] == "shop/web is not changed, and what runs goes on: no node fits (1 looked at): n1: why"
+    assert lines[0] == "shop/web is not changed further, and what runs goes on: no node fits (1 looked at): n1: why"
     assert "    n1, if it had label disk=ssd" in lines
 
 

@@ -61,6 +61,14 @@ def test_an_update_that_finds_no_place_is_said_at_once() -> None:
     assert verdict.lines[0].words == "web.1 waits for the old one to end"
 
 
+def test_what_has_failed_is_told_before_what_is_held_because_of_it() -> None:
+    job = replace(WEB, name="zjob", spec=ServiceSpec(SPEC, restart=RestartPolicy(Restart.NEVER)))
+    tasks = [task(1, S.RUNNING, spec=TaskSpec("web:0")), task(1, S.FAILED, id="j", service="zjob")]
+    services = [replace(WEB, held="waits for zjob, which failed"), job]
+    verdict = judge(services, tasks, 102.0, began=100.0, before={})
+    assert (verdict.kind, verdict.cause) == ("given up", tasks[1])
+
+
 def test_rules_that_have_changed_are_up_when_every_task_was_looked_at() -> None:
     placement = Placement(max_per_node=1)
     ruled = replace(WEB, spec=replace(WEB.spec, placement=placement))

@@ -129,6 +129,18 @@ def test_what_fits_nowhere_is_not_placed_and_explain_is_named(tmp_path: Path, ap
     assert caught.value.remedy == "miniorch explain shop/web.1"
 
 
+def test_all_services_that_are_held_are_told(tmp_path: Path, api: FakeApi) -> None:
+    one = waiting(tmp_path, api)
+    (web,) = api.lists["services"]
+    api.lists["services"] = [replace(web, held="no node fits"), replace(web, name="api", held="no room")]
+    old = replace(task(TaskState.RUNNING), spec=TaskSpec("web:0"))
+    life(api, [old, replace(old, id="k3m9x2a2", service="api")])
+    with pytest.raises(NotPlaced) as caught:
+        one.until_up()
+    goes_on = "is not changed further, and what runs goes on:"
+    assert caught.value.message == f"shop/api {goes_on} no room\nshop/web {goes_on} no node fits"
+
+
 def test_too_late_names_the_state_and_shows_the_output(tmp_path: Path, api: FakeApi) -> None:
     one = waiting(tmp_path, api, timeout=0.5)
     api.answers["GET", "/v1/tasks/k3m9x2a1/logs"] = b"waiting for the database\n"

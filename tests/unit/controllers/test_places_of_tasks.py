@@ -8,16 +8,26 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from builders import NODE, T0, StoppedClock, plan_service, said, service, task
+from builders import NODE, T0, StoppedClock, outdated, plan_service, said, service, task
 
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
-from miniorch.controllers.placement import Placer
+from miniorch.controllers.placement import BETWEEN_LOOK_SECONDS, BETWEEN_SECONDS, Placer
 from miniorch.controllers.rehearsal import Rehearsal
-from miniorch.controllers.services import HELD_REST_SECONDS, HELD_SECONDS, Services
+from miniorch.controllers.services import HELD_REST_SECONDS, HELD_SECONDS, SOON_SECONDS, Services
 from miniorch.model import Availability, DesiredState, Failure, Node, Service, Task, TaskState, Volume
 from miniorch.slots import FAILURES_KEPT, FAILURES_SECONDS, digest_of, failures_until, recent_failures, slots_of
-from miniorch.spec import Constraint, ContainerOptions, Mount, Placement, Resources, Restart, RestartPolicy, TaskSpec
+from miniorch.spec import (
+    Condition,
+    Constraint,
+    ContainerOptions,
+    Mount,
+    Placement,
+    Resources,
+    Restart,
+    RestartPolicy,
+    TaskSpec,
+)
 
 ON_SSD = Placement((Constraint("node.labels.disk", "==", ("ssd",)),))
 ONE_PER_NODE = Placement(max_per_node=1)
@@ -117,7 +127,9 @@ def made_from(spec: TaskSpec, **fields: Any) -> Service:
 
 def test_data_and_jobs_stay_where_they_are() -> None:
     data = made_from(TaskSpec("d", mounts=(Mount("v", "/v"),)), placement=ON_SSD)
-    assert said(plan_service(data, NODE, task(1, of=data)).writes) == ["t1: desired running, running"]
+    ssd = [replace(one, labels={"disk": "ssd"} if one.name == "n2" else {}) for one in nodes(2)]
+    (write,) = plan_service(data, *ssd, Volume("shop", "v", "n1"), task(1, of=data)).writes
+    assert "n1: wants node.labels.disk == ssd, has no label disk; n2: volume shop/v lies on n1" in write.item.held
     job = service(placement=ON_SSD, restart=RestartPolicy(Restart.NEVER))
     assert said(plan_service(job, NODE, task(1)).writes) == ["t1: desired running, running"]
 
@@ -136,9 +148,16 @@ def test_an_update_whose_tasks_fit_nowhere_stops_nothing_and_says_why() -> None:
     for changed in (ruled(MISTYPED, 3), service(image="web:2", placement=MISTYPED, replicas=3)):
         (write,) = plan_service(changed, *nodes(2), task(1), task(2), task(3)).writes
         assert write.item == held(changed)
-        assert write.why == f"is not changed, and what runs goes on: {NOWHERE}"
+        assert write.why == f"is not changed further, and what runs goes on: {NOWHERE}"
         again = plan_service(held(changed), *nodes(2), task(1), task(2), task(3))
         assert (again.writes, again.again_in_seconds) == ([], HELD_SECONDS)
+
+
+def test_the_reason_stays_true_while_another_replica_is_down() -> None:
+    lost = task(1, TaskState.SHUTDOWN, desired=DesiredState.SHUTDOWN, ident="lost", age=20.0)
+    waits = task(1, TaskState.PENDING, node="", of=ruled(MISTYPED))
+    writes = plan_service(held(ruled(MISTYPED, 2), "old"), *nodes(2), lost, waits, task(2)).writes
+    assert [write.item.held for write in writes if isinstance(write.item, Service)] == [NOWHERE]
 
 
 def test_scaling_down_does_not_repeat_what_was_refused() -> None:
@@ -187,6 +206,65 @@ def test_where_one_slot_cannot_go_on_another_may() -> None:
     full = replace(task(1, of=service("db"), ident="db"), spec=TaskSpec("db", reserved=Resources(1.0)))
     writes = plan_service(made_from(big, replicas=2), *nodes(2), full, *tasks).writes
     assert said(writes) == ["t2: desired draining, running"]
+
+
+def test_what_its_successor_depends_on_must_be_there_before_a_task_is_stopped() -> None:
+    job, old = service("setup", restart=RestartPolicy(Restart.NEVER)), outdated(task(1))
+    web = service(depends_on={"setup": Condition.COMPLETED})
+    works = task(1, of=job, ident="s")
+    plan = plan_service(web, job, old, works)
+    assert (plan.writes, plan.again_in_seconds) == ([], SOON_SECONDS)
+    done = replace(works, status=replace(works.status, state=TaskState.COMPLETE))
+    assert said(plan_service(web, job, old, done).writes) == ["t1: desired draining, running"]
+    broken = replace(works, status=replace(works.status, state=TaskState.FAILED, message="exit code 3"))
+    (write,) = plan_service(web, job, old, broken).writes
+    assert write.item.held.startswith("waits for setup, which failed (exit code 3) and is not tried again: miniorch")
+    assert [one.id for one in settled(Cache.holding(web, job, NODE, old, broken)) if one.service == "web"] == ["t1"]
+
+
+def sized(name: str, cpus: float, **spec: Any) -> Service:
+    return replace(
+        service(name), spec=replace(service(name, **spec).spec, task=TaskSpec(name, reserved=Resources(cpus)))
+    )
+
+
+def test_room_that_an_update_has_left_is_its_successors_and_not_of_those_who_wait_for_room() -> None:
+    web, other = sized("web", 1.5), sized("other", 1.5)
+    ended = outdated(task(1, TaskState.SHUTDOWN, desired=DesiredState.SHUTDOWN))
+    waits = task(1, TaskState.PENDING, of=other, node="", ident="o1")
+    cache = Cache.holding(web, other, NODE, ended, waits)
+    plan = Placer().plan("shop/other", cache, T0)
+    assert (plan.writes, plan.again_in_seconds) == ((), BETWEEN_LOOK_SECONDS)
+    assert Placer().plan("shop/other", cache, T0 + BETWEEN_SECONDS).writes, "and not for ever"
+    refused = replace(task(1, TaskState.PENDING, of=web, node="", ident="t2"), created_at=T0)
+    cache = Cache.holding(web, other, NODE, ended, waits, refused)
+    assert Placer().plan("shop/other", cache, T0).writes, "whose successor was asked and does not fit has no claim"
+    left = task(1, TaskState.SHUTDOWN, of=other, desired=DesiredState.SHUTDOWN, ident="o0")
+    both = Placer().plan("shop/other", Cache.holding(web, other, NODE, ended, waits, left), T0)
+    assert both.writes, "two that are replaced do not wait for each other"
+    old = replace(task(1), spec=TaskSpec("web:0", reserved=Resources(1.5)))
+    after = settled(Cache.holding(web, other, NODE, old, waits))
+    assert sorted((one.service, one.node) for one in after) == [("other", ""), ("web", "n1")]
+
+
+def test_of_two_updates_that_see_the_same_room_one_is_held() -> None:
+    one, two = sized("one", 1.4), sized("two", 1.4)
+    small = TaskSpec("x:0", reserved=Resources(0.9))
+    tasks = [
+        replace(task(1, of=of, node=f"n{n}", ident=of.name), spec=small) for n, of in enumerate((one, two), start=1)
+    ]
+    full = [sized(f"full{n}", cpus) for n, cpus in enumerate((1.0, 1.0, 0.5), start=1)]
+    there = [task(1, of=of, node=f"n{n}", ident=of.name) for n, of in enumerate(full, start=1)]
+    after = settled(Cache.holding(one, two, *full, *nodes(3), *tasks, *there))
+    assert sorted((one.service, one.node) for one in after if one not in there) == [("one", "n3"), ("two", "n2")]
+
+
+def test_new_replicas_that_wait_for_room_do_not_keep_an_update_from_making_it() -> None:
+    web = sized("web", 0.9, replicas=6)
+    old = [replace(task(n, node=f"n{n}"), spec=TaskSpec("web:0", reserved=Resources(1.8))) for n in (1, 2, 3)]
+    after = settled(Cache.holding(web, *nodes(3), *old))
+    assert Counter(one.node for one in after) == {"n1": 2, "n2": 2, "n3": 2}
+    assert all(one.spec == web.spec.task for one in after)
 
 
 # Which replicas go
