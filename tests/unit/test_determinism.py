@@ -41,6 +41,7 @@ ADAPTERS = {
     "netplugin/driver.py": "the kernel is asked in a thread",
     "netplugin/trace.py": "probes from inside a container's namespace",
     "netplugin/kernel.py": "netlink sockets",
+    "netplugin/nft.py": "one caller at a time in a library that knows no threads",
     "netplugin/conntrack.py": "netlink sockets",
     "netplugin/check.py": "the kernel is looked at in a thread",
 }
