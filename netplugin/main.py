@@ -172,7 +172,7 @@ class Net:
             for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.wired()]):
                 log(f"removed the device {device}, which no container uses")
             idle = {note.id for note in self.notes.wired() if not self.kernel.holds(note.id)}
-            for endpoint in idle & self._idle:
+            for endpoint in sorted(idle & self._idle):
                 log(f"forgot the endpoint {endpoint[:8]}, which no container has")
                 self.notes.remove(endpoint)
                 self.changed.set()  # its address leaves the networks, too
