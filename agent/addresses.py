@@ -9,7 +9,6 @@ Who does this for real: AWS's VPC CNI lets freed addresses cool down for 30 s. W
 the containers' labels and the tasks' statuses say it. Next file: `agent/health.py`.
 """
 
-import functools
 import ipaddress
 from collections.abc import Collection, Mapping
 
@@ -26,17 +25,21 @@ def choose(subnet: str, taken: Collection[str], freed: Mapping[str, float], last
     one that has rested longest is given: a stale DNS answer for a moment is better than no task. Raises a temporary
     `EngineError` when all are taken.
     """
-    hosts = _hosts(subnet)
-    start = hosts.index(last) + 1 if last in hosts else 0
-    free = [address for address in hosts[start:] + hosts[:start] if address not in taken]
-    rested = [address for address in free if now - freed.get(address, now - REST_SECONDS) >= REST_SECONDS]
-    if rested:
-        return rested[0]
+    network = ipaddress.IPv4Network(subnet)
+    first, count = int(network.network_address) + 2, network.num_addresses - 3  # the one before is the node's own
+    start = int(ipaddress.IPv4Address(last)) + 1 - first if last else 0
+    start = start if 0 < start <= count else 0
+    free = []
+    for number in range(start, start + count):
+        address = _dotted(first + number % count)
+        if address not in taken:
+            if now - freed.get(address, now - REST_SECONDS) >= REST_SECONDS:
+                return address
+            free.append(address)
     if free:
         return min(free, key=lambda address: freed[address])
-    raise EngineError(f"all {len(hosts)} addresses of this node's subnet {subnet} are in use", temporary=True)
+    raise EngineError(f"all {count} addresses of this node's subnet {subnet} are in use", temporary=True)
 
 
-@functools.lru_cache
-def _hosts(subnet: str) -> list[str]:
-    return [str(host) for host in ipaddress.ip_network(subnet).hosts()][1:]  # [0] is the node's own
+def _dotted(number: int) -> str:
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"

@@ -209,21 +209,23 @@ class Agent:
 
     async def _direct_traffic(self) -> None:
         """Published ports follow the endpoints; the server hears which revision they follow."""
+        told: list[Endpoints] = []  # what was drained when the server heard of it
         while True:
             self._endpoints_changed.clear()
             try:
-                if self._endpoints is not None:
-                    known = self._endpoints
+                if (known := self._endpoints) is not None:
                     await self._ingress.apply([known.items[key] for key in sorted(known.items)])
-                    if any(one.draining for one in known.items.values()):
+                    draining = [one for one in known.items.values() if one.draining]
+                    if draining and draining != told:
                         body = {"component": "agent", "revision": known.revision}
                         await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
+                    told = draining
                     if await self._contact.has_news():
                         await self._contact.beat(self._engine_trouble)
                 self._complain("published ports", "")
             except MiniorchError as error:
                 self._complain("published ports", error.message)
-            await _wait(self._endpoints_changed, TRAFFIC_SECONDS)
+            told = told if await _wait(self._endpoints_changed, TRAFFIC_SECONDS) else []  # there may be another leader
 
     def _complain(self, about: str, message: str) -> None:
         """Log a lasting trouble once, not once a second; without a message it is over."""
@@ -293,7 +295,8 @@ class Agent:
         now = self._clock.monotonic()
         running = {one.task for one in containers if one.running}
         self._probes.keep_only({task.id for task in tasks if task.live and task.id in running})
-        self._forget_about({task.id for task in tasks})
+        for gone in sorted(self._executor.images.keys() - {task.id for task in tasks}):
+            del self._executor.images[gone]
         known = Known(
             busy={**dict.fromkeys(self._settling, "settling"), **self._doing},
             retry_at=self._retry_at,
@@ -310,10 +313,6 @@ class Agent:
         due = [at - now for at in self._retry_at.values() if at > now]
         due += [left for task in tasks if (left := task.spec.stop_after_seconds - known.alone_seconds) > 0]
         return min([LOOK_SECONDS, *due])
-
-    def _forget_about(self, tasks: set[str]) -> None:
-        for gone in [key for key in self._executor.images if key not in tasks]:
-            del self._executor.images[gone]
 
     # ---- acting ----
 
@@ -375,12 +374,13 @@ class Agent:
         self._doing.pop(key, None)
         if isinstance(action, Stop):
             self._settling[key] = self._lists + 1  # only a list that begins from now on shows how it ended
-        self._look(stale=not isinstance(action, FetchImage | Create | Conclude))
+        self._look(stale=not isinstance(action, FetchImage | Create | Start | Conclude))
         if isinstance(action, FetchImage):
             self._stock.has_changed()
 
     def _failed(self, key: str, action: Action | None, error: EngineError) -> None:
         log.warning("%s: %s", action.describe() if action else key, error.message)
+        self._stale = True
         if action is not None and self._executor.failed(action, error):
             self._attempts.pop(key, None)
             self._retry_at.pop(key, None)

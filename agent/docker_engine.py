@@ -315,7 +315,7 @@ def _host_options(wanted: ContainerOptions) -> dict[str, Any]:
         "pids_limit": wanted.pids_limit or None,
         "privileged": wanted.privileged,
         "read_only": wanted.read_only,
-        "shm_size": wanted.shm_size_bytes or None,
+        "shm_size": wanted.shm_size or None,
         "sysctls": dict(wanted.sysctls) or None,
         "tmpfs": dict(wanted.tmpfs) or None,
         "ulimits": [{"Name": name, "Soft": int(soft), "Hard": int(hard)} for name, soft, hard in limits] or None,

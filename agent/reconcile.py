@@ -44,12 +44,11 @@ from agent.actions import (
 from agent.causes import why_it_ended
 from agent.engine import Container
 from agent.health import Health
-from miniorch.model import DesiredState, Status, Task, TaskState
+from miniorch.model import HAS_RUN, DesiredState, Status, Task, TaskState
 from miniorch.slots import volumes_of
 
 TO_END = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
 UNHEALTHY, CUT_OFF = TO_STOP = ("unhealthy", "cut off")  # in `Status.health`: why we stop what should run
-HAS_RUN = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from miniorch.client import RECONNECT_SECONDS, Transport
 from miniorch.clock import Clock
 from miniorch.errors import MiniorchError
-from miniorch.model import Status, Task
+from miniorch.model import HAS_RUN, Status, Task
 
 log = logging.getLogger("agent")
 
@@ -31,17 +31,23 @@ class Reporter:
         self._node = node
         self._clock = clock
         self._newest: dict[str, Status] = {}
+        self._made: dict[str, tuple[Task, Status, Task]] = {}  # a listed task, its newest status, and the two as one
         self._unsent: dict[str, Status] = {}
         self._sent: dict[str, float] = {}  # task -> when it was last told of
         self._spoke: dict[str, float] = {}  # task -> when its last progress was passed on
+        self._ran_since: dict[str, float] = {}  # task -> since when we know that it runs
         self._wake = asyncio.Event()
 
     def newest(self, task: Task) -> Task:
         """The task with the newest status known: ours, unless the server's is further in life."""
         own = self._newest.get(task.id)
-        if own is None or own == task.status or task.status.state.order > own.state.order:
+        if own is None:
             return task
-        return replace(task, status=own)
+        made = self._made.get(task.id)
+        if made is None or made[0] is not task or made[1] is not own:
+            further = own == task.status or task.status.state.order > own.state.order
+            made = self._made[task.id] = (task, own, task if further else replace(task, status=own))
+        return made[2]
 
     def put(self, task: Task, status: Status) -> bool:
         """A new status; False for one that is not new, or further back in life than what is known."""
@@ -50,7 +56,8 @@ class Reporter:
         if status == known or backwards or (known.state.ended and status.state is not known.state):
             return False
         if status.state is not known.state:
-            status = replace(status, since=self._clock.now())
+            ran = self._clock.monotonic() - self._ran_since[task.id] if task.id in self._ran_since else 0.0
+            status = replace(status, since=self._clock.now(), ran_seconds=ran if status.state.ended else 0.0)
         self._newest[task.id] = self._unsent[task.id] = status
         self._wake.set()
         return True
@@ -65,10 +72,14 @@ class Reporter:
     def compare(self, tasks: Iterable[Task]) -> None:
         """What the server says: forget tasks that it has forgotten, say again what it seems not to have kept."""
         listed = {task.id: task for task in tasks}
-        for book in (self._newest, self._unsent, self._sent, self._spoke):
+        for book in (self._newest, self._made, self._unsent, self._sent, self._spoke, self._ran_since):
             for gone in [key for key in book if key not in listed]:
                 del book[gone]
-        settled = self._clock.monotonic() - SETTLED_SECONDS
+        now = self._clock.monotonic()
+        for key, task in listed.items():
+            if key not in self._ran_since and self._newest.get(key, task.status).state in HAS_RUN:
+                self._ran_since[key] = now
+        settled = now - SETTLED_SECONDS
         for key, status in self._newest.items():
             kept = listed[key].status
             behind = kept.state.order < status.state.order

@@ -20,6 +20,8 @@ def to_remove(volumes: Sequence[Volume], tasks: Sequence[Task], containers: Sequ
 
     A container of a task that the server does not know might use any volume: while there is one, all stay.
     """
+    if not volumes:
+        return []
     by_id = {task.id: task for task in tasks}
     if any(container.task not in by_id for container in containers):
         return []

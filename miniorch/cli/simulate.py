@@ -6,13 +6,14 @@ server, no Docker, no root.
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from miniorch.cli.output import as_json, terminal
+from miniorch.cli.output import Answer, terminal
 from miniorch.codec import decode
 from miniorch.errors import MiniorchError, UsageError
 from miniorch.simulation import command
@@ -24,33 +25,36 @@ MOST_NODES, MOST_TASKS_PER_NODE = 4000, 200  # as many subnets and addresses as 
 SHRINK_SECONDS = 60.0  # real ones
 REDRAW_SECONDS = 0.2
 BAR = 30
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def simulate(
     seed: int, nodes: int, servers: int, seconds: float, tasks: int, faults: str, count: int, case: str, *,
-    quiet: bool, json: bool,
-) -> int:  # fmt: skip
-    """Run cases until one breaks a promise. The exit code: 1 if one did."""
+    quiet: bool,
+) -> Answer:  # fmt: skip
+    """Run cases until one breaks a promise. The exit code: 1 if one did, 130 if somebody did not want to wait."""
     drawn = Case(seed, nodes, servers, seconds, tasks)
     cases = [_case_in(case)] if case else _cases(drawn, kinds_named(faults), count)
     logging.disable(logging.CRITICAL)  # what agents log of bad days is no news here
-    progress = Progress(cases, shown=not (quiet or json))
-    outcomes = []
-    for outcome in command.many(cases, os.cpu_count() or 1, progress.look):
-        outcomes.append(outcome)
-        progress.ran(len(outcomes))
-        if outcome.promises:
-            break
+    progress = Progress(cases, shown=not quiet)
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in command.many(cases, os.cpu_count() or 1, progress.look):
+            outcomes.append(outcome)
+            progress.ran(len(outcomes))
+            if outcome.promises or outcome.interrupted:
+                break
+    except KeyboardInterrupt:  # between the runs of several
+        if not outcomes:
+            raise
+        outcomes[-1] = replace(outcomes[-1], interrupted=True)
     progress.clear()
     last = outcomes[-1]
-    if json:
-        as_json(command.result(outcomes))
-    elif last.promises:
+    if last.promises:
         again = f"miniorch simulate --case {case}" if case else command.command(last.case, faults)
-        print(_failure(last, again))
-    else:
-        print("\n".join(_success(outcomes, quiet=quiet)))
-    return 1 if last.promises else 0
+        return Answer(command.result(outcomes), _failure(last, again), code=1)
+    words = "\n".join(_success(outcomes, len(cases), quiet=quiet))
+    return Answer(command.result(outcomes), words, code=INTERRUPTED if last.interrupted else 0)
 
 
 def _cases(drawn: Case, kinds: Sequence[str], count: int) -> list[Case]:
@@ -85,18 +89,18 @@ def _failure(outcome: Outcome, again: str) -> str:
     return command.failure(outcome, command.smallest(outcome, lambda: time.monotonic() > end), again)
 
 
-def _success(outcomes: Sequence[Outcome], *, quiet: bool) -> Iterator[str]:
-    first = outcomes[0]
-    if len(outcomes) > 1:
+def _success(outcomes: Sequence[Outcome], wanted: int, *, quiet: bool) -> Iterator[str]:
+    first, interrupted = outcomes[0], outcomes[-1].interrupted
+    if wanted > 1:
         runs = f"{len(outcomes)} runs of {first.case.seconds:g} virtual seconds"
-        yield f"every promise was kept in {runs} on {first.case.nodes} nodes"
+        so_far = f"interrupted after {len(outcomes)} of {wanted} runs; " if interrupted else ""
+        yield f"{so_far}every promise was kept in {runs} on {first.case.nodes} nodes"
         return
     if not quiet:
         yield from first.story
-    if first.case.nodes > command.MANY_NODES:
-        yield f"with so many nodes the promises were checked every {command.SELDOM_SECONDS:g} s, not at every step"
     facts = f"{first.virtual_seconds:.0f} virtual seconds, {first.events} events, history {first.hash[:16]}"
-    yield f"every promise was kept: {facts}"
+    so_far = f"interrupted at {first.virtual_seconds:.0f} of {first.case.seconds:.0f} s; " if interrupted else ""
+    yield f"{so_far}every promise was kept: {facts}"
 
 
 class Progress:

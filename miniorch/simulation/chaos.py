@@ -170,7 +170,8 @@ KNOWN = {**USERS, **KINDS}
 
 
 def draw(seed: int, kinds: Iterable[str], scene: Scene, seconds: float) -> tuple[Fault, ...]:
-    """All faults of a run, by time, and all over before `seconds`. Ten times the nodes, about three times the faults.
+    """All faults of a run, by time, and all over before `seconds`. Ten times the nodes, about three times the faults of
+    nodes; the servers, the store and the app are the same few, and have no more of them than in a small cluster.
 
     Each kind has its own generator and its own gaps: fewer kinds, fewer nodes or fewer seconds shift nothing else.
     """
@@ -180,7 +181,9 @@ def draw(seed: int, kinds: Iterable[str], scene: Scene, seconds: float) -> tuple
         kind, chance, at = KNOWN[name], random.Random(f"{seed} {name}"), 0.0
         while (at := at + chance.uniform(0.0, 2 * kind.every_seconds / often)) < seconds:
             lasting = min(chance.uniform(kind.lasts[0], chance.uniform(*kind.lasts)), seconds - at)
-            faults.append(Fault(round(at, 2), name, kind.target(chance, scene), round(lasting, 2)))
+            fault = Fault(round(at, 2), name, kind.target(chance, scene), round(lasting, 2))
+            if often == 1.0 or "node" in fault.target or chance.random() * often < 1.0:
+                faults.append(fault)
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.target)))
 
 

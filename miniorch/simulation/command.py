@@ -10,6 +10,7 @@ Next file: `tests/simulation/track_record/`.
 import hashlib
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,14 +26,16 @@ from miniorch.simulation.world import PromiseBroken, World
 
 UNTIL_SECONDS = 100_000.0  # virtual ones, after which a run that does not end is ended
 TWICE_EVERY = 100
-MANY_NODES, SELDOM_SECONDS = 20, 1.0  # beyond so many nodes the promises are checked once in so many virtual seconds
 
 Watch = Callable[[float, Story], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `promises` are the names of those that were broken, `violations` the sentences about it."""
+    """How a run ended. `promises` are the names of those that were broken, `violations` the sentences about it.
+
+    `interrupted`: somebody did not want to wait for the end (Ctrl-C).
+    """
 
     case: Case
     hash: str
@@ -42,6 +45,7 @@ class Outcome:
     violations: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     story: tuple[str, ...] = ()
+    interrupted: bool = False
 
 
 def live(case: Case, watch: Watch = lambda at, story: None) -> Outcome:
@@ -51,7 +55,6 @@ def live(case: Case, watch: Watch = lambda at, story: None) -> Outcome:
 
     async def whole() -> None:
         world = World(case.seed, case.nodes, servers=case.servers)
-        world.check_every = SELDOM_SECONDS if case.nodes > MANY_NODES else 0.0
         worlds.append(world)
 
         def look(at: float, picture: Picture) -> None:
@@ -66,30 +69,38 @@ def live(case: Case, watch: Watch = lambda at, story: None) -> Outcome:
     promises: tuple[str, ...] = ()
     violations: tuple[str, ...] = ()
     at: float | None = None
+    interrupted = False
     try:
         run(whole(), seed=case.seed, until=UNTIL_SECONDS)
     except PromiseBroken as error:
         promises, violations, at = error.promises, error.sentences, error.at
     except (SimulationError, TimeoutError) as error:  # a deadlock, an exception that nobody received, no end
         promises, violations = (type(error).__name__,), (str(error) or "it did not end in time",)
+    except KeyboardInterrupt:
+        at, interrupted = story.at, True
     world = worlds[0]
     return Outcome(
         case,
         world.digest,
         world.clock.monotonic() if at is None else at,
-        len(world.log),
+        world.events,
         promises,
         violations,
         tuple(world.log[-50:]),
         tuple(story.tell()),
+        interrupted,
     )
 
 
 def smallest(outcome: Outcome, out_of_time: Callable[[], bool]) -> Case:
     """The smallest case found that breaks one of the promises that `outcome` broke."""
 
+    def hurry(at: float, story: Story) -> None:
+        if out_of_time():
+            raise TimeoutError
+
     def breaks(case: Case) -> bool:
-        return bool({*live(case).promises} & {*outcome.promises})
+        return bool({*live(case, hurry).promises} & {*outcome.promises})
 
     case, at = outcome.case, outcome.virtual_seconds
     if at < case.trouble_seconds:  # what had not happened yet is not to blame, and an attempt need not last longer
@@ -137,6 +148,7 @@ def result(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "virtual_seconds": round(sum(one.virtual_seconds for one in outcomes), 3),
         "events": sum(one.events for one in outcomes),
         "story": list(last.story),
+        "interrupted": last.interrupted,
     }
 
 
@@ -147,7 +159,7 @@ def many(cases: Sequence[Case], jobs: int, watch: Watch) -> Iterator[Outcome]:
     elif jobs == 1:
         yield from map(live_well, cases)
     else:
-        with multiprocessing.Pool(jobs) as pool:
+        with multiprocessing.Pool(jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # Ctrl-C is for us
             yield from pool.imap(live_well, cases)
 
 

@@ -10,9 +10,10 @@ Next file: `witness.py`.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from miniorch.codec import decode
-from miniorch.model import DesiredState, Leader, Service, Task, TaskState
+from miniorch.model import App, DesiredState, Leader, Service, Task, TaskState
 from miniorch.simulation.invariants import Picture, decoded, has_labels_for, is_over, takes_work
 from miniorch.simulation.sequence import (
     ANewLeaderGrantsGrace,
@@ -21,7 +22,7 @@ from miniorch.simulation.sequence import (
     TasksDrainBeforeTheyStop,
 )
 from miniorch.simulation.store import LEADER, Record
-from miniorch.spec import AppSpec, ServiceSpec
+from miniorch.spec import AppSpec, Placement, ServiceSpec
 from miniorch.state.store import Put
 
 KNOWN_SECONDS = 10.0  # after so long who leads knows that a node takes no work
@@ -57,12 +58,20 @@ class EachWritesItsOwnFields(Promise):
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task] = {}
+        self._wishes: dict[str, Service | App] = {}
+
+    def stands(self, service: Service) -> None:
+        """What a store begins with that has been restored."""
+        self._wishes[f"/services/{service.key}"] = replace(service, held="")
 
     def wrote(self, record: Record) -> list[str]:
         wrong = []
         for one in record.operations:
-            if record.part == "loops" and isinstance(one, Put) and one.key.startswith(("/services/", "/apps/")):
-                wrong.append(f"a loop of {record.writer} wrote the wish {one.key}")
+            if one.key.startswith(("/services/", "/apps/")) and isinstance(one, Put):
+                known, wish = self._wishes.get(one.key), decoded(one.key, one.value)
+                self._wishes[one.key] = wish = replace(wish, held="") if isinstance(wish, Service) else wish
+                if record.part == "loops" and wish != known:  # why a service is held is no wish
+                    wrong.append(f"a loop of {record.writer} wrote the wish {one.key}")
             if one.key.startswith("/tasks/"):
                 before = self._tasks.pop(one.key, None)
                 if isinstance(one, Put):
@@ -125,13 +134,16 @@ class TasksOnlyMoveForward(Promise):
         self._gone: set[str] = set()
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        wrong = [f"{task} has come back from the dead" for task in sorted(self._gone & world.tasks.keys())]
+        wrong = [f"{task} has come back from the dead" for task in world.tasks if task in self._gone]
         for key, task in world.tasks.items():
             before = self._last.get(key)
             if before is not None and before is not task:
                 wrong += _changed_wrongly(before, task)
-        self._gone |= self._last.keys() - world.tasks.keys()
-        self._last = dict(world.tasks)
+        gone = world.gone if world.whole else sorted(self._last.keys() - world.tasks.keys())
+        self._gone.update(gone)
+        self._last.update(world.tasks)
+        for key in gone:
+            self._last.pop(key, None)
         return wrong
 
 
@@ -154,7 +166,7 @@ class JobsThatAreOverStayOver(Promise):
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
         for slot, ended in list(self._over.items()):
-            if not _stays_over(world.tasks.get(ended.id, ended), world):
+            if not _stays_over(world.world.tasks.get(ended.id, ended), world):
                 del self._over[slot]
         wrong = []
         for task in world.tasks.values():
@@ -163,7 +175,7 @@ class JobsThatAreOverStayOver(Promise):
                 wrong.append(f"{task.id} runs again what was over with {ended.id}")
         ended_now = [task for task in world.tasks.values() if task.status.state.ended and _stays_over(task, world)]
         self._over |= {(task.service_key, task.slot): task for task in ended_now}
-        self._known = set(world.tasks)
+        self._known.update(world.tasks)
         return wrong
 
 
@@ -175,16 +187,20 @@ class OnlyReadyNodesGetTasks(Promise):
         self._placed: set[str] = set()
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        placed = {task.id for task in world.tasks.values() if task.node}
-        away = {node.name for node in world.nodes.values() if not takes_work(node)}  # at both looks, if they are seldom
-        wrong = [
-            f"{task} was put on {world.tasks[task].node}, which takes no work since {self._silent[node]:.1f} s"
-            for task in sorted(placed - self._placed)
-            if (node := world.tasks[task].node) in away and at - self._silent.get(node, at) > KNOWN_SECONDS
+        for node in world.nodes.values():
+            if takes_work(node):
+                self._silent.pop(node.name, None)
+            else:
+                self._silent.setdefault(node.name, at)
+        for name in [name for name in self._silent if name not in world.world.nodes]:
+            del self._silent[name]
+        placed = [task for task in world.tasks.values() if task.node and task.id not in self._placed]
+        self._placed.update(task.id for task in placed)
+        return [
+            f"{task.id} was put on {task.node}, which takes no work since {self._silent[task.node]:.1f} s"
+            for task in placed
+            if at - self._silent.get(task.node, at) > KNOWN_SECONDS
         ]
-        self._silent = {name: self._silent.get(name, at) for name in sorted(away)}
-        self._placed = placed
-        return wrong
 
 
 class TasksGoWhereLabelsAllow(Promise):
@@ -194,22 +210,27 @@ class TasksGoWhereLabelsAllow(Promise):
 
     def __init__(self) -> None:
         self._placed: set[str] = set()
-        self._allowed: dict[tuple[str, str], float] = {}  # (service, node) -> when it was so last
+        self._rules: dict[str, Placement] = {}
+        self._allowed: dict[tuple[str, str], float] = {}  # (service, node) -> until when it is so
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        choosy = [service for service in world.services.values() if service.spec.placement.constraints]
-        for service in choosy:
-            for node in world.nodes.values():
+        choosy = {one.key: one for one in world.services.values() if one.spec.placement.constraints}
+        for key, service in choosy.items():
+            fresh = self._rules.get(key) != service.spec.placement
+            self._rules[key] = service.spec.placement
+            for node in (world.world if fresh else world).nodes.values():
                 if has_labels_for(service, node):
-                    self._allowed[service.key, node.name] = at
-        placed = {task.id for task in world.tasks.values() if task.node} if choosy else set()
-        wrong = []
-        for task in [world.tasks[name] for name in sorted(placed - self._placed)]:
-            ruled = any(service.key == task.service_key for service in choosy)
-            if ruled and at - self._allowed.get((task.service_key, task.node), -KNOWN_SECONDS - 1) > KNOWN_SECONDS:
-                wrong.append(f"{task.id} was put on {task.node}, which lacks the labels for {task.service_key}")
-        self._placed = placed
-        return wrong
+                    self._allowed[key, node.name] = float("inf")
+                elif self._allowed.get((key, node.name)) == float("inf"):
+                    self._allowed[key, node.name] = at
+        placed = [task for task in world.tasks.values() if task.node and task.id not in self._placed]
+        self._placed.update(task.id for task in placed)
+        return [
+            f"{task.id} was put on {task.node}, which lacks the labels for {task.service_key}"
+            for task in placed
+            if task.service_key in choosy
+            and at - self._allowed.get((task.service_key, task.node), float("-inf")) > KNOWN_SECONDS
+        ]
 
 
 class AddressesRest(Promise):
@@ -219,7 +240,7 @@ class AddressesRest(Promise):
     """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], str] = {}  # (node, address) -> container
+        self._held: dict[str, set[str]] = {}  # node -> addresses of its containers
         self._freed: dict[tuple[str, str], float] = {}
 
     def agent_started(self, node: str) -> None:
@@ -227,15 +248,15 @@ class AddressesRest(Promise):
             del self._freed[place]
 
     def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        held = {(node, box.spec.address): box.id for node, boxes in world.boxes.items() for box in boxes}
-        for place in [place for place in self._held if place not in held]:
-            self._freed[place] = at
         wrong = []
-        for node, address in [place for place in held if place not in self._held]:
-            rested = at - self._freed.pop((node, address), at - REST_SECONDS)
-            if rested < REST_SECONDS:
-                wrong.append(f"{address} of {node} is given again after {rested:.1f} s")
-        self._held = held
+        for node, boxes in world.boxes.items():
+            before, held = self._held.get(node, set()), {box.spec.address for box in boxes}
+            self._freed.update(((node, address), at) for address in before - held)
+            for address in sorted(held - before):
+                rested = at - self._freed.pop((node, address), at - REST_SECONDS)
+                if rested < REST_SECONDS:
+                    wrong.append(f"{address} of {node} is given again after {rested:.1f} s")
+            self._held[node] = held
         return wrong
 
 
@@ -254,7 +275,7 @@ class FailingSlotsAreNotHammered(Promise):
                 if len(times) == AT_MOST and at - times[0] < WITHIN_SECONDS:
                     wrong.append(f"slot {task.service_key}.{task.slot} fails, {AT_MOST} times in {at - times[0]:.1f} s")
                 times.append(at)
-        self._known = set(world.tasks)
+        self._known.update(world.tasks)
         return wrong
 
 
@@ -277,7 +298,7 @@ class WhatShouldRunIsLeftAlone(Promise):
                     self._known.add(box.id)
                     self._stopped[box.id] = (node, box.spec.task)
         for box_id, (_, task_id) in list(self._stopped.items()):
-            task = world.tasks.get(task_id)
+            task = world.world.tasks.get(task_id)
             wanted = task is not None and task.desired_state is DesiredState.RUNNING
             if task is None or not wanted or task.status.health in TO_STOP or task.status.state is TaskState.LOST:
                 del self._stopped[box_id]
@@ -292,10 +313,11 @@ class History:
         self.left_alone = WhatShouldRunIsLeftAlone()
         self.needs = NothingStartsBeforeWhatItNeeds()
         self.wishes = WhatWasAcknowledgedIsWritten()
+        self.writers = EachWritesItsOwnFields()
         self.revisions = NoRevisionGoesBack()
         self.promises: tuple[Promise, ...] = (
             OnlyTheLeaderWrites(),
-            EachWritesItsOwnFields(),
+            self.writers,
             self.wishes,
             self.revisions,
             TasksOnlyMoveForward(),
@@ -309,14 +331,21 @@ class History:
             self.needs,
             ANewLeaderGrantsGrace(),
         )
+        self._readers = [one for one in self.promises if type(one).wrote is not Promise.wrote]
+        self._lookers = [one for one in self.promises if type(one).look is not Promise.look]
 
     def wrote(self, records: Sequence[Record]) -> dict[str, list[str]]:
         """Broken promises by name."""
-        return _by_name((promise, promise.wrote(record)) for record in records for promise in self.promises)
+        return _by_name((promise, promise.wrote(record)) for record in records for promise in self._readers)
 
     def look(self, world: Picture, at: float = 0.0, at_rest: bool = False) -> dict[str, list[str]]:
         """Broken promises by name."""
-        return _by_name((promise, promise.look(world, at, at_rest)) for promise in self.promises)
+        return _by_name((promise, promise.look(world, at, at_rest)) for promise in self._lookers)
+
+    def stands(self, service: Service) -> None:
+        """A store that has been restored begins with it."""
+        for one in (self.wishes, self.needs, self.writers):
+            one.stands(service)
 
     def agent_started(self, node: str) -> None:
         self.addresses.agent_started(node)

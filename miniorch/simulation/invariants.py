@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from miniorch.model import (
     Availability,
@@ -41,9 +41,13 @@ def decoded(key: str, value: bytes) -> Any:
     return from_entry(Entry(key, value, 0, 0))
 
 
+K = TypeVar("K")
+PICTURED = ("tasks", "services", "nodes", "volumes", "endpoints")
+
+
 @dataclass(frozen=True)
 class Picture:
-    """The world at one moment: the store's objects by key, and each node's containers."""
+    """The world at one moment, or a part of it (`parts.py`): the store's objects by key, and each node's containers."""
 
     tasks: Mapping[str, Task]
     services: Mapping[str, Service]
@@ -51,17 +55,29 @@ class Picture:
     volumes: Mapping[str, Volume]
     endpoints: Mapping[str, Endpoints]
     boxes: Mapping[str, tuple[Box, ...]]  # by node
-    folders: Mapping[str, frozenset[str]]  # by node: the paths on its disk
+    folders: Mapping[str, Set[str]]  # by node: the paths on its disk
     traffic: Mapping[str, tuple[Endpoints, ...]]  # by node: what its proxy follows
     moved: Set[str] = frozenset()  # tasks that had a node which was down or drained: a successor may run beside them
+    whole: Picture | None = None  # of a part that holds all that has changed: what it was cut out of
+    gone: Sequence[str] = ()  # of a part: tasks that are no more
+
+    @property
+    def world(self) -> Picture:
+        """For who asks whether something is there at all."""
+        return self.whole or self
 
     @classmethod
     def take(
         cls, objects: Mapping[str, dict[str, Any]], machines: Mapping[str, Machine], moved: Set[str] = frozenset()
     ) -> Picture:
         """`objects` are those of the store, by kind and key."""
+        tasks, services, nodes, volumes, endpoints = (dict(objects[kind]) for kind in PICTURED)
         return cls(
-            **{kind: dict(objects[kind]) for kind in ("tasks", "services", "nodes", "volumes", "endpoints")},
+            tasks,
+            services,
+            nodes,
+            volumes,
+            endpoints,
             boxes={node: tuple(machine.engine.boxes.values()) for node, machine in machines.items()},
             folders={node: frozenset(machine.files.folders) for node, machine in machines.items()},
             traffic={node: machine.ingress.endpoints for node, machine in machines.items()},
@@ -82,26 +98,34 @@ Promise = Callable[[Picture], list[str]]
 
 def may_double(task: str, world: Picture) -> bool:
     """Whether a successor may live beside a task: nobody can ask what its node does. Never with a volume."""
+    if task not in world.moved:
+        return False
     known = world.tasks.get(task)
-    return task in world.moved and not (known and any(mount.volume for mount in known.spec.mounts))
+    return not (known and any(mount.volume for mount in known.spec.mounts))
+
+
+def repeated(names: Iterable[K]) -> list[tuple[K, int]]:
+    """What occurs more than once, and how often."""
+    found = list(names)
+    return [] if len(set(found)) == len(found) else [one for one in Counter(found).items() if one[1] > 1]
 
 
 def a_slot_has_at_most_one_live_task(world: Picture) -> list[str]:
     live = [task for task in world.tasks.values() if task.live and not may_double(task.id, world)]
-    slots = Counter((task.service_key, task.slot) for task in live)
-    return [f"slot {key}.{slot} has {count} live tasks" for (key, slot), count in slots.items() if count > 1]
+    slots = repeated((task.app, task.service, task.slot) for task in live)
+    return [f"slot {app}/{service}.{slot} has {count} live tasks" for (app, service, slot), count in slots]
 
 
 def a_task_has_at_most_one_container(world: Picture) -> list[str]:
-    counts = Counter(box.spec.task for boxes in world.boxes.values() for box in boxes)
-    return [f"task {task} has {count} containers" for task, count in counts.items() if count > 1]
+    counts = repeated(box.spec.task for boxes in world.boxes.values() for box in boxes)
+    return [f"task {task} has {count} containers" for task, count in counts]
 
 
 def a_slot_has_at_most_one_running_container(world: Picture) -> list[str]:
     """Stronger than one live task: this looks at what runs, not at what the store believes or has forgotten."""
     running = [box.spec for _, box in world.running if not may_double(box.spec.task, world) or _has_volume(box)]
-    slots = Counter(spec.name.rsplit("-", 1)[0] for spec in running)  # dockchat-db.1-k3m9x2ab
-    return [f"slot {name} runs {count} times" for name, count in slots.items() if count > 1]
+    slots = repeated(spec.name.rsplit("-", 1)[0] for spec in running)  # dockchat-db.1-k3m9x2ab
+    return [f"slot {name} runs {count} times" for name, count in slots]
 
 
 def _has_volume(box: Box) -> bool:
@@ -118,8 +142,8 @@ def an_ended_task_runs_no_container(world: Picture) -> list[str]:
 
 
 def an_address_is_held_by_one_running_container(world: Picture) -> list[str]:
-    counts = Counter(box.spec.address for _, box in world.running)
-    return [f"{address} is held by {count} running containers" for address, count in counts.items() if count > 1]
+    counts = repeated(box.spec.address for _, box in world.running)
+    return [f"{address} is held by {count} running containers" for address, count in counts]
 
 
 def an_address_lies_in_its_nodes_subnet(world: Picture) -> list[str]:
@@ -132,8 +156,8 @@ def an_address_lies_in_its_nodes_subnet(world: Picture) -> list[str]:
 
 
 def a_subnet_or_service_address_has_one_owner(world: Picture) -> list[str]:
-    counts = Counter([node.subnet for node in world.nodes.values()] + [one.vip for one in world.services.values()])
-    return [f"{address} was given out {count} times" for address, count in counts.items() if count > 1]
+    counts = repeated([node.subnet for node in world.nodes.values()] + [one.vip for one in world.services.values()])
+    return [f"{address} was given out {count} times" for address, count in counts]
 
 
 def no_service_address_is_a_containers(world: Picture) -> list[str]:
@@ -147,8 +171,9 @@ def a_node_is_never_above_its_capacity(world: Picture) -> list[str]:
         if task.live and task.node:
             on.setdefault(task.node, []).append(task.spec.reserved)
     wrong = []
-    for node in world.nodes.values():
-        reserved = on.get(node.name, ())
+    for name, reserved in on.items():
+        if (node := world.nodes.get(name)) is None:
+            continue
         cpus, memory = sum(item.cpus for item in reserved), sum(item.memory_bytes for item in reserved)
         if round(cpus, 3) > node.capacity.cpus or memory > node.capacity.memory_bytes:
             wrong.append(f"{node.name} has {cpus:g} CPUs and {memory} bytes reserved, more than it has")
@@ -156,11 +181,12 @@ def a_node_is_never_above_its_capacity(world: Picture) -> list[str]:
 
 
 def a_node_has_no_more_of_a_service_than_it_may(world: Picture) -> list[str]:
-    counts = Counter((task.service_key, task.node) for task in world.tasks.values() if task.live and task.node)
+    placed = (task for task in world.tasks.values() if task.live and task.node)
+    counts = repeated((task.app, task.service, task.node) for task in placed)
     return [
-        f"{node} has {count} tasks of {key}, which is more than its rules allow"
-        for (key, node), count in counts.items()
-        if (service := world.services.get(key)) is not None and count > _most(service)
+        f"{node} has {count} tasks of {service.key}, which is more than its rules allow"
+        for (app, name, node), count in counts
+        if (service := world.services.get(f"{app}/{name}")) is not None and count > _most(service)
     ]
 
 
@@ -179,7 +205,7 @@ def has_labels_for(service: Service, node: Node) -> bool:
 
 def a_task_lies_on_its_volumes_node(world: Picture) -> list[str]:
     wrong = []
-    for task in world.tasks.values():
+    for task in (one for one in world.tasks.values() if one.spec.mounts):
         for mount in (one for one in task.spec.mounts if one.volume):
             volume = world.volumes.get(f"{task.app}/{mount.volume}")
             if task.live and task.node in world.nodes and (volume is None or volume.node != task.node):
@@ -234,7 +260,7 @@ def is_as_wanted(task: Task, service: Service) -> bool:
 def is_over(task: Task, service: Service) -> bool:
     """True for the task of a job that nothing may follow. Written anew here: product code cannot vouch for itself."""
     policy, status = service.spec.restart, task.status
-    attempts = 1 if status.since - task.created_at >= 60.0 else task.attempt + 1
+    attempts = 1 if status.ran_seconds >= 60.0 else task.attempt + 1
     if not is_as_wanted(task, service) or status.state not in (TaskState.COMPLETE, TaskState.FAILED):
         return False
     over = (Restart.ON_FAILURE, Restart.NEVER) if status.state is TaskState.COMPLETE else (Restart.NEVER,)

@@ -6,7 +6,7 @@ file: `miniorch/simulation/invariants.py`.
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from miniorch.clock import Clock
 from miniorch.errors import EngineError
@@ -17,8 +17,9 @@ from miniorch.simulation.engine import FakeEngine
 class FakeFiles:
     """`agent/files.py`'s protocol: folders by path."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, stirred: Callable[[], None] = lambda: None) -> None:
         self._chance = chance
+        self._stirred = stirred  # told when something is removed
         self.folders: dict[str, str] = {}  # path -> what is in it
 
     async def make_volume(self, key: str) -> str:
@@ -29,6 +30,7 @@ class FakeFiles:
     async def remove_volume(self, key: str) -> None:
         await self._pause()
         self.folders.pop(f"/volumes/{key}/data", None)
+        self._stirred()
         await self._pause()
 
     async def must_exist(self, path: str) -> None:
@@ -44,6 +46,7 @@ class FakeFiles:
     async def remove_task(self, task: str) -> None:
         await self._pause()
         self.folders.pop(f"/tasks/{task}/resolv.conf", None)
+        self._stirred()
 
     async def tasks(self) -> list[str]:
         await self._pause()
@@ -76,7 +79,7 @@ class Machine:
         self, clock: Clock, chance: random.Random, engine: type[FakeEngine] = FakeEngine, name: str = ""
     ) -> None:
         self.engine = engine(clock, chance, name)
-        self.files = FakeFiles(chance)
+        self.files = FakeFiles(chance, lambda: self.engine.stirred(name))
         self.ingress = FakeIngress(chance)
 
     def power_off(self) -> None:

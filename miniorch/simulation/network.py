@@ -20,9 +20,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
+
 from miniorch.api.handlers import Handlers, Listed
 from miniorch.api.routes import dispatch, open_watch
-from miniorch.codec import Json, from_plain, to_plain
+from miniorch.codec import Json, to_plain
 from miniorch.ending import ended
 from miniorch.errors import MiniorchError, Unreachable, from_wire, to_wire
 from miniorch.identity import LOCAL, Caller
@@ -240,8 +242,8 @@ def _answer(answer: Any) -> Any:
 @functools.lru_cache(1024)
 def _read(kind: str, line: Json) -> Any:
     """A line of a watch, with its object read once for the thousands who hear of it; nobody changes it."""
-    plain = to_plain(line)
-    return plain | {"put": from_plain(KINDS[kind], plain["put"])} if "put" in plain else plain
+    plain = msgspec.json.decode(line)
+    return plain | {"put": msgspec.convert(plain["put"], KINDS[kind])} if "put" in plain else plain
 
 
 class Patience:

@@ -118,13 +118,14 @@ class ANewLeaderGrantsGrace(Promise):
         if self._fresh:
             # Of whoever leads at the first look (of a store that has come back, too) nobody knows since when.
             self._fresh, self._since = False, at if self._states else float("-inf")
-        before, self._states = self._states, {node.name: node.state for node in world.nodes.values()}
-        led = at - self._since
-        return [
+        now, led = {node.name: node.state for node in world.nodes.values()}, at - self._since
+        wrong = [
             f"{self._name} called {node} {state.value} when it had led for {led:.1f} s"
-            for node, state in self._states.items()
-            if before.get(node, state) is not state and led < GRACE_SECONDS.get(state, 0.0)
+            for node, state in now.items()
+            if self._states.get(node, state) is not state and led < GRACE_SECONDS.get(state, 0.0)
         ]
+        self._states.update(now)
+        return wrong
 
 
 def _takes_traffic(task: Task) -> bool:

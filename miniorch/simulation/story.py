@@ -23,6 +23,7 @@ class Story:
     """Give it every picture (`look`), then ask for its lines (`tell`)."""
 
     case: Case
+    at: float = 0.0  # how far it is told
     up: int = 0
     wanted: int = 0
     outages: list[tuple[float, float, int]] = field(default_factory=list)  # from, to, the most that did not run
@@ -32,6 +33,7 @@ class Story:
     _lines: list[tuple[float, str]] = field(default_factory=list)
 
     def look(self, at: float, world: Picture) -> None:
+        self.at = at
         self.wanted = sum(one.spec.replicas for one in world.services.values() if _runs_on(one))
         running = Counter(task.service_key for task in world.tasks.values() if task.status.state is TaskState.RUNNING)
         self.up = sum(min(running[key], one.spec.replicas) for key, one in world.services.items() if _runs_on(one))
@@ -51,13 +53,14 @@ class Story:
 
     def tell(self) -> list[str]:
         """The whole story, one line per moment; of many faults a summary."""
-        faults = [fault for fault in self.case.faults if fault.kind not in USERS]
+        happened = [fault for fault in self.case.faults if fault.at <= self.at]
+        faults = [fault for fault in happened if fault.kind not in USERS]
         healed = sorted(to - since for since, to, _ in self.outages)
         if len(faults) + len(self._lines) <= LINES:
-            told = self._lines + [(fault.at, fault.describe().partition(": ")[2]) for fault in self.case.faults]
+            told = self._lines + [(fault.at, fault.describe().partition(": ")[2]) for fault in happened]
             lines = [f"{at:8.1f} s  {line}" for at, line in sorted(told)]
         else:
-            counts = Counter(fault.kind for fault in self.case.faults)
+            counts = Counter(fault.kind for fault in happened)
             lines = [f"{count:6} x {kind}" for kind, count in sorted(counts.items())]
             lines += [f"{at:8.1f} s  {line}" for at, line in _worst(self._lines, self.outages)]
         if healed:

@@ -3,22 +3,27 @@
 Whenever time is about to pass, everything that could happen at this moment has happened. If anything has changed by
 then, a picture is taken and held against what must be (`invariants.py`). What is seen goes into a log for people and
 into a digest, by which two runs can be compared. Next file: `chaos.py`.
+
+What is taken is a picture of what has changed (`parts.py`), and every `WHOLE_SECONDS` one of everything.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-from miniorch.model import KINDS, Event, Node
+from miniorch.model import Event
 from miniorch.simulation.history import History
-from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, decoded, takes_work
+from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, decoded
 from miniorch.simulation.loop import VirtualClock
 from miniorch.simulation.machine import Machine
+from miniorch.simulation.parts import Parts
 from miniorch.simulation.store import SharedStore
 from miniorch.state.records import from_entry
 from miniorch.state.store import Delete, Operation
 
 LAST_EVENTS = 50  # that a failure shows
+LINES_KEPT = 20_000  # of the log
+WHOLE_SECONDS = 30.0  # virtual ones between two looks at everything
+TOLD_SECONDS = 0.5  # and between two pictures for who tells the story
 RESTORED_SECONDS = 60.0  # after so long a restored cluster is as it was told to be
 
 
@@ -44,17 +49,17 @@ class Witness:
         self.clock = clock
         self.store = store
         self.machines = machines
-        self.check_every = 0.0  # so many virtual seconds pass at least between two looks at a large world
-        self.looking_on: Callable[[float, Picture], None] = lambda at, picture: None  # told of every picture
+        self.looking_on: Callable[[float, Picture], None] = lambda at, world: None  # shown everything now and then
         self.log: list[str] = []
+        self.events = 0  # lines that the log ever had
         self.history = History()
         self._seen = (0, 0)  # the store's head and incarnation
         self._stirred: dict[str, None] = {}  # machines on which something has changed since
         for machine in machines.values():
             machine.engine.stirred = lambda name: self._stirred.setdefault(name)
-        self._checked_at = self._changed_at = 0.0
-        self._objects: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
-        self._moved: set[str] = set()
+        self._changed_at = 0.0
+        self._whole_at = self._told_at = float("-inf")
+        self._parts = Parts(machines)
         self._trusted_at = 0.0
         self._incarnation = 0
         self._digest = hashlib.sha256()
@@ -72,19 +77,30 @@ class Witness:
     def note(self, line: str) -> None:
         self.log.append(f"{self.clock.monotonic():8.3f}  {line}")
         self._digest.update(self.log[-1].encode())
+        self.events += 1
+        if len(self.log) > LINES_KEPT:
+            del self.log[: LINES_KEPT // 2]
 
     def picture(self) -> Picture:
-        return Picture.take(self._objects, self.machines, self._moved)
+        """Of everything, to keep."""
+        return Picture.take(self._parts.objects, self.machines, frozenset(self._parts.moved))
 
-    def check(self, promises: Sequence[Callable[[Picture], list[str]]] = ALWAYS) -> None:
+    def check(self, world: Picture, promises: Sequence[Callable[[Picture], list[str]]] = ALWAYS) -> None:
         """Raises `PromiseBroken`."""
-        world, at = self.picture(), self.clock.monotonic()
-        self._checked_at = at
-        self.looking_on(at, world)
-        if not self.trusted:
-            return
         told = {promise.__name__: promise(world) for promise in promises}
-        self.fail(told | self.history.look(world, at, promises is AT_REST))
+        self.fail(told | self.history.look(world, self.clock.monotonic(), promises is AT_REST))
+
+    def check_step(self) -> None:
+        """Look at what has changed; from time to time, at everything. Raises `PromiseBroken`."""
+        at, part = self.clock.monotonic(), self._parts.cut()
+        if at >= self._told_at + TOLD_SECONDS:
+            self._told_at = at
+            self.looking_on(at, part.world)
+        if self.trusted:
+            self.check(part)
+            if at >= self._whole_at + WHOLE_SECONDS:
+                self._whole_at = at
+                self.check(self.picture())
 
     def look(self) -> None:
         """Time is about to pass: has anything changed, and is everything as it must be?"""
@@ -93,6 +109,7 @@ class Witness:
             return
         self._digest.update(f"{self.clock.monotonic():.6f} {seen} {list(self._stirred)}\n".encode())
         self._seen, self._changed_at = seen, self.clock.monotonic()
+        self._parts.stir(self._stirred)
         self._stirred.clear()
         records = self.store.take_records()
         if self.store.incarnation != self._incarnation:
@@ -100,38 +117,29 @@ class Witness:
         else:
             self._follow(operation for record in records for operation in record.operations)
         self.fail(self.history.wrote(records))
-        self.check()
+        self.check_step()
 
     def _follow(self, operations: Iterable[Operation]) -> None:
         """Keep the objects as they are in the store."""
         for one in operations:
             _, kind, key = one.key.split("/", 2)
-            if isinstance(one, Delete):
-                self._may_move(self._objects[kind].pop(key, None))
-                continue
-            item = self._objects[kind][key] = decoded(one.key, one.value)
-            if isinstance(item, Node) and not takes_work(item):
-                self._may_move(item)
+            item = None if isinstance(one, Delete) else decoded(one.key, one.value)
+            self._parts.change(kind, key, item)
             if isinstance(item, Event):
                 self.note(f"{item.subject}: {item.message}")
-
-    def _may_move(self, node: object) -> None:
-        """What is on a node that goes away, or is emptied, may get a successor beside it."""
-        if isinstance(node, Node):
-            self._moved |= {task.id for task in self._objects["tasks"].values() if task.live and task.node == node.name}
 
     def _begin_anew(self) -> None:
         """An older store has come back. What is known is worth nothing, and what runs may run twice for a while."""
         self._incarnation = self.store.incarnation
-        self._objects = {kind: {} for kind in KINDS}
+        self._parts.begin_anew()
         for entry in self.store.snapshot().entries:
             _, kind, key = entry.key.split("/", 2)
-            self._objects[kind][key] = from_entry(entry)
+            self._parts.change(kind, key, from_entry(entry))
         self._trusted_at = self.clock.monotonic() + RESTORED_SECONDS
+        self._whole_at = float("-inf")
         self.history = History()
-        for service in self._objects["services"].values():
-            self.history.wishes.stands(service)
-            self.history.needs.stands(service)
+        for service in self._parts.objects["services"].values():
+            self.history.stands(service)
 
     def fail(self, sentences: Mapping[str, list[str]]) -> None:
         """Sentences by promise. Raises `PromiseBroken` if there is any."""

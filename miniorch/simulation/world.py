@@ -112,7 +112,7 @@ class World(Witness):
                 break
             await asyncio.sleep(STILL_SECONDS / 10)
             self.look()
-        self.check(AT_REST)
+        self.check(self.picture(), AT_REST)
         self._loop.before_time_passes = lambda: None
         for process in reversed(self.processes):
             await self.crash(process)
@@ -263,8 +263,6 @@ class World(Witness):
             self._fallen.append((life.get_name(), life.exception()))
 
     def _look(self) -> None:
-        if self.clock.monotonic() < self._checked_at + self.check_every:
-            return
         for process, error in self._fallen:
             if isinstance(error, PromiseBroken):
                 raise error

@@ -168,7 +168,7 @@ def test_options_reach_docker_and_services_find_each_other_by_environment(clean:
         group_add=("44",), devices=("/dev/null:/dev/mine:r",), extra_hosts=("build:192.0.2.7",),
         tmpfs={"/scratch": "size=1m"}, sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},
         ulimits={"nofile": "1000:2000"}, labels={"team": "blue", "miniorch.app": "stolen"},
-        shm_size_bytes=8 << 20, pids_limit=50,
+        shm_size=8 << 20, pids_limit=50,
     )  # fmt: skip
     mounts = (Mount("", "/app.conf", True, host_path=str(tmp_path / "app.conf")),)
     clean.apply(

@@ -133,7 +133,7 @@ def test_task_on_a_node_without_its_labels_is_noticed_unless_they_have_just_gone
     assert history.look(replace(ZONED, tasks={}), 0.0) == {}
     assert history.look(bare, 5.0) == {}
     history = History()
-    assert history.look(replace(ZONED, tasks={}), 0.0) == {}
+    assert history.look(replace(ZONED, tasks={}), 0.0) == history.look(replace(bare, tasks={}), 1.0) == {}
     assert "TasksGoWhereLabelsAllow" in history.look(bare, 15.0)
 
 
@@ -213,7 +213,7 @@ def test_job_may_run_again_after_a_failure_that_counts_a_restart_or_a_change() -
 def wrote(*operations: Operation, part: str = "loops", led: str = "server1", epoch: int = 5, sent: int = 5) -> Record:
     """What server1 wrote while `led` led, when it had decided in the term that began at revision `sent`."""
     now = Entry(LEADER, encode(Leader(led, 0.0)), epoch, epoch)
-    return Record(9, "server1", part, operations, replace(now, modified=sent), now)
+    return Record(9, "server1", part, operations, Entry(LEADER, now.value, epoch, sent), now)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,15 @@ def test_writer_who_writes_another_ones_field_is_noticed(
 ) -> None:
     records = [wrote(*map(put, before)), wrote(put(after), part=part)]
     assert History().wrote(records)["EachWritesItsOwnFields"] == [words]
+
+
+def test_loop_may_say_why_it_does_not_follow_a_wish_and_no_more() -> None:
+    wish = GOOD.services["chat/db"]
+    for after, wrong in (
+        (replace(wish, held="no node fits"), set()),
+        (replace(wish, round=1), {"EachWritesItsOwnFields"}),
+    ):
+        assert set(History().wrote([wrote(put(wish), part="api"), wrote(put(after))])) == wrong
 
 
 def test_answer_that_tells_of_what_was_not_written_is_noticed() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,6 +103,38 @@ def test_faults_are_drawn_by_kind_so_that_fewer_kinds_and_fewer_seconds_shift_no
     ]
     assert all(fault.at + fault.seconds <= 300.01 for fault in everything)
     assert from_plain(Case, json.loads(json.dumps(to_plain(CASE)))) == CASE
+
+
+def test_in_a_large_cluster_nodes_have_more_faults_and_the_few_servers_no_more_than_in_a_small_one() -> None:
+    def drawn(nodes: int, whom: str) -> int:
+        return sum(whom in fault.target for seed in range(10) for fault in Case(seed, nodes).with_faults(KINDS).faults)
+
+    assert drawn(500, "node") > 5 * drawn(5, "node")
+    few = [
+        [
+            fault
+            for seed in range(10)
+            for fault in Case(seed, n).with_faults(["crash"]).faults
+            if "node" not in fault.target
+        ]
+        for n in (5, 500)
+    ]
+    assert 0.5 < len(few[1]) / len(few[0]) < 2.0
+
+
+def test_interrupted_run_tells_what_was_so_far() -> None:
+    words = ["simulate", "--nodes", "3", "--seconds", "600"]
+    command = [sys.executable, "-m", "miniorch.cli.main", *words]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert running.stdout is not None
+    first = running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    told, complaint = running.communicate(timeout=120)
+    assert running.returncode == 130, complaint
+    assert re.match(r"6\d of 600 virtual seconds", first)
+    assert re.search(
+        r"^interrupted at \d+ of 600 s; every promise was kept: \d+ virtual seconds, \d+ events, ", told, re.M
+    )
 
 
 def test_every_kind_of_fault_is_drawn_within_a_hundred_seeds() -> None:

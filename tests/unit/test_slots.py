@@ -19,8 +19,8 @@ def service(condition: Restart, max_attempts: int = 0) -> Service:
     return Service("shop", "setup", ServiceSpec(TaskSpec("setup:1"), restart=policy), "10.201.0.1", round=2)
 
 
-def task(state: TaskState, *, attempt: int = 0, lived: float = 3.0) -> Task:
-    status = Status(state, since=lived)
+def task(state: TaskState, *, attempt: int = 0, lived: float = 3.0, ran: float = 3.0) -> Task:
+    status = Status(state, since=lived, ran_seconds=ran)
     return Task("t1", "shop", "setup", 1, TaskSpec("setup:1"), 0.0, status=status, attempt=attempt, round=2)
 
 
@@ -57,8 +57,9 @@ def test_slot_is_given_up_after_so_many_successors_in_a_row(state: TaskState) ->
     ]
 
 
-def test_task_that_lived_long_failed_for_the_first_time_and_one_that_never_ran_did_not_live() -> None:
-    assert failures_in_a_row(task(S.FAILED, attempt=5, lived=STEADY_SECONDS)) == 1
+def test_task_that_ran_long_failed_for_the_first_time_whatever_other_machines_clocks_say_of_its_end() -> None:
+    assert failures_in_a_row(task(S.FAILED, attempt=5, ran=STEADY_SECONDS)) == 1
+    assert failures_in_a_row(task(S.FAILED, attempt=5, lived=3600.0, ran=1.0)) == 6
     assert failures_in_a_row(task(S.REJECTED, attempt=5, lived=STEADY_SECONDS)) == 6
     assert failures_in_a_row(task(S.LOST, attempt=5)) == 0
 

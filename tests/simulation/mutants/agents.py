@@ -50,6 +50,7 @@ def started_twice_after_adoption() -> Iterator[None]:
         if container in there:  # the engine has said that the name is taken
             twin = Box(f"{container}2", spec, self._behaviour("fleet"))
             self.boxes[twin.id] = twin
+            self._tell()
             return twin.id
         return container
 

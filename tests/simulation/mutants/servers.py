@@ -10,6 +10,7 @@ from typing import Any
 import miniorch.controllers.endpoints as endpoints
 import miniorch.controllers.placement as placement
 import miniorch.controllers.services as services
+import miniorch.slots as slots
 import scheduler.filters as filters
 from miniorch.api.handlers import Handlers, StatusReport
 from miniorch.api.nodes import Nodes
@@ -162,6 +163,18 @@ def unready_nodes_get_tasks() -> Iterator[None]:
 def a_wait_outlasts_a_clock_that_is_set_back() -> Iterator[None]:
     """A slot rests until a moment of the wall clock, however far away that seems to be after the clock was set back."""
     with instead(services._Look, "_is_to_come", lambda self, at, wait_seconds: self.now < at):
+        yield
+
+
+@mutant("clock,crash", Case(0, nodes=1, servers=3, seconds=150.0))
+def how_long_a_task_ran_is_read_from_two_clocks() -> Iterator[None]:
+    """A failure counts anew if its report came, by one server's clock, long after the task was made by another's."""
+
+    def failures(ended: Task) -> int:
+        ran_well = ended.status.since - ended.created_at >= slots.STEADY_SECONDS
+        return 1 if ran_well else ended.attempt + 1
+
+    with instead(slots, "failures_in_a_row", failures), instead(services, "failures_in_a_row", failures):
         yield
 
 

@@ -213,6 +213,26 @@ async def test_older_report_that_comes_after_a_newer_one_is_put_right(stage: Sta
         await stage.server.until(lambda: not stage.server.tasks["t1"].status.container_id)
 
 
+async def test_how_long_a_task_ran_is_measured_here_whatever_the_wall_clock_does_and_whoever_is_away(
+    stage: Stage,
+) -> None:
+    stage.server.put(task())
+    await stage.server.is_in(TaskState.PREPARING)
+    stage.server.away = True
+    stage.server._tell()
+    await asyncio.sleep(30)
+    stage.server.away = False
+    await stage.server.is_in(TaskState.RUNNING)
+    stage.clock.jump(-3600.0)
+    await asyncio.sleep(60)
+    assert stage.server.tasks["t1"].status.ran_seconds == 0.0
+    stage.engine.kill("t1")
+    status = await stage.server.is_in(TaskState.FAILED)
+    (box,) = stage.engine.boxes.values()
+    assert status.ran_seconds == pytest.approx(stage.clock.monotonic() - box.started_at, abs=1.0)
+    assert status.ran_seconds > 80
+
+
 async def test_many_reports_are_few_requests(stage: Stage) -> None:
     names = [f"t{number}" for number in range(40)]
     stage.server.put(*(task(name, slot=number) for number, name in enumerate(names)))
