@@ -328,12 +328,12 @@ class Lane:
 
     def alike(self, most: int) -> list[Row]:
         """At most so many of the best rows: as many at once as cannot come again before the others had their turn."""
-        found: list[Row] = []
         best = self.first()
-        while best is not None and len(found) < most and (key := self.first()) is not None and key[:2] == best[:2]:
-            found.append(heappop(self._heap)[1])
-            if self._search.terms.strategy != "spread":
-                break
+        if best is None:
+            return []
+        heap, found = self._heap, [heappop(self._heap)[1]]
+        while self._search.terms.strategy == "spread" and heap and len(found) < most and heap[0][0][:2] == best[:2]:
+            found.append(heappop(heap)[1])
         return found
 
     def strangers(self, most: int) -> list[Row]:
