@@ -17,8 +17,8 @@ from itertools import islice
 
 from miniorch.verdicts import DecisionRecord, Placed, Row, Rule, Score, Trace
 from scheduler.filters import FILTERS, HOPELESS, lack
+from scheduler.refusal import verdict
 from scheduler.request import Board, NodeView, Request
-from scheduler.schedule import verdict
 from scheduler.strategies import Strategy, strategy_of
 
 ROWS = 12  # of a trace that is to be read

@@ -10,7 +10,7 @@ name: the same board, seed and request give the same answer, however the board c
 
 Who does this for real: `spread` is Swarm mode's; `binpack` and `random` are classic Swarm's. Where we differ: classic
 Swarm's binpack looks at the node as it would be after placing; ours at the node as it is, so that the nodes have one
-order for all. Next file: `scheduler/schedule.py`.
+order for all. Next file: `scheduler/oracle.py`.
 """
 
 from dataclasses import dataclass

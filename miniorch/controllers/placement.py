@@ -11,7 +11,7 @@ may help is looked at once for all changes meanwhile, and rests then. What waiti
 brought up to date at leisure: a bounded number of them in each second.
 
 Who does this for real: swarmkit's scheduler loop; kube-scheduler's "unschedulable" condition. Where we differ: the
-whole answer is kept, not a count. Next file: `scheduler/schedule.py`, then `agent/reconcile.py`.
+whole answer is kept, not a count. Next file: `scheduler/oracle.py`, then `agent/reconcile.py`.
 """
 
 import heapq
@@ -29,8 +29,8 @@ from miniorch.verdicts import Placed
 from scheduler.company import Company
 from scheduler.explain import record
 from scheduler.filters import FILTERS, Filter
+from scheduler.refusal import refusal
 from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, VOLUME, Board, NodeView, Request
-from scheduler.schedule import refusal
 
 WAITING = (TaskState.NEW, TaskState.PENDING)
 WANTED = {Condition.STARTED: "started", Condition.HEALTHY: "healthy", Condition.COMPLETED: "completed"}

@@ -16,9 +16,10 @@ from miniorch.verdicts import Change, DecisionRecord, Placed, Remedy, Rule, Trac
 from scheduler.explain import ASKED, NAMES, ROWS, TASKS, again, look, record, trace, whole
 from scheduler.filters import FILTERS
 from scheduler.index import Index
+from scheduler.oracle import best
+from scheduler.refusal import verdict
 from scheduler.remedies import KINDS, fits, remedies, together, tried
 from scheduler.request import Board, Edit, NodeView, Request
-from scheduler.schedule import Decision, Unschedulable, schedule, verdict
 from scheduler.spellings import expression
 
 MIB = 1024 * 1024
@@ -335,12 +336,12 @@ def requests(draw: st.DrawFn) -> Request:
 def test_whatever_is_said_to_help_does_help(board: Board, request: Request) -> None:
     looks = look(request, board.views.values(), board)
     found = remedies(request, board, looks)
-    answer = schedule(request, board)
-    assert (not found) or isinstance(answer, Unschedulable)
+    fitting = best(request, board) is not None
+    assert not (found and fitting)
     for remedy in found:
         event(" ".join(sorted({edit.kind for edit in remedy.change.edits})))
         edits = remedy.change.edits
-        assert isinstance(schedule(*tried(edits, request, board)), Decision), remedy
+        assert best(*tried(edits, request, board)), remedy
         for name in remedy.nodes:
             on_it = [replace(one, node=name) if one.node == remedy.nodes[0] else one for one in edits]
             if {one.kind for one in edits} <= {"free", "port"}:
@@ -354,7 +355,7 @@ def test_whatever_is_said_to_help_does_help(board: Board, request: Request) -> N
         for part in parts:
             after = tried([edit for edit in edits if edit not in part], request, board)
             assert not all(fits(*after, name) for name in remedy.nodes), (remedy, part)
-    if isinstance(answer, Unschedulable) and any(_can_be_helped(one.failing) for one in looks):
+    if not fitting and any(_can_be_helped(one.failing) for one in looks):
         assert found, "there was a change on a node, and none was told"
 
 
@@ -368,9 +369,8 @@ def _can_be_helped(failing: Sequence[Rule]) -> bool:
 @given(boards(), requests())
 def test_the_quick_look_says_of_every_node_what_the_whole_verdict_says(board: Board, request: Request) -> None:
     looks = look(request, board.views.values(), board)
-    answer = schedule(request, board)
-    assert (looks[0].name if not looks[0].against else None) == (answer.node if isinstance(answer, Decision) else None)
-    whole_ones = {one.node: one for one in answer.verdicts}
+    assert (looks[0].name if not looks[0].against else None) == best(request, board)
+    whole_ones = {name: verdict(request, view, board) for name, view in board.views.items()}
     for one in looks:
         assert one.failing == tuple(rule for rule in whole_ones[one.name].rules if not rule.ok)
     found = trace(request, board, looks, most=0)

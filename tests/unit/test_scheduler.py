@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from miniorch.model import DesiredState, Node, Status, Task, TaskState
 from miniorch.spec import Mount, Port, Resources, ServiceSpec, TaskSpec
 from scheduler.filters import FILTERS, amount
-from scheduler.schedule import Board, Decision, NodeView, Request, Rule, Unschedulable, schedule
+from scheduler.oracle import best
+from scheduler.refusal import refusal, verdict
+from scheduler.request import Board, NodeView, Request, Rule
 
 MIB = 1024 * 1024
 NOTHING = Resources()
@@ -38,15 +40,14 @@ def web(
 
 
 def chosen(request: Request, *views: NodeView) -> str:
-    answer = schedule(request, Board.of(views))
-    assert isinstance(answer, Decision), answer
-    return answer.node
+    name = best(request, Board.of(views))
+    assert name, refusal(request, Board.of(views))
+    return name
 
 
 def refused(request: Request, *views: NodeView) -> str:
-    answer = schedule(request, Board.of(views))
-    assert isinstance(answer, Unschedulable), answer
-    return answer.summary
+    assert best(request, Board.of(views)) is None
+    return refusal(request, Board.of(views))[0]
 
 
 def test_node_that_is_not_ready_gets_no_new_task() -> None:
@@ -107,7 +108,7 @@ def test_tasks_follow_their_volume() -> None:
 def test_folder_of_a_node_is_no_volume() -> None:
     wish = replace(web(), spec=ServiceSpec(TaskSpec("image", mounts=(Mount("", "/src", host_path="/home"),))))
     view = NodeView(node("node1"))
-    [answer] = schedule(wish, Board.of([view])).verdicts
+    answer = verdict(wish, view, Board.of([view]))
     assert next(rule for rule in answer.rules if rule.rule == "volume") == Rule("volume", True, "uses no volume")
 
 
@@ -134,18 +135,18 @@ def test_outgoing_tasks_do_not_push_their_successors_away() -> None:
 
 def test_equal_nodes_are_taken_in_the_order_of_their_names_whatever_the_order_given() -> None:
     views = [NodeView(node(name)) for name in ("b", "a", "c")]
-    assert schedule(web(), Board.of(views)) == schedule(web(), Board.of(views[::-1]))
-    assert chosen(web(), *views) == "a"
+    assert chosen(web(), *views) == chosen(web(), *views[::-1]) == "a"
 
 
 def test_every_node_and_every_rule_is_answered_for() -> None:
     bad = node("node1", ready=False, message="x", cpus=0.0, ports_in_use={"5000": "nginx (pid 12)"})
     wish = web(reserved=Resources(1.0), ports=(5000,), volumes={"data": "node2"})
-    worse, good = schedule(wish, Board.of([NodeView(bad), NodeView(node("node2"))])).verdicts
+    board = Board.of([NodeView(bad), NodeView(node("node2"))])
+    worse, good = (verdict(wish, view, board) for view in board.views.values())
     assert (worse.node, worse.fits, good.node, good.fits) == ("node1", False, "node2", True)
-    for verdict in (worse, good):
-        assert [rule.rule for rule in verdict.rules] == [rule.name for rule in FILTERS]
-        assert all(rule.detail for rule in verdict.rules)
+    for one in (worse, good):
+        assert [rule.rule for rule in one.rules] == [rule.name for rule in FILTERS]
+        assert all(rule.detail for rule in one.rules)
     assert [rule.rule for rule in worse.rules if not rule.ok] == ["ready", "capacity", "ports", "volume"]
 
 
@@ -179,13 +180,13 @@ def wishes(draw: st.DrawFn) -> Request:
     return web(reserved=draw(shares), volumes=where, ports=draw(st.sampled_from([(), (5000,)])))
 
 
-def grow(views: list[NodeView], wish: Request, slot: int) -> tuple[list[NodeView], Decision | Unschedulable]:
+def grow(views: list[NodeView], wish: Request, slot: int) -> tuple[list[NodeView], str | None]:
     """Ask once and put the task there."""
-    answer = schedule(wish, Board.of(views))
-    if isinstance(answer, Unschedulable):
-        return views, answer
+    answer = best(wish, Board.of(views))
+    if answer is None:
+        return views, None
     new = task(slot=slot, reserved=wish.spec.task.reserved)
-    grown = [replace(view, tasks=(*view.tasks, new)) if view.node.name == answer.node else view for view in views]
+    grown = [replace(view, tasks=(*view.tasks, new)) if view.node.name == answer else view for view in views]
     return grown, answer
 
 
@@ -199,12 +200,8 @@ def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
         views, answer = grow(views, wish, slot)
         board = Board(before)
         fitting = {name for name, view in before.items() if all(rule.passes(wish, view, board) for rule in FILTERS)}
-        assert {verdict.node for verdict in answer.verdicts} == set(before)
-        if isinstance(answer, Decision):
-            assert answer.node in fitting
-        else:
-            assert not fitting
-            assert all(verdict.against for verdict in answer.verdicts)
+        assert answer in fitting if answer else not fitting
+        assert {name for name, view in before.items() if not verdict(wish, view, board).against} == fitting
         for view in views:
             assert round(view.reserved.cpus, 6) <= view.node.capacity.cpus
             assert view.reserved.memory_bytes <= view.node.capacity.memory_bytes

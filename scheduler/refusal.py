@@ -1,51 +1,21 @@
-"""One decision: on which node one more task goes.
+"""Why no node fits: what a task that waits tells of itself.
 
 The problem: a scheduler that raises an exception when nothing fits makes an everyday answer look like an accident.
-The idea: `schedule` always returns a value, either a `Decision` or an `Unschedulable`, and both carry the whole
-search: every node, every rule. A task that fits nowhere waits, with that answer as its message, until something
-changes.
+The idea: a task that fits nowhere waits, with the reasons of all nodes as its message, equal ones told once, and with
+the kinds of change that could help: it is looked at again after one of those, and at no other time.
 
-Who does this for real: the filter-and-score cycle of kube-scheduler and swarmkit. Where we differ: it is a pure
-function of its arguments. Next file: `scheduler/index.py`, for many tasks at once.
+Who does this for real: kube-scheduler's "unschedulable" condition and its queueing hints. Where we differ: all failing
+rules of a node are told, not only the first, and node names always. Next file: `scheduler/explain.py`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from scheduler.company import Company
 from scheduler.filters import FILTERS
-from scheduler.request import NODE, Board, NodeView, Request, Rule, Score, Verdict
+from scheduler.request import NODE, Board, NodeView, Request, Score, Verdict
 from scheduler.strategies import strategy_of
 
-__all__ = ["Board", "Decision", "NodeView", "Request", "Rule", "Unschedulable", "Verdict", "refusal", "schedule"]
-
 REASONS = 6  # different ones, in a sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The node that was chosen, and what was thought of each."""
-
-    node: str
-    verdicts: tuple[Verdict, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unschedulable:
-    """No node fits. `summary` is one line for a person."""
-
-    verdicts: tuple[Verdict, ...]
-    summary: str
-
-
-def schedule(request: Request, board: Board) -> Decision | Unschedulable:
-    """The best fitting node for one more task. The same arguments give the same answer."""
-    verdicts = tuple(verdict(request, view, board) for view in board.views.values())
-    fitting = [one for one in verdicts if one.fits]
-    if not fitting:
-        return Unschedulable(verdicts, _summary({one.node: one.against for one in verdicts}))
-    best = min(fitting, key=lambda one: ([score.value for score in one.scores], one.node))
-    return Decision(best.node, verdicts)
 
 
 def verdict(request: Request, view: NodeView, board: Board) -> Verdict:
