@@ -104,8 +104,11 @@ def services(app: str) -> Answer:
     words = [table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), rows, "no services")]
     words += [f"{one.key} is not changed further, and what runs goes on: {one.held}" for one in found if one.held]
     if found:
-        told = [f"{key} {', '.join(why)}" for key, why in weak.items()]
-        more = f"; and {len(told) - REASONS_TOLD} more services: --json" if len(told) > REASONS_TOLD else ""
+        alike: dict[str, list[str]] = {}  # services for which the same is told
+        for key, why in weak.items():
+            alike.setdefault(", ".join(why), []).append(key)
+        told = [f"{', '.join(keys)}: {why}" for why, keys in alike.items()]
+        more = f"; and {len(told) - REASONS_TOLD} more reasons: --json" if len(told) > REASONS_TOLD else ""
         yes = "yes" if standing["tried"] else "yes, if all fit elsewhere: miniorch what-if --kill NODE"
         because = f"no, because {'; '.join(told[:REASONS_TOLD])}{more}" if told else yes
         words.append(f"survives the loss of any one node: {because}")

@@ -452,9 +452,10 @@ def test_what_if_refuses_what_it_does_not_understand(cli: Cli, given: tuple[str,
 
 def test_services_end_with_whether_the_loss_of_a_node_is_survived(there: FakeApi, cli: Cli) -> None:
     assert cli("services").stdout.splitlines()[-1] == "survives the loss of any one node: yes"
-    reasons = [{"service": "shop/web", "why": "runs on n1 alone"}, {"service": "shop/web", "why": "n1 is full"}]
+    both = ("runs on n1 alone", "n1 is full")
+    reasons = [{"service": key, "why": why} for key in ("shop/web", "shop/db") for why in both]
     there.answers["GET", "/v1/standing"] = {"revision": 412, "reasons": reasons, "tried": True}
-    last = "survives the loss of any one node: no, because shop/web runs on n1 alone, n1 is full"
+    last = "survives the loss of any one node: no, because shop/web, shop/db: runs on n1 alone, n1 is full"
     assert cli("services").stdout.splitlines()[-1] == last
     row = json.loads(cli("services", "--json").stdout)[0]
     assert (row["survives_loss_of_a_node"], row["because"]) == (False, ["runs on n1 alone", "n1 is full"])
