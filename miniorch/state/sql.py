@@ -12,20 +12,22 @@ Who does this for real: kine, which gives k3s its SQLite. Where we differ: a tra
 here, as in etcd, so the revision is a column and not the row's number. Next file: `miniorch/state/etcd.py`.
 """
 
+import contextlib
 import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from miniorch.errors import MiniorchError, NotAllowed, Temporary, Unsupported
+from miniorch.errors import Conflict, MiniorchError, NotAllowed, Temporary, Unsupported
 from miniorch.state.limits import after_prefix
 from miniorch.state.store import Change, Entry, Operation, Put
 from miniorch.state.watchers import BATCH_BYTES, BATCH_CHANGES, Batch, history, size_of
 
 FORMAT = 3  # PRAGMA user_version; a higher one was written by a newer miniorch
-FREED_PAGES = 2000  # at most so many pages (4 KiB each) are given back by one compaction
+COMPACTED_REVISIONS = 5000  # are compacted at one go: others want to write meanwhile
+FREED_PAGES = 2000  # at most so many pages (4 KiB each) are given back by one of these
 ROWS_AT_ONCE = 256
 _STEPS = (  # what each format added to the one before
     """
@@ -67,12 +69,25 @@ Lease = tuple[int, float, Sequence[str]]  # its number, its seconds, the keys th
 T = TypeVar("T")
 
 
-def open_file(path: Path) -> sqlite3.Connection:
-    """The connection, its settings checked and its tables made. It is handed to the thread and used nowhere else."""
+class Loaded(NamedTuple):
+    """What is true now, the leases that had not ended, and the revision."""
+
+    now: dict[str, Entry]
+    leases: Sequence[Lease]
+    head: int
+
+
+class Unsure(sqlite3.OperationalError):
+    """COMMIT has failed. Here it was not done, but a crash now may find it whole in the write-ahead log."""
+
+
+def open_file(path: Path) -> tuple[sqlite3.Connection, Loaded]:
+    """The connection, its settings checked and its tables made, and what it held. It is for the thread alone."""
     connection: sqlite3.Connection | None = None
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would make it readable for everybody
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # the file by any name, for what memory does not know of
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # lets compaction shrink the file; before any table
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # fsync at every commit: confirmed means it is on the disk
@@ -81,36 +96,49 @@ def open_file(path: Path) -> sqlite3.Connection:
         if version > FORMAT:
             raise Unsupported(f"{path} has format {version}, this miniorch reads format {FORMAT}: use the newer one")
         if version < FORMAT:
+            if not version and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise Unsupported(f"{path} is not a store of miniorch: it has tables of another program")
             steps = "".join(_STEPS[version:])
             connection.executescript(f"BEGIN;{steps}PRAGMA user_version = {FORMAT};COMMIT;")
+        return connection, load(connection)
     except (sqlite3.Error, OSError, MiniorchError) as error:
         if connection is not None:
             connection.close()
         if isinstance(error, PermissionError):
             raise NotAllowed(f"may not write to {path}", remedy="use sudo") from None
+        if is_because(error, sqlite3.SQLITE_BUSY):
+            raise Conflict(f"another program has {path} open", remedy="end that program; fuser names it") from None
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            raise Unsupported(f"{path} is not a store of miniorch: {error}") from None
+            raise Unsupported(f"{path} is not a store of miniorch, or damaged: {error}") from None
         if isinstance(error, MiniorchError):
             raise
         raise Temporary(f"cannot open the store {path}: {error}") from None
-    return connection
+
+
+def is_because(error: BaseException, code: int) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == code
 
 
 def within(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Do all of it or nothing."""
+    """Do all of it or nothing. Raises `Unsure` if it is not certain which."""
+    connection.rollback()  # what is left of a transaction that could not even be taken back
     connection.execute("BEGIN")
+    committing = False
     try:
         result = work(connection)
+        committing = True
         connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    except BaseException as error:
+        with contextlib.suppress(sqlite3.Error):
+            connection.rollback()
+        # A full disk cannot hold the mark of a commit, which is written last. All else may have failed after that.
+        if committing and not is_because(error, sqlite3.SQLITE_FULL):
+            raise Unsure(str(error)) from error
         raise
     return result
 
 
-def load(connection: sqlite3.Connection) -> tuple[dict[str, Entry], Sequence[Lease]]:
-    """What is true now, and the leases that had not ended."""
+def load(connection: sqlite3.Connection) -> Loaded:
     now: dict[str, Entry] = {}
     leased: dict[str, int] = {}
     query = "SELECT revision, key, created, lease, value FROM history ORDER BY revision, key"
@@ -121,7 +149,8 @@ def load(connection: sqlite3.Connection) -> tuple[dict[str, Entry], Sequence[Lea
         else:
             now[key] = Entry(key, value, created, changed)
     leases = connection.execute("SELECT id, seconds FROM leases ORDER BY id").fetchall()
-    return now, [(number, seconds, [key for key in now if leased[key] == number]) for number, seconds in leases]
+    kept = [(number, seconds, [key for key in now if leased[key] == number]) for number, seconds in leases]
+    return Loaded(now, kept, _revision(connection))
 
 
 def rows(changes: Sequence[Change], operations: Sequence[Operation]) -> list[Row]:
@@ -136,14 +165,18 @@ def rows(changes: Sequence[Change], operations: Sequence[Operation]) -> list[Row
     return made
 
 
-def append(connection: sqlite3.Connection, new: Sequence[Row]) -> None:
+def append(connection: sqlite3.Connection, head: int, new: Sequence[Row]) -> None:
+    """After the revision `head`. Refuses if there is more in the file: a commit that failed has been done after all."""
+    (last,) = connection.execute("SELECT max(revision) FROM history").fetchone()
+    if last is not None and last > head:
+        raise sqlite3.OperationalError(f"it has revision {last}, which this server does not know: start it again")
     for first in range(0, len(new), ROWS_AT_ONCE):
         some = new[first : first + ROWS_AT_ONCE]
         places = ",".join(["(?,?,?,?,?,?)"] * len(some))
         connection.execute(f"INSERT INTO history VALUES {places}", tuple(itertools.chain.from_iterable(some)))
 
 
-def revision(connection: sqlite3.Connection) -> int:
+def _revision(connection: sqlite3.Connection) -> int:
     # Compaction may remove the newest row (a deletion); the revision must not fall back because of it.
     query = "SELECT max(compacted, ifnull((SELECT max(revision) FROM history), 0)) FROM meta"
     return int(connection.execute(query).fetchone()[0])
@@ -159,13 +192,12 @@ def grant(connection: sqlite3.Connection, seconds: float) -> int:
     return lease
 
 
-def revoke(connection: sqlite3.Connection, lease: int, gone: Sequence[Row]) -> None:
-    append(connection, gone)
+def revoke(connection: sqlite3.Connection, lease: int) -> None:
     connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
 
 
-def changes(connection: sqlite3.Connection, prefix: str, after: int) -> Batch:
-    """The first changes after a revision: as many whole revisions as fit a batch, at least one."""
+def changes(connection: sqlite3.Connection, prefix: str, after: int, head: int) -> Batch:
+    """The first changes after a revision: as many whole revisions as fit a batch, at least one; none beyond `head`."""
     compacted = _compacted(connection)
     if after < compacted:
         raise history(after, compacted)
@@ -173,9 +205,9 @@ def changes(connection: sqlite3.Connection, prefix: str, after: int) -> Batch:
     found = connection.execute(
         f"""SELECT new.revision, new.key, new.created, new.value, old.revision, old.created, old.value
             FROM history AS new LEFT JOIN history AS old ON old.revision = new.previous AND old.key = new.key
-            WHERE new.revision > ? AND new.key >= ? {"AND new.key < ?" if end else ""}
+            WHERE new.revision > ? AND new.revision <= ? AND new.key >= ? {"AND new.key < ?" if end else ""}
             ORDER BY new.revision, new.key""",
-        (after, prefix, end) if end else (after, prefix),
+        (after, head, prefix, end) if end else (after, head, prefix),
     )
     taken: list[Change] = []
     size = 0
@@ -186,14 +218,15 @@ def changes(connection: sqlite3.Connection, prefix: str, after: int) -> Batch:
         previous = None if stood is None else Entry(key, stood, before_created, before)
         taken.append(Change(changed, key, entry, previous))
         size += size_of(taken[-1])
-    return Batch(taken, revision(connection), complete=True)
+    return Batch(taken, head, complete=True)
 
 
-def compact(connection: sqlite3.Connection, upto: int) -> None:
-    """Costs what has been written since the last time, however much is kept."""
+def compact(connection: sqlite3.Connection, revision: int) -> bool:
+    """The next part of a compaction, which costs what was written then, however much is kept. False: there is more."""
     before = _compacted(connection)
+    upto = min(revision, before + COMPACTED_REVISIONS)
     if upto <= before:
-        return
+        return True
     # What was current at `upto` stays, even if a later row supersedes it: it is that row's `previous`.
     done = "FROM history WHERE revision > ? AND revision <= ?"
     connection.execute(f"DELETE FROM history WHERE (revision, key) IN (SELECT previous, key {done})", (before, upto))
@@ -204,3 +237,4 @@ def compact(connection: sqlite3.Connection, upto: int) -> None:
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     for _ in range(min(free, FREED_PAGES)):
         connection.execute("PRAGMA incremental_vacuum")
+    return upto == revision

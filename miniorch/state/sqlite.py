@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from miniorch.errors import Conflict, NotAllowed, NotFound, Temporary
+from miniorch.errors import Conflict, NotAllowed, NotFound, Temporary, UnknownOutcome
 from miniorch.state import sql
 from miniorch.state.leases import check_seconds
 from miniorch.state.limits import check_txn
@@ -62,17 +62,19 @@ class SqliteStore(MemoryStore):
         self.path = Path(path)
         self._lock = _lock(self.path)
         try:
-            self._connection = sql.open_file(self.path)
+            self._connection, loaded = sql.open_file(self.path)
+            self._file = os.stat(self.path)
         except BaseException:
             os.close(self._lock)
             raise
-        self._now, self._idle_leases = sql.load(self._connection)
+        self._now, self._idle_leases, head = loaded
         self._sorted = sorted(self._now)
-        self._history = History(sql.revision(self._connection))
+        self._history = History(head)
         self._thread = ThreadPoolExecutor(1, f"store {self.path.name}")
         self._turn = asyncio.Lock()  # of whoever decides, writes and enters what was written
         self._waiting: list[_Waiting] = []
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._closing: asyncio.Task[None] | None = None
 
     async def _pause(self) -> None:
         await super()._pause()
@@ -109,7 +111,7 @@ class SqliteStore(MemoryStore):
                     one.answer(0)
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
-        """If it fails, each alone: a disk may have no room for one, and room for the others."""
+        """If nothing was done, each alone: a disk may have no room for one, and room for the others."""
         head, ahead, rows = self._history.head, dict[str, Change](), list[sql.Row]()
         for one in group:
             one.held, one.error = self._hold(one.compares, ahead), None
@@ -123,13 +125,14 @@ class SqliteStore(MemoryStore):
                 rows += sql.rows(one.changes, one.operations)
         try:
             if rows:
-                await self._on_disk(lambda connection: sql.append(connection, rows))
+                await self._append(rows)
         except Temporary as error:
-            if len(group) > 1:
+            if len(group) > 1 and not isinstance(error, UnknownOutcome):
                 for one in group:
                     await self._commit([one])
                 return
-            group[0].changes, group[0].error = (), error
+            for one in group:
+                one.changes, one.error = (), error
         for one in group:
             if one.changes:
                 self._enter(one.changes, one.operations)
@@ -137,10 +140,26 @@ class SqliteStore(MemoryStore):
         self._history.shrink()
 
     async def _read(self, prefix: str, after: int) -> Batch:
+        await asyncio.sleep(0)  # a slow watcher reads again and again: others come between
+        if self._closed:
+            return Batch((), after, complete=True)
+        head = self._history.head  # what is on the disk beyond that is on its way, or was never confirmed
         if after >= self._history.floor:
-            await asyncio.sleep(0)  # a slow watcher reads again and again: others come between
             return self._history.read(prefix, after)
-        return await self._on_disk(lambda connection: sql.changes(connection, prefix, after))
+        return await self._on_disk(lambda connection: sql.changes(connection, prefix, after, head))
+
+    async def _append(self, rows: Sequence[sql.Row], lease: int = 0) -> None:
+        """To the end of the log; and if a lease is named, it has ended."""
+        head = self._history.head
+
+        def work(connection: sqlite3.Connection) -> None:
+            if not os.path.samestat(os.stat(self.path), self._file):
+                raise sqlite3.OperationalError("it is another file than the one that was opened")
+            sql.append(connection, head, rows)
+            if lease:
+                sql.revoke(connection, lease)
+
+        await self._on_disk(work)
 
     async def grant(self, seconds: float) -> int:
         await self._pause()
@@ -156,14 +175,14 @@ class SqliteStore(MemoryStore):
     async def _revoke(self, lease: int) -> None:
         async with self._turn:
             changes = self._changes([Delete(key) for key in self._leases.keys(lease)], self._history.head + 1, {})
-            rows = sql.rows(changes, ())
-            await self._on_disk(lambda connection: sql.revoke(connection, lease, rows))
+            await self._append(sql.rows(changes, ()), lease)
             self._leases.end(lease)
             self._enter(changes, ())
 
     def _end(self, lease: int) -> None:
         """Its time is up."""
-        self._begin(self._revoke_at_last(lease))
+        if not self._closed:
+            self._begin(self._revoke_at_last(lease))
 
     async def _revoke_at_last(self, lease: int) -> None:
         try:
@@ -174,12 +193,17 @@ class SqliteStore(MemoryStore):
     async def compact(self, revision: int) -> None:
         await self._pause()
         if revision <= self._history.head:
-            await self._on_disk(lambda connection: sql.compact(connection, revision))
+            while not self._closed and not await self._on_disk(lambda connection: sql.compact(connection, revision)):
+                pass
         await super().compact(revision)
 
     async def close(self) -> None:
-        if self._closed:
-            return
+        """Goes on if its caller gives up; whoever closes once more waits for the same."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"close {self.path.name}")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await super().close()
         while self._tasks:  # who has got in is served, and each group begins the next
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -195,11 +219,15 @@ class SqliteStore(MemoryStore):
         return task
 
     async def _on_disk(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """In the thread, as one SQLite transaction. Raises `Temporary` if the disk does not do it."""
+        """In the thread, as one SQLite transaction. Raises `Temporary` if the disk does not do it, and `UnknownOutcome`
+        if it may have: the next transaction that is written takes the place of what is in doubt.
+        """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, sql.within, self._connection, work)
-        except sqlite3.Error as error:
-            if "full" in str(error):
+        except sql.Unsure as error:
+            raise UnknownOutcome(f"whether it was written is unknown: {self.path}: {error}") from None
+        except (sqlite3.Error, OSError) as error:
+            if sql.is_because(error, sqlite3.SQLITE_FULL):
                 raise Temporary(f"the disk with {self.path} is full: nothing was written") from None
             raise Temporary(f"the store {self.path} cannot be read or written: {error}") from None
 

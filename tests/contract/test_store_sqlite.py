@@ -8,13 +8,15 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from bench import Bench, SqliteBench, assert_gapless, put, take
 
-from miniorch.errors import Conflict, Temporary, Unsupported
+from miniorch.errors import Compacted, Conflict, Temporary, UnknownOutcome, Unsupported
 from miniorch.state import sql
 from miniorch.state.sqlite import SqliteStore
 from miniorch.state.store import Change, Compare, Delete, Entry, Put, Store
@@ -197,3 +199,158 @@ async def test_disk_never_holds_up_the_event_loop(store: Store, disk: Bench) -> 
     gate.set()
     await work
     assert order == ["loop", "disk"]
+
+
+def breaks_in_commit(monkeypatch: pytest.MonkeyPatch, *, done: bool) -> None:
+    """COMMIT says that the disk has failed; `done`: what was written is there nevertheless."""
+
+    class Broken:
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self._connection = connection
+
+        def execute(self, statement: str) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                if done:
+                    self._connection.execute(statement)
+                raise sqlite3.OperationalError("disk I/O error")
+            return self._connection.execute(statement)
+
+        def rollback(self) -> None:
+            self._connection.rollback()
+
+    whole = sql.within
+
+    def within(connection: Any, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        return whole(cast(sqlite3.Connection, Broken(connection)), lambda _: work(connection))
+
+    monkeypatch.setattr(sql, "within", within)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_commit_that_fails_is_an_unknown_outcome_and_memory_never_differs_from_the_file(
+    disk: Bench, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    async def before(store: Store) -> None:
+        await put(store, "/a")
+        with monkeypatch.context() as broken:
+            breaks_in_commit(broken, done=done)
+            answers = await asyncio.gather(
+                *(put(store, f"/lost{number}") for number in range(3)), return_exceptions=True
+            )
+        assert [type(answer) for answer in answers] == [UnknownOutcome] * 3
+        assert await store.revision() == 1
+        if done:  # what memory does not know is never written over
+            with pytest.raises(Temporary, match="start it again"):
+                await put(store, "/b")
+            assert [change.revision for change in await take(store.watch("/", 0), 1)] == [1]
+        else:
+            assert await put(store, "/b") == 2
+
+    async def after(store: Store) -> None:
+        kept = [entry.key for entry in (await store.list("/")).entries]
+        assert kept == (["/a", "/lost0", "/lost1", "/lost2"] if done else ["/a", "/b"])
+        end = await put(store, "/c")
+        assert_gapless(await take(store.watch("/", 0), end), end)
+
+    disk.run(before)
+    disk.run(after)
+
+
+async def test_nothing_is_confirmed_into_a_file_that_was_taken_away(store: Store, disk: Bench) -> None:
+    await put(store, "/a")
+    (disk.path / "state.db").rename(disk.path / "away.db")
+    with pytest.raises(Temporary, match="No such file"):
+        await put(store, "/b")
+    (disk.path / "state.db").touch()
+    with pytest.raises(Temporary, match="another file"):
+        await put(store, "/b")
+    assert await store.get("/a") == Entry("/a", b"v", 1, 1)  # enough for a backup
+    (disk.path / "away.db").rename(disk.path / "state.db")
+    assert await put(store, "/b") == 2
+
+
+async def test_file_is_one_servers_by_whatever_name(store: Store, disk: Bench) -> None:
+    await put(store, "/a")
+    (disk.path / "link.db").symlink_to(disk.path / "state.db")
+    program = "import sys; from miniorch.state.sqlite import SqliteStore; SqliteStore(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(disk.path / "link.db")], capture_output=True, text=True, timeout=30
+    )
+    assert "Conflict: another program has" in done.stderr
+    assert await put(store, "/b") == 2
+
+
+def test_damaged_file_and_other_programs_database_are_refused(disk: Bench) -> None:
+    disk.run(lambda store: put(store, "/a"))
+    path = disk.path / "state.db"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+    with pytest.raises(Unsupported, match="damaged"):
+        disk.open()
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.close()
+    with pytest.raises(Unsupported, match="another program"):
+        disk.open()
+
+
+async def test_watcher_is_not_told_that_memory_has_forgotten_while_it_waited(store: Store) -> None:
+    assert isinstance(store, SqliteStore)
+    for number in range(20):
+        await put(store, f"/{number}")
+    watch = store.watch("/", 5)
+    soon = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    store._history.forget(10)
+    assert [change.revision for change in await soon] == list(range(6, 21))
+
+
+async def test_watcher_of_the_past_hears_of_nothing_that_has_not_been_entered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that heard of it in the file would not find it in a listing."""
+    assert isinstance(store, SqliteStore)
+    for number in range(10):
+        await put(store, f"/{number}")
+    store._history.forget(10)
+    reading = store._read("/", 0)
+    real = store._on_disk
+
+    async def overtaken(work: Any) -> Any:
+        monkeypatch.undo()
+        await real(lambda connection: sql.append(connection, 10, [(11, "/11", 11, 0, 0, b"")]))
+        return await real(work)
+
+    monkeypatch.setattr(store, "_on_disk", overtaken)
+    batch = await reading
+    assert (batch.upto, len(batch.changes)) == (10, 10)
+
+
+async def test_closing_goes_on_when_its_caller_gives_up(disk: Bench) -> None:
+    store = disk.open()
+    writing = [asyncio.ensure_future(put(store, f"/{number}")) for number in range(50)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    async with asyncio.timeout(10):
+        assert sorted(await asyncio.gather(*writing)) == list(range(1, 51))
+        await store.close()
+    again = disk.open()
+    assert await again.revision() == 50
+    await again.close()
+
+
+async def test_long_compaction_lets_writers_come_between(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "COMPACTED_REVISIONS", 5)
+    for _ in range(100):
+        await put(store, "/a")
+    compacting = asyncio.ensure_future(store.compact(98))
+    await asyncio.sleep(0)
+    await put(store, "/b")
+    assert not compacting.done()
+    await compacting
+    with pytest.raises(Compacted, match="98"):
+        await anext(store.watch("/", 97))
+    assert [change.revision for change in await take(store.watch("/", 98), 101)] == [99, 100, 101]
