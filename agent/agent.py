@@ -80,6 +80,7 @@ class Agent:
         self._tasks: dict[str, Task] | None = None  # None: never heard
         self._volumes: dict[str, Volume] = {}
         self._endpoints: Snapshot[Endpoints] | None = None
+        self._published: list[Endpoints] = []  # those that have ports on every node
         self._endpoints_changed = asyncio.Event()
         self._reporter = Reporter(transport, node_name, clock)
         self._probes = Probes(engine, clock, self._look)
@@ -178,7 +179,6 @@ class Agent:
 
     def _heard_tasks(self, snapshot: Snapshot[Task]) -> None:
         self._tasks = snapshot.items
-        self._reporter.compare(snapshot.items.values())
         self._look()
 
     def _heard_volumes(self, snapshot: Snapshot[Volume]) -> None:
@@ -186,10 +186,12 @@ class Agent:
         self._look()
 
     def _heard_endpoints(self, snapshot: Snapshot[Endpoints]) -> None:
-        first, self._endpoints = self._endpoints is None, snapshot
-        self._endpoints_changed.set()
-        if first:  # later ones change no decision about tasks
+        published = [one for one in snapshot.items.values() if one.ports]
+        if self._endpoints is None or published != self._published:
+            self._endpoints_changed.set()
+        if self._endpoints is None:  # later ones change no decision about tasks
             self._look()
+        self._endpoints, self._published = snapshot, published
 
     def _heard_nodes(self, snapshot: Snapshot[Node]) -> None:
         assert self._peers is not None
@@ -214,8 +216,8 @@ class Agent:
             self._endpoints_changed.clear()
             try:
                 if (known := self._endpoints) is not None:
-                    await self._ingress.apply([known.items[key] for key in sorted(known.items)])
-                    draining = [one for one in known.items.values() if one.draining]
+                    draining = [one for one in self._published if one.draining]
+                    await self._ingress.apply(self._published)
                     if draining and draining != told:
                         body = {"component": "agent", "revision": known.revision}
                         await self._transport.request("POST", f"/v1/nodes/{self._name}/applied", body)
@@ -248,12 +250,11 @@ class Agent:
     async def _work(self) -> None:
         while True:
             self._wake.clear()
+            self._reporter.compare((self._tasks or {}).values())
             if self._stale:
                 await self._list()
-            pause = LOOK_SECONDS
-            if self._engine_trouble:
-                pause = ENGINE_RETRY_SECONDS
-            elif self._listed and self._tasks is not None and self._endpoints is not None:
+            pause = ENGINE_RETRY_SECONDS if self._engine_trouble else LOOK_SECONDS
+            if not self._engine_trouble and self._listed and self._tasks is not None and self._endpoints is not None:
                 pause = self._act()
             if not await _wait(self._wake, pause):
                 self._stale = True
@@ -289,7 +290,6 @@ class Agent:
 
     def _act(self) -> float:
         """Take every step that can be taken; returns the seconds until something is due again."""
-        self._reporter.compare((self._tasks or {}).values())
         tasks = self._current_tasks()
         containers = list(self._executor.containers.values())
         now = self._clock.monotonic()
@@ -350,9 +350,8 @@ class Agent:
         if action is not None:
             log.info("%s", action.describe())
         self._doing[key] = type(action).__name__
-        worker = asyncio.create_task(self._worker(key, action, work), name=key)
+        worker = self._workers[key] = asyncio.create_task(self._worker(key, action, work), name=key)
         worker.add_done_callback(lambda _: self._ended(key, action))
-        self._workers[key] = worker
 
     async def _worker(self, key: str, action: Action | None, work: Work) -> None:
         try:

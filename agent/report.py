@@ -73,8 +73,9 @@ class Reporter:
         """What the server says: forget tasks that it has forgotten, say again what it seems not to have kept."""
         listed = {task.id: task for task in tasks}
         for book in (self._newest, self._made, self._unsent, self._sent, self._spoke, self._ran_since):
-            for gone in [key for key in book if key not in listed]:
-                del book[gone]
+            if not book.keys() <= listed.keys():
+                for gone in [key for key in book if key not in listed]:
+                    del book[gone]
         now = self._clock.monotonic()
         for key, task in listed.items():
             if key not in self._ran_since and self._newest.get(key, task.status).state in HAS_RUN:

@@ -44,6 +44,7 @@ from netplugin.trace import Question, look
 PLUGIN_SOCKET = Path("/run/docker/plugins/miniorch.sock")
 AGAIN_SECONDS = 60.0  # how often everything is looked at without a reason
 RETRY_SECONDS = 1.0
+TOLD_SECONDS = 2.0  # between two reports of the same
 GATHER_SECONDS = 0.2  # between two looks at most: what comes in a burst is applied together
 SWEEP_SECONDS = 30.0
 BEAT_SECONDS = 3.0  # until another server is asked
@@ -78,6 +79,7 @@ class Net:
         self.notes = EndpointNotes(run / "net" / "endpoints")
         self.changed, self.applied = asyncio.Event(), asyncio.Event()
         self.applied_revision = -1
+        self.draining: list[Endpoints] = []  # of that revision, those that a task is to leave
         self.dns: Service | None = None
         self._said = ""
         self._sweep_at = 0.0
@@ -112,16 +114,19 @@ class Net:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def report(self) -> None:
-        """Tell the server which endpoints this node's traffic follows, until it has heard."""
+        """Tell the server that this node's traffic follows what drains, and soon again: there may be another leader."""
         while True:
-            await self.applied.wait()
             self.applied.clear()
             body = {"component": "net", "revision": self.applied_revision}
             try:
-                await self.transport.request("POST", f"/v1/nodes/{self.node}/applied", body)
+                if self.draining:
+                    await self.transport.request("POST", f"/v1/nodes/{self.node}/applied", body)
+                async with asyncio.timeout(TOLD_SECONDS if self.draining else None):
+                    await self.applied.wait()
+            except TimeoutError:
+                continue
             except MiniorchError:
                 await asyncio.sleep(RETRY_SECONDS)
-                self.applied.set()
 
     # ---- what the node does ----
 
@@ -158,7 +163,8 @@ class Net:
         await self.sweep()
         if known.revision >= 0:
             self.applied_revision = known.revision
-            if any(one.draining for one in known.endpoints):
+            before, self.draining = self.draining, [one for one in known.endpoints if one.draining]
+            if self.draining != before:
                 self.applied.set()
 
     async def sweep(self) -> None:

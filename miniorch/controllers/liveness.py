@@ -72,7 +72,7 @@ class Liveness:
         """`component` on `node` directs traffic by the endpoints of `revision`."""
         self._applied.setdefault(node, {})[component] = revision
 
-    def applied_revision(self, node: str) -> int:
-        """The endpoints revision that all of a node's traffic follows."""
+    def applied_revision(self, node: str, *, published: bool) -> int:
+        """The revision that a node's traffic to the endpoints of a service follows, which may have published ports."""
         known = self._applied.get(node, {})
-        return min(known.values()) if len(known) == len(COMPONENTS) else 0
+        return min(known.get(one, 0) for one in (COMPONENTS if published else COMPONENTS[1:]))

@@ -38,7 +38,7 @@ class _Obliging(Liveness):
     def silent_for(self, node: str) -> float:
         return float("inf")
 
-    def applied_revision(self, node: str) -> int:
+    def applied_revision(self, node: str, *, published: bool) -> int:
         return 2**62
 
 

@@ -357,11 +357,11 @@ class _Look:
         if any(backend.task == task.id and backend.ready for backend in endpoints.backends):
             return False
         known = self.cache.modified(endpoints)
-        app = self.service.app  # only a node with tasks of the app hears of what has no published ports
-        return not any(
-            endpoints.ports or any(one.app == app for one in self.cache.tasks_on(node.name))
+        app, published = self.service.app, bool(endpoints.ports)
+        return not any(  # only a node with tasks of the app hears of what has no published ports
+            published or any(one.app == app for one in self.cache.tasks_on(node.name))
             for node in self.cache.nodes.values()
-            if node.state is NodeState.READY and self.liveness.applied_revision(node.name) < known
+            if node.state is NodeState.READY and self.liveness.applied_revision(node.name, published=published) < known
         )
 
     def _is_to_come(self, at: float, wait_seconds: float) -> bool:

@@ -61,7 +61,7 @@ from miniorch.transport import READ_TIMEOUT_SECONDS
 
 __all__ = ["PromiseBroken", "World", "simulate"]
 
-RETRY_SECONDS = 1.0
+RETRY_SECONDS, TOLD_SECONDS = 1.0, 2.0  # of a net process, as in `netplugin/main.py`
 MANY_NODES = 200  # more do not start all at once, and need more subnets
 BOOT_SECONDS = 0.005
 WIDE_POOL = "10.128.0.0/9"
@@ -311,25 +311,30 @@ def machine_of(process: str) -> str:
 async def net_main(node: str, transport: Transport, heard: Callable[[str, int], None]) -> None:
     """A net process without a kernel: it follows the endpoints and says so, as `netplugin/main.py` does."""
     newest, changed = 0, asyncio.Event()
+    draining: list[Endpoints] = []
 
     async def report() -> None:
         while True:
-            await changed.wait()
             changed.clear()
-            await asyncio.sleep(0.05)  # the kernel takes it over
             try:
-                body = {"component": "net", "revision": newest}
-                await transport.request("POST", f"/v1/nodes/{node}/applied", body)
+                if draining:
+                    await asyncio.sleep(0.05)  # the kernel takes it over
+                    body = {"component": "net", "revision": newest}
+                    await transport.request("POST", f"/v1/nodes/{node}/applied", body)
+                async with asyncio.timeout(TOLD_SECONDS if draining else None):
+                    await changed.wait()
+            except TimeoutError:
+                continue
             except MiniorchError:
                 await asyncio.sleep(RETRY_SECONDS)
-                changed.set()
 
     reporting = asyncio.ensure_future(report())
     try:
         async for snapshot in mirror(transport, Endpoints, f"node={node}"):
             newest = snapshot.revision
             heard(f"net {node}", newest)
-            if any(one.draining for one in snapshot.items.values()):
+            before, draining = draining, [one for one in snapshot.items.values() if one.draining]
+            if draining != before:
                 changed.set()
     finally:
         await end(reporting)

@@ -20,7 +20,7 @@ from miniorch.model import DesiredState, Endpoints, Node, Status, Task, TaskStat
 from miniorch.simulation.engine import Behaviour
 from miniorch.simulation.loop import VirtualClock
 from miniorch.simulation.machine import Machine
-from miniorch.spec import HealthCheck, Mount, Resources, TaskSpec
+from miniorch.spec import HealthCheck, Mount, Port, Resources, TaskSpec
 
 NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources())
 SPEC = TaskSpec("web:1", stop_grace_seconds=5.0)
@@ -295,10 +295,12 @@ async def test_the_revision_that_traffic_follows_is_told_while_a_backend_drains_
     def told() -> list[Any]:
         return [body for _, action, body in stage.server.posts if action == "applied"]
 
-    web = Endpoints("chat", "web", "10.201.0.3")
+    db = Endpoints("chat", "db", "10.201.0.4", draining=True)
+    web = Endpoints("chat", "web", "10.201.0.3", (Port(5000, 80),))
+    stage.server.tell(db)
     stage.server.tell(web)
     await asyncio.sleep(30)
-    assert told() == []
+    assert told() == [], "no proxy sends anything to what has no published ports"
     stage.server.tell(replace(web, draining=True))
     revision = stage.server.revision
     await stage.server.until(lambda: {"component": "agent", "revision": revision} in told(), 1.0)

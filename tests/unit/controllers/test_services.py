@@ -126,19 +126,29 @@ def test_a_task_without_a_node_is_taken_back_without_an_agent() -> None:
     assert said(plan_service(service(replicas=1), task(1), waiting).writes) == ["erase t2"]
 
 
-def _draining(since: float) -> tuple[object, ...]:
+def _draining(since: float, ports: tuple[Port, ...] = ()) -> tuple[object, ...]:
     web = service(replicas=1)
+    web = replace(web, spec=replace(web.spec, ports=ports))
     leaving = replace(outdated(task(1, desired=DesiredState.DRAINING)), desired_since=T0 - since)
     return web, NODE, leaving, derive(web, [leaving])
 
 
 def test_a_draining_task_stops_when_all_traffic_follows_the_endpoints_without_it() -> None:
-    items = _draining(1.0)
+    items = _draining(1.0, (Port(5000, 80),))
     liveness = Liveness(StoppedClock())
     revision = Cache.holding(*items).revision
-    liveness.applied("n1", "agent", revision)
-    assert plan_service(*items, liveness=liveness).writes == []
     liveness.applied("n1", "net", revision)
+    assert plan_service(*items, liveness=liveness).writes == []
+    liveness.applied("n1", "agent", revision)
+    assert said(plan_service(*items, liveness=liveness).writes) == ["t1: desired shutdown, running"]
+
+
+def test_a_proxy_has_nothing_to_do_with_what_has_no_published_ports() -> None:
+    items = _draining(1.0)
+    liveness = Liveness(StoppedClock())
+    liveness.applied("n1", "agent", Cache.holding(*items).revision)
+    assert plan_service(*items, liveness=liveness).writes == []
+    liveness.applied("n1", "net", Cache.holding(*items).revision)
     assert said(plan_service(*items, liveness=liveness).writes) == ["t1: desired shutdown, running"]
 
 
