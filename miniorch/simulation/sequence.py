@@ -109,6 +109,9 @@ class ANewLeaderGrantsGrace(Promise):
         self._states: dict[str, NodeState] = {}
 
     def wrote(self, record: Record) -> list[str]:
+        before = record.leader_when_sent
+        if not self._name and before is not None:  # a store that has come back had a leader already
+            self._name = decoded(LEADER, before.value).name
         for one in record.operations:
             if one.key == LEADER and isinstance(one, Put) and decoded(one.key, one.value).name != self._name:
                 self._name, self._fresh = decoded(one.key, one.value).name, True

@@ -8,7 +8,19 @@ import pytest
 
 from agent.engine import ContainerSpec
 from miniorch.codec import encode
-from miniorch.model import Backend, DesiredState, Endpoints, Leader, Node, Service, Status, Task, TaskState, Volume
+from miniorch.model import (
+    Backend,
+    DesiredState,
+    Endpoints,
+    Leader,
+    Node,
+    NodeState,
+    Service,
+    Status,
+    Task,
+    TaskState,
+    Volume,
+)
 from miniorch.simulation import invariants
 from miniorch.simulation.engine import Behaviour, Box
 from miniorch.simulation.history import History
@@ -229,6 +241,17 @@ def wrote(*operations: Operation, part: str = "loops", led: str = "server1", epo
 )
 def test_deposed_leader_that_writes_is_noticed(record: Record, words: str) -> None:
     assert History().wrote([record]) == {"OnlyTheLeaderWrites": [words]}
+
+
+@pytest.mark.parametrize("elected", ["server1", "server2"])
+def test_only_a_new_leader_owes_a_period_of_grace_also_over_a_store_that_has_come_back(elected: str) -> None:
+    history, term = History(), put(Leader(elected, 9.0))
+    silent = replace(GOOD.nodes["node1"], state=NodeState.UNREACHABLE)
+    history.look(GOOD, 100.0)  # of the terms before nothing is known
+    history.wrote([wrote(term, led="server1")])
+    found = history.look(replace(GOOD, nodes={"node1": silent}), 101.0)
+    words = "server2 called node1 unreachable when it had led for 0.0 s"
+    assert found.get("ANewLeaderGrantsGrace", []) == ([words] if elected == "server2" else [])
 
 
 def test_leader_and_whoever_serves_a_user_may_write() -> None:
