@@ -79,6 +79,14 @@ class Bench:
             await asyncio.sleep(0.05)
         raise AssertionError(f"still {container}")
 
+    async def has_begun(self, container: str) -> None:
+        """Until it has said so. Before, its shell has no trap, and a first process without one hears no SIGTERM."""
+        for _ in range(200):
+            if b"started\n" in await self.log(container):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("the container does not say that it has started")
+
     async def run(self, container: str, what: Command, *input: Frame) -> list[Frame]:
         """A command to its end: all frames of its output, what was cut apart put together."""
 
@@ -131,7 +139,7 @@ def docker_node() -> Iterator[TestNode]:
 async def docker_bench(node: TestNode) -> AsyncIterator[Bench]:
     engine = DockerEngine(f"unix:///proc/{node.pid}/root/run/docker.sock")
     commands: dict[str, tuple[str, ...] | None] = {
-        SLEEPS: ("sh", "-c", "echo started; trap 'exit 143' TERM; while :; do sleep 0.1; done"),
+        SLEEPS: ("sh", "-c", "trap 'exit 143' TERM; echo started; while :; do sleep 0.1; done"),
         EXITS: ("sh", "-c", "echo one; echo bye; exit 3"),
         STUBBORN: ("sh", "-c", "trap '' TERM; echo started; while :; do sleep 0.1; done"),
     }
@@ -172,6 +180,7 @@ async def test_container_is_made_then_started_then_stopped_then_removed(bench: B
     assert await bench.only() == made
     await bench.engine.start(container)
     assert await bench.only() == replace(made, running=True, started=True)
+    await bench.has_begun(container)
     await bench.engine.stop(container, 5.0)
     assert await bench.only() == replace(made, started=True, exit_code=143)
     await bench.engine.remove(container)
