@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from miniorch.errors import Compacted, Temporary
+from miniorch.errors import Compacted, Temporary, UnknownOutcome
 from miniorch.model import (
     KINDS,
     App,
@@ -77,6 +77,7 @@ class Cache:
         self._services_stale = False
         self._index: Index | None = None
         self._moved = asyncio.Event()
+        self._begun, self.made = 0, 0  # how often it was listed from the store: begun, and the last that is complete
 
     @classmethod
     def holding(cls, *items: object) -> Cache:
@@ -190,13 +191,21 @@ class Cache:
                 continue
             return  # the store was closed
 
-    async def reached(self, revision: int) -> None:
-        """Wait until this copy holds everything up to `revision`."""
-        while self.revision < revision:
+    async def reached(self, revision: int, made: int | None = None) -> None:
+        """Wait until this copy holds everything up to `revision`.
+
+        A store that is restored from a backup may never have it. So the wait ends when the copy has been made anew
+        since; and raises `UnknownOutcome` if it has been since it had been made `made` times, for who has written.
+        """
+        begun = self._begun
+        while self.revision < revision and self.made <= begun:
+            if made is not None and self.made > made:
+                raise UnknownOutcome("the store was read anew and has no such revision")
             self._moved.clear()
             await self._moved.wait()
 
     async def _load(self, store: Store, on_change: OnChange) -> None:
+        self._begun = begun = self._begun + 1
         listing = await store.list("/")
         self.changing = listing.revision
         present = {entry.key for entry in listing.entries}
@@ -206,6 +215,7 @@ class Cache:
                     self._drop(f"/{kind}/{key}", on_change)
         for entry in listing.entries:
             self._set(entry.key, from_entry(entry), entry.modified, on_change, entry.value)
+        self.made = begun
         self._advance(listing.revision)
 
     def _advance(self, revision: int) -> None:

@@ -131,7 +131,7 @@ class Loop:
         if not plan.writes:
             await asyncio.sleep(0)  # a thousand keys without work must not keep others from theirs
             return plan
-        revision = 0
+        revision, made = 0, self.cache.made
         for one in transactions(plan.writes, lambda write: self._event(write, now), guard):
             done = await self._store.txn(one.compares, one.operations)
             if done is None:
@@ -140,7 +140,7 @@ class Loop:
             revision = done
             for event in one.events:
                 log.info("%s: %s", event.subject, event.message)
-        await self.cache.reached(revision)
+        await self.cache.reached(revision, made)
         return plan
 
     def _event(self, write: Write, now: float) -> Event:

@@ -9,7 +9,7 @@ import pytest
 from builders import T0, service, task
 
 from miniorch.controllers.cache import Cache
-from miniorch.errors import Unreachable
+from miniorch.errors import UnknownOutcome, Unreachable
 from miniorch.model import App, Event
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import BYTES_AT_ONCE, OPERATIONS_AT_ONCE, Write, put, transactions
@@ -80,3 +80,17 @@ async def test_a_cache_survives_a_store_that_is_away_and_one_that_has_forgotten(
     assert ("last", False) in told
     await store.close()
     await following
+
+
+async def test_who_waits_for_what_a_restored_store_lacks_does_not_wait_for_ever() -> None:
+    cache, before = Cache(), 0
+    late = asyncio.ensure_future(cache.reached(9))
+    await asyncio.sleep(0)
+    following = asyncio.ensure_future(cache.follow(MemoryStore(), lambda item, gone: None))
+    async with asyncio.timeout(5.0):
+        await late  # the copy was made after the question: whatever there was, it has
+        assert (cache.revision, cache.made) == (0, 1)
+        with pytest.raises(UnknownOutcome):  # made after the write was sent, perhaps before it was done
+            await cache.reached(9, before)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
