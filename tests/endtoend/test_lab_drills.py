@@ -229,6 +229,11 @@ def on_node2(lab: LabMachine, replicas: int, round: int = 0) -> list[str]:
 
 def replaced_once(lab: LabMachine, before: dict[str, str], tasks: int) -> None:
     """Each container of node2 has one successor, at an address of its own."""
+
+    def replaced() -> bool:  # what the server has heard may be of before
+        return len(lab.running()) == 3 + tasks and not lab.running("node2").keys() & before.keys()
+
+    until(replaced, 60, "each container has a successor", pause=0.2)
     until(lambda: len(lab.places("moving")) == tasks, 60, "all tasks run again", pause=0.2)
     until(lambda: len(lab.places("steady")) == 3, 60, "the steady app runs", pause=0.2)
     assert not lab.running("node2").keys() & before.keys()

@@ -252,7 +252,7 @@ def test_full_etcd_refuses_writes_keeps_reading_and_recovers(tmp_path: Path) -> 
 
     async def story(store: EtcdStore) -> None:
         async def fill() -> None:
-            for _ in range(20):
+            for _ in range(200):  # etcd counts what its last batch (100 ms) has brought to the disk
                 await store.txn([], [Put("/big", b"x" * 1_000_000)])
 
         with pytest.raises(Temporary, match="database space exceeded") as refused:
