@@ -384,8 +384,3 @@ AT_REST: tuple[Promise, ...] = (
     endpoints_name_exactly_the_tasks_that_run,
     published_ports_follow_the_endpoints,
 )
-
-
-def broken(world: Picture, promises: Iterable[Promise] = ALWAYS) -> list[str]:
-    """All sentences of all promises that do not hold."""
-    return [sentence for promise in promises for sentence in promise(world)]
