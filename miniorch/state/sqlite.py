@@ -153,8 +153,9 @@ class SqliteStore(MemoryStore):
         head = self._history.head
 
         def work(connection: sqlite3.Connection) -> None:
-            if not os.path.samestat(os.stat(self.path), self._file):
-                raise sqlite3.OperationalError("it is another file than the one that was opened")
+            if not self.path.exists() or not os.path.samestat(os.stat(self.path), self._file):
+                taken = f"the store {self.path} was removed, or is another file than the one that was opened"
+                raise Temporary(taken, remedy="all is in memory: miniorch backup, then down, then restore")
             sql.append(connection, head, rows)
             if lease:
                 sql.revoke(connection, lease)

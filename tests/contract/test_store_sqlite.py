@@ -259,8 +259,9 @@ def test_commit_that_fails_is_an_unknown_outcome_and_memory_never_differs_from_t
 async def test_nothing_is_confirmed_into_a_file_that_was_taken_away(store: Store, disk: Bench) -> None:
     await put(store, "/a")
     (disk.path / "state.db").rename(disk.path / "away.db")
-    with pytest.raises(Temporary, match="No such file"):
+    with pytest.raises(Temporary, match="was removed") as refused:
         await put(store, "/b")
+    assert "miniorch backup" in refused.value.remedy
     (disk.path / "state.db").touch()
     with pytest.raises(Temporary, match="another file"):
         await put(store, "/b")
