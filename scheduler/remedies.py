@@ -12,6 +12,7 @@ file: `scheduler/index.py`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from miniorch.model import Availability, Node, NodeState, Status, Task, TaskState
 from miniorch.spec import Placement, Resources, ServiceSpec, TaskSpec
@@ -26,6 +27,7 @@ from scheduler.request import Board, NodeView, Request
 SHAPES = 4  # so many different remedies are told, of nodes and of the service each
 ALIKE = 3  # so many nodes are named for one remedy of nodes
 TRIES, ASKED = 24, 200  # changes that are tried; misses that are looked at
+T = TypeVar("T")
 MIB = 1024 * 1024
 
 
@@ -82,9 +84,12 @@ def _of_service(request: Request, board: Board, looks: Sequence[Look]) -> list[R
     for flat, first in sorted(options.values(), key=lambda option: len(option[0])):
         if len(found) == SHAPES or (found and len(flat) > len(found[0].change.edits)):
             break
+        flat = list(_needed(flat, lambda some: fits(*tried(some, request, board), first.name)))  # noqa: B023 (at once)
+        if tuple(flat) in (one.change.edits for one in found):
+            continue
         loose, now = tried(flat, request, board)
         alike = [look.name for look in looks if set(look.against) <= set(first.against)]
-        nodes = tuple(name for name in alike if fits(loose, now, name))
+        nodes = tuple(name for name in alike if flat and fits(loose, now, name))
         if nodes:
             what = " and ".join(_TOLD[edit.kind](edit) for edit in flat)
             own = ", ".join(_WRITTEN[edit.kind](edit) for edit in flat if edit.kind != "stop")
@@ -94,7 +99,7 @@ def _of_service(request: Request, board: Board, looks: Sequence[Look]) -> list[R
     return found
 
 
-def _needed(changes: Sequence[Change], works: Callable[[Sequence[Change]], bool]) -> Sequence[Change]:
+def _needed(changes: Sequence[T], works: Callable[[Sequence[T]], bool]) -> Sequence[T]:
     """Those of which none can be left out; none if they do not work. One may spoil what another has done."""
     fewer = [[*changes[:number], *changes[number + 1 :]] for number in range(len(changes) if len(changes) > 1 else 0)]
     less = next(filter(works, fewer), None)

@@ -168,6 +168,12 @@ def hog(text: str, *, key: str = "evil/hog") -> Board:
     return Board.of([view(node("n1"), one), view(node("n2"))], {key: spec})
 
 
+def test_who_is_to_end_frees_room_so_nothing_less_need_be_reserved() -> None:
+    spec = ServiceSpec(TaskSpec("image"), placement=Placement((expression("service != web"),)))
+    board = Board.of([view(node("n1", 512), task("db.1", "n1", 300), task("cache.1", "n1", 100))], {"shop/db": spec})
+    assert helps(wish(200), board)[-1] == ("n1", "shop/db were not running", "miniorch scale shop/db=0")
+
+
 def test_whose_rule_keeps_a_service_from_everywhere_is_told_with_the_way_to_end_it() -> None:
     text = "service not matches /^shop[/]/ within node.platform.os"
     gone = ("n1, n2", "evil/hog were not running", "miniorch scale evil/hog=0")
