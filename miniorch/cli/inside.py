@@ -137,22 +137,31 @@ class Session:
         """In a thread, because not all that input can come from can be waited for, and reading may never return."""
         with suppress(OSError, RuntimeError, CancelledError):  # nobody listens any more
             while data := os.read(0, CHUNK_BYTES):
-                _in_loop(loop, partial(self._give, data))
-            _in_loop(loop, partial(self.send, Kind.STDIN_END))
+                self._in_loop(loop, partial(self._give, data))
+            self._in_loop(loop, partial(self.send, Kind.STDIN_END))
 
+    def _in_loop(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have the loop do some work, and wait for it. What goes wrong is told to the waiting thread alone, and once
+        the session is over nothing begins any more: a loop that closes asks no task how it went, and would complain.
+        """
+        done: Future[None] = Future()
 
-def _in_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Have the loop do some work, and wait for it. The coroutine is made over there: if the loop has just ended, there
-    is none that nobody awaits.
-    """
-    done: Future[None] = Future()
+        async def told() -> None:
+            try:
+                await work()
+            except OSError as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
-    def ended(task: asyncio.Task[None]) -> None:
-        error = CancelledError() if task.cancelled() else task.exception()
-        done.set_exception(error) if error else done.set_result(None)
+        def begin() -> None:
+            if self._exchange.writer.transport.is_closing():
+                done.cancel()
+            else:
+                loop.create_task(told()).add_done_callback(lambda _: done.cancel())
 
-    loop.call_soon_threadsafe(lambda: loop.create_task(work()).add_done_callback(ended))
-    done.result()
+        loop.call_soon_threadsafe(begin)
+        done.result()
 
 
 def _write(descriptor: int, data: bytes) -> None:

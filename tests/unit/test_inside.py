@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import hashlib
 import io
 import random
 import resource
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from agent.engine import ContainerSpec
 from agent.inside import Inside
 from miniorch.api.app import make_app
+from miniorch.cli.inside import Session
 from miniorch.clock import SystemClock
 from miniorch.codec import encode
 from miniorch.errors import Conflict, MiniorchError, NotFound, Unreachable, UsageError
@@ -323,3 +330,37 @@ async def test_an_agent_that_is_away_is_one_readable_error(chain: Chain) -> None
     with pytest.raises(Unreachable, match="agent on n1 does not answer") as caught:
         await chain.transport.request("GET", "/v1/tasks/t1/top")
     assert caught.value.remedy == "miniorch up"
+
+
+@pytest.mark.parametrize("closing", [False, True])
+@pytest.mark.parametrize("turns", range(1, 6))
+def test_input_that_comes_as_the_loop_closes_is_nobodys_complaint(turns: int, closing: bool) -> None:
+    """However few turns the loop still makes after the session, as in `asyncio.run`'s last steps."""
+    exchange, complaints = mock.Mock(), []
+    exchange.send = mock.AsyncMock(side_effect=ConnectionResetError("Connection lost"))
+    exchange.writer.transport.is_closing.return_value = closing
+    session = Session(mock.Mock(), "/v1/tasks/t1/exec")
+    session._exchange = exchange
+    loop, ended = asyncio.new_event_loop(), threading.Event()
+    loop.set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+
+    def read_input() -> None:
+        with contextlib.suppress(OSError, CancelledError):
+            session._in_loop(loop, partial(session.send, Kind.STDIN_END))
+        ended.set()
+
+    asked = threading.Event()
+    told = loop.call_soon_threadsafe
+    loop.call_soon_threadsafe = lambda *of: (told(*of), asked.set())[0]  # type: ignore[method-assign,func-returns-value]
+    threading.Thread(target=read_input, daemon=True).start()
+    assert asked.wait(10)
+    for _ in range(turns):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    loop.close()
+    gc.collect()
+    assert ended.wait(10)
+    assert complaints == []
