@@ -163,12 +163,14 @@ class Driver:
                 remedy="docker network create --driver miniorch --subnet ...",
             )
         address = str(IPv4Interface(wanted).ip)
+        task, networks = str(options.get("miniorch.task", "")), str(options.get("miniorch.networks", ""))
         holder = self._notes.at(address)
         if holder is not None and holder.id != endpoint:
-            if self._wiring.holds(holder.id):
+            if task and task == holder.task:  # one container: a Docker that was killed has forgotten its first start
+                await asyncio.to_thread(self._wiring.unwire, holder.id)
+            elif self._wiring.holds(holder.id):
                 raise MiniorchError(f"the address {address} is in use by {holder.task or f'endpoint {holder.id[:8]}'}")
             self._notes.remove(holder.id)  # its end was not told us; its networks are not those of the new one
-        task, networks = str(options.get("miniorch.task", "")), str(options.get("miniorch.networks", ""))
         self._notes.write(Endpoint(endpoint, address, task, networks))
         return {"Interface": {} if given else {"Address": f"{address}/32"}}  # the kernel chooses a MAC
 

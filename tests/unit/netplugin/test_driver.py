@@ -99,7 +99,7 @@ def test_address_comes_from_the_agent_where_docker_gives_none(plugin: Plugin) ->
 
 
 def test_address_that_a_container_has_is_not_given_to_another(plugin: Plugin) -> None:
-    other = {**CREATE, "EndpointID": "cd" * 32}
+    other = {**CREATE, "EndpointID": "cd" * 32, "Options": {"miniorch.task": "t2"}}
     plugin.call("NetworkDriver.CreateEndpoint", CREATE)
     plugin.call("NetworkDriver.Join", JOIN)
     assert plugin.call("NetworkDriver.CreateEndpoint", other) == {"Err": "the address 10.200.0.5 is in use by t1"}
@@ -109,6 +109,18 @@ def test_address_that_a_container_has_is_not_given_to_another(plugin: Plugin) ->
     plugin.call("NetworkDriver.DeleteEndpoint", CREATE)
     assert (note := plugin.notes.at("10.200.0.5")) is not None
     assert note.id == other["EndpointID"]
+
+
+def test_start_that_docker_has_forgotten_may_be_made_again(plugin: Plugin) -> None:
+    """A dockerd that is killed between Join and the container's first process starts it anew, with another endpoint."""
+    again = {**CREATE, "EndpointID": "cd" * 32}
+    plugin.call("NetworkDriver.CreateEndpoint", CREATE)
+    plugin.call("NetworkDriver.Join", JOIN)
+    assert "Err" not in plugin.call("NetworkDriver.CreateEndpoint", again)
+    assert plugin.wires.wired == {}, "the first pair, whose end lies in a namespace without a process, is gone"
+    assert "Err" not in plugin.call("NetworkDriver.Join", {**JOIN, "EndpointID": again["EndpointID"]})
+    assert plugin.wires.wired == {again["EndpointID"]: "10.200.0.5"}
+    assert [note.id for note in plugin.notes.wired()] == [again["EndpointID"]]
 
 
 def test_address_survives_a_restart_between_create_and_join(plugin: Plugin) -> None:
