@@ -10,9 +10,11 @@ its address (`vip`) from the start, and DNS, service addresses and HAProxy are a
 Units stand in the names; times are seconds since 1970. Next file: `miniorch/state/store.py`.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, TypeVar, cast
 
 from miniorch.spec import Port, Resources, ServiceSpec, TaskSpec
 from miniorch.verdicts import DecisionRecord
@@ -331,6 +333,23 @@ def key_of(item: object) -> str:
     """The key of an object below its kind: `dockchat/web` for a service, the id for a task."""
     kind = type(item)
     return _ALONE.get(kind) or str(getattr(item, _KEYS.get(kind, "key")))
+
+
+T = TypeVar("T")
+
+
+def changed(item: T, **values: object) -> T:
+    """`dataclasses.replace` in half of its time: for what a server does a hundred thousand times at once."""
+    cls: Any = type(item)
+    new = object.__new__(cls)
+    for name, put in _members(cls):
+        put(new, values[name] if name in values else getattr(item, name))
+    return cast(T, new)
+
+
+@functools.cache
+def _members(cls: Any) -> tuple[tuple[str, Callable[[Any, object], None]], ...]:
+    return tuple((name, getattr(cls, name).__set__) for name in cls.__slots__)
 
 
 def kind_of(cls: type) -> str:

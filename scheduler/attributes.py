@@ -64,6 +64,13 @@ def known(attribute: str) -> bool:
     return attribute in _OF_A_NODE or _LABEL.fullmatch(split(attribute)[1]) is not None
 
 
+def spelt(attribute: str) -> str:
+    """The name as the table has it. Case does not count, as in Swarm mode, but for the key of a label."""
+    lower = attribute.lower()
+    prefix = next((one for one in _LABELS if lower.startswith(one)), "")
+    return prefix + attribute[len(prefix) :] if prefix else lower if lower in _OF_A_NODE else attribute
+
+
 def nearest(attribute: str) -> str:
     """The name that was probably meant."""
     head, dot, last = attribute.rpartition(".")

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
-from miniorch.model import DesiredState, Node, Task, TaskState
+from miniorch.model import DesiredState, Node, NodeState, Task, TaskState
 from miniorch.spec import Constraint
-from scheduler.attributes import on_platform, value
+from scheduler.attributes import on_platform, split, value
 from scheduler.constraints import (
     CONTAINER_LABEL,
     NEGATIVE,
@@ -69,7 +69,15 @@ class Tally:
 
     def on(self, view: NodeView) -> list[Task]:
         """The tasks on a node that count."""
-        return [task for task in view.tasks if _present(task, self.kind) and self.about(task)]
+        return [task for task in view.tasks if self.is_there(task, view.node) and self.about(task)]
+
+    def is_there(self, task: Task, node: Node) -> bool:
+        """Whether a task counts. One whose node is down may have a successor, which must not be in its own way."""
+        if split(self.constraint.within)[0] and node.state is NodeState.DOWN and task.live:
+            return any(mount.volume for mount in task.spec.mounts)
+        if self.kind in ("apart", "at most"):
+            return task.live
+        return (task.live and task.desired_state is DesiredState.RUNNING) or task.status.state is TaskState.COMPLETE
 
     def add(self, place: str | None, by: int = 1) -> None:
         """So many more tasks of the newcomer's service lie there."""
@@ -120,7 +128,7 @@ class Tally:
             share, more = divmod(self.replicas, self.number)
             fuller = sum(count > share for count in self.counts.values())
             return here < share or (here == share and fuller < more) if here else len(self.counts) < self.number
-        used = [self.counts.get(place, 0) for place in self.open]
+        used = {self.counts.get(place, 0) for place in self.open}
         return not here or (all(used) and here <= min(used, default=here))
 
 
@@ -183,7 +191,7 @@ def _own(constraint: Constraint, request: Request, board: Board) -> Tally:
         tally.open = frozenset(_open(constraint.within, request, board))
     for node, task in _tasks(constraint, request, board):
         place = tally.place(node)
-        if place is not None and _present(task, kind) and counts(task):
+        if place is not None and tally.is_there(task, node) and counts(task):
             tally.count(place, 1, as_seen(task, request.app))
     if constraint.subject == "image":
         test = positive(constraint)
@@ -199,7 +207,7 @@ def _own(constraint: Constraint, request: Request, board: Board) -> Tally:
 def _others(request: Request, board: Board) -> list[Tally]:
     """The rules of running services that keep this one away from them."""
     found, newcomer = [], _newcomer(request)
-    for owner, constraint in board.once("refusing", lambda: _refusing(board)):
+    for owner, constraint in refusing(board):
         app = owner.partition("/")[0]
         if owner == request.key or not (app == request.app or _names_app(constraint, request.app)):
             continue
@@ -208,21 +216,25 @@ def _others(request: Request, board: Board) -> list[Tally]:
         tally = Tally(constraint, "apart", 0, False, _of(owner), owner)
         for node, task in tasks_by_service(board).get(owner, ()):
             place = tally.place(node)
-            if place is not None and task.live:
+            if place is not None and tally.is_there(task, node):
                 tally.count(place, 1, as_seen(task, request.app))
         found.append(tally)
     return found
 
 
-def _refusing(board: Board) -> list[tuple[str, Constraint]]:
+def refusing(board: Board) -> list[tuple[str, Constraint]]:
     """Rules that keep other services away; not those that a service has against itself alone."""
-    return [
-        (key, one)
-        for key, spec in board.services.items()
-        for one in spec.placement.constraints
-        if one.operator in NEGATIVE and not one.weight and not is_static(one)
-        if not (one.subject == "service" and one.operator == "!=" and one.values[0] == key.partition("/")[2])
-    ]
+
+    def work() -> list[tuple[str, Constraint]]:
+        return [
+            (key, one)
+            for key in sorted(board.services)
+            for one in board.services[key].placement.constraints
+            if one.operator in NEGATIVE and not one.weight and not is_static(one)
+            if not (one.subject == "service" and one.operator == "!=" and one.values[0] == key.partition("/")[2])
+        ]
+
+    return board.once("refusing", work)
 
 
 def _names_app(constraint: Constraint, app: str) -> bool:
@@ -256,13 +268,6 @@ def _tasks(constraint: Constraint, request: Request, board: Board) -> Iterator[t
     for found in by_service.values():
         if constraint.subject != "service" or counts(found[0][1]):
             yield from found
-
-
-def _present(task: Task, kind: str) -> bool:
-    if kind in ("apart", "at most"):
-        return task.live
-    stays = task.live and task.desired_state is DesiredState.RUNNING
-    return stays or task.status.state is TaskState.COMPLETE
 
 
 def _of(service_key: str) -> Callable[[Task], bool]:

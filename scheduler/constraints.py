@@ -176,7 +176,7 @@ def check_subject(subject: str) -> None:
         return
     if get_close_matches(head + dot, [CONTAINER_LABEL], 1, 0.8):
         raise _stranger(subject, "attribute", CONTAINER_LABEL + key)
-    near = get_close_matches(subject, NEIGHBOURS, 1, 0.8) or [attributes.nearest(subject)]
+    near = get_close_matches(subject.replace("container", "task"), NEIGHBOURS, 1, 0.8) or [attributes.nearest(subject)]
     raise _stranger(subject, "attribute", near[0])
 
 

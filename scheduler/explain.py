@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from operator import attrgetter
 
 from miniorch.verdicts import DecisionRecord, Placed, Row, Rule, Score, Trace
 from scheduler.filters import FILTERS, HOPELESS, lack
@@ -22,7 +23,7 @@ from scheduler.request import Board, NodeView, Request
 from scheduler.strategies import Strategy, strategy_of
 
 ROWS = 12  # of a trace that is to be read
-ASKED, NAMES, TASKS = 64, 20, 64  # in a record: nodes, names in a row, tasks
+ASKED, NAMES, TASKS = 64, 20, 128  # in a record: nodes, names in a row, tasks
 FEW, BRIEFLY = 4, 8  # so many tasks placed at once are few; of more, so many nodes are asked
 TOLD = 100  # so many misses with the same failing rules are asked for details
 CAPACITY = next(one for one in FILTERS if one.name == "capacity")
@@ -102,8 +103,8 @@ def record(
 
     groups = _groups(looks, chosen, ROWS, _told if few else _alike)
     kept = _trace(request, board, looks, chosen, tuple(map(row, groups)))
-    first = placed[:TASKS]
-    tasks, slots, nodes = (tuple(getattr(one, name) for one in first) for name in ("task", "slot", "node"))
+    told = map(attrgetter("task", "slot", "node"), placed[:TASKS])
+    tasks, slots, nodes = zip(*told, strict=True) if placed else ((), (), ())
     app, service = request.app, request.service
     return DecisionRecord(app, service, number, at, revision, kept, tasks, slots, nodes, len(placed))
 

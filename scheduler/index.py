@@ -14,17 +14,17 @@ differ: rules that are rare (a wish about each node's neighbours) are left to th
 Next file: `scheduler/victims.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
 
 from miniorch.model import DesiredState, Node, Task, TaskState
 from miniorch.spec import Resources, ServiceSpec
 from scheduler import oracle
-from scheduler.company import Company
+from scheduler.company import Company, refusing
 from scheduler.constraints import NEGATIVE
 from scheduler.filters import FILTERS
-from scheduler.request import Board, NodeView, Request
+from scheduler.request import Board, NodeView, Request, is_left
 from scheduler.rows import OF_A_CLASS, OF_A_ROW, Row, Rows
 from scheduler.search import Search
 from scheduler.terms import IDENTITY, Terms
@@ -33,12 +33,37 @@ _NAME = attrgetter("name")
 _KNOWN = all(rule.name in OF_A_CLASS | OF_A_ROW for rule in FILTERS)
 
 
+class _Views(Mapping[str, NodeView]):
+    """All nodes with their tasks, each made when it is asked for: after a change nobody looks at all of them again."""
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self._rows = rows
+        self.names: list[str] = []  # of nodes that are there, in order; empty: nobody has asked since one came or went
+
+    def __getitem__(self, name: str) -> NodeView:
+        row = self._rows[name]
+        if row.node is None:
+            raise KeyError(name)
+        if row.view is None:
+            row.view = NodeView(row.node, tuple(row.tasks[key] for key in sorted(row.tasks)))
+        return row.view
+
+    def __iter__(self) -> Iterator[str]:
+        if not self.names:
+            self.names = sorted(name for name, row in self._rows.items() if row.node is not None)
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names) or sum(1 for _ in self)
+
+
 class Index:
     """All nodes, tasks and services, ready for decisions. `seed` is for the strategy `random`."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self._rows = Rows()
+        self._views = _Views(self._rows.by_name)
         self._own: dict[str, dict[str, int]] = {}  # service -> node -> tasks that stay
         self._leaving: dict[str, dict[str, int]] = {}  # service -> node -> live tasks that do not
         self._given: list[tuple[Sequence[str], list[Row], Request]] = []  # places, to be entered by the tasks' ids
@@ -61,20 +86,19 @@ class Index:
         return index
 
     def board(self) -> Board:
-        """Everything as a board, with the tasks whose places have been given."""
+        """Everything as a board, with the tasks whose places have been given. It holds until the next change."""
         if self._board is None:
-            places: dict[str, list[Task]] = {}
-            for identifier, (row, request) in self._promises().items():
-                places.setdefault(row.name, []).append(oracle.task_of(request, identifier, row.name))
-            views = {}
-            for name in sorted(self._rows.by_name):
-                row = self._rows.by_name[name]
-                if row.node is not None:
-                    tasks = (*row.tasks.values(), *places.get(name, ()))
-                    if row.view is None or len(row.view.tasks) != len(tasks):
-                        row.view = NodeView(row.node, tasks)
-                    views[name] = row.view
+            views: Mapping[str, NodeView] = self._views
+            if promises := self._promises():
+                places: dict[str, list[Task]] = {}
+                for identifier, (row, request) in promises.items():
+                    places.setdefault(row.name, []).append(oracle.task_of(request, identifier, row.name))
+                views = {
+                    name: NodeView(view.node, (*view.tasks, *places[name])) if name in places else view
+                    for name, view in views.items()
+                }
             self._board = Board(views, self._services, {}, self.seed)
+            self._board.once("refusing", lambda: refusing(self._rules))
         return self._board
 
     # changes
@@ -83,10 +107,10 @@ class Index:
         """A node was added or has changed; None: it is gone."""
         row = self._row(name)
         self._board = None
-        if row.node is not None and node is None:
-            self._count(row, -1)
-        elif row.node is None and node is not None:
-            self._count(row, 1)
+        if (row.node is None) is not (node is None):
+            self._views.names = []
+        if is_left(row.node) is not is_left(node):
+            self._count(row, -1 if is_left(node) else 1)
         self._rows.leave(row)
         row.describe(node)
         self._rows.enter(row)
@@ -97,28 +121,23 @@ class Index:
         held: Task | None = None
         if before is not None and before.node:
             held = self._row(before.node).tasks.pop(before.id, None)
-        if after is not None and (not after.node or (not after.live and after.status.state is not TaskState.COMPLETE)):
+        if after is None or not after.node or not _counts(after):
             after = None
-        if after is not None:
+        else:
             row = self._row(after.node)
             row.tasks[after.id] = after
             row.view = None
-            promise = self._promises().pop(after.id, None)
+            promise = self._promises().pop(after.id, None) if self._given or self._promised else None
             if promise is not None:
                 if promise[0] is row and _counts_alike(after, promise[1].spec.task.reserved):
                     return
                 held = oracle.task_of(promise[1], after.id, promise[0].name)
-            elif (
-                held is not None
-                and held.node == after.node
-                and _stays(held)
-                and _counts_alike(after, held.spec.reserved)
-            ):
+            elif held is not None and held.node == row and _stays(held) and _counts_alike(after, held.spec.reserved):
                 return
         if held is not None:
             self._hold(self._row(held.node), held, -1)
         if after is not None:
-            self._hold(self._row(after.node), after, 1)
+            self._hold(row, after, 1)
 
     def service(self, key: str, spec: ServiceSpec | None) -> None:
         """A service was added or has changed; None: it is gone."""
@@ -161,13 +180,6 @@ class Index:
             self._board = None
         return places
 
-    def fits(self, request: Request, name: str) -> bool:
-        """Whether one more task of the service fits on a node. The cost does not depend on how many nodes there are."""
-        row, search = self._rows.by_name.get(name), self._search(request, {})
-        if row is None or row.node is None:
-            return False
-        return search.admits(row) if search else oracle.fits(request, self.board().views[name], self.board())
-
     def _search(self, request: Request, failures: Mapping[str, int]) -> Search | None:
         """None for what is rare: wishes by which nodes differ that are equal in all that the rows know."""
         terms = self._terms.get(request.key)
@@ -205,9 +217,10 @@ class Index:
     # books
 
     def _promises(self) -> dict[str, tuple[Row, Request]]:
-        for ids, rows, request in self._given:
-            self._promised.update(zip(ids, zip(rows, repeat(request)), strict=False))
-        self._given.clear()
+        if self._given:
+            for ids, rows, request in self._given:
+                self._promised.update(zip(ids, zip(rows, repeat(request)), strict=False))
+            self._given = []
         return self._promised
 
     def _row(self, name: str) -> Row:
@@ -220,11 +233,11 @@ class Index:
         row.hold(task, sign)
         row.view = None
         self._rows.moved(row)
-        if row.node is not None:
+        if not is_left(row.node):
             self._tally(task, sign)
 
     def _count(self, row: Row, sign: int) -> None:
-        """A node has come with what is on it, or has gone with it: tasks on a node that is not there count nowhere."""
+        """A node has come with what is on it, or has gone with it: what leaves with its node counts nowhere."""
         for task in row.tasks.values():
             self._tally(task, sign)
         for identifier, (other, request) in self._promises().items():
@@ -246,10 +259,17 @@ def _singles_out(company: Company) -> bool:
     return any(one.constraint.within in IDENTITY for one in rules)
 
 
+def _counts(task: Task) -> bool:
+    """Whether a task means anything: one that has done its work still holds the place of its data."""
+    return not task.status.state.ended or task.status.state is TaskState.COMPLETE
+
+
 def _stays(task: Task) -> bool:
-    return task.live and task.desired_state is DesiredState.RUNNING
+    return task.desired_state is DesiredState.RUNNING and not task.status.state.ended
 
 
 def _counts_alike(task: Task, reserved: Resources) -> bool:
     """Whether a task means what one that stays and has reserved so much means."""
-    return _stays(task) and (task.spec.reserved is reserved or task.spec.reserved == reserved)
+    own = task.spec.reserved
+    alike = own is reserved or own == reserved
+    return alike and task.desired_state is DesiredState.RUNNING and not task.status.state.ended

@@ -248,7 +248,7 @@ _ON_SERVICE: Mapping[str, Callable[[ServiceSpec, Edit], ServiceSpec]] = {
     "drop": _dropped,
 }
 _TOLD: Mapping[str, Callable[[Edit], str]] = {
-    "reserve": lambda edit: f"it reserved {words(edit.key, int(edit.value))}" if int(edit.value) else _nothing(edit),
+    "reserve": lambda edit: f"it reserved {words(edit.key, int(edit.value)) if int(edit.value) else f'no {edit.key}'}",
     "unpublish": lambda edit: f"it did not publish port {edit.key}",
     "max-per-node": lambda edit: f"max_replicas_per_node were {edit.value}",
     "any-platform": lambda _: "it named no platform",
@@ -256,7 +256,7 @@ _TOLD: Mapping[str, Callable[[Edit], str]] = {
     "stop": lambda edit: f"{edit.key} were not running",
 }
 _WRITTEN: Mapping[str, Callable[[Edit], str]] = {
-    "reserve": lambda edit: f"deploy.resources.reservations.{_reservation(edit)}",
+    "reserve": lambda edit: _reservation(edit) if int(edit.value) else f"no reservation of {edit.key}",
     "unpublish": lambda edit: f"another port than {edit.key}",
     "max-per-node": lambda edit: f"deploy.placement.max_replicas_per_node: {edit.value}",
     "any-platform": lambda _: "no platform",
@@ -265,13 +265,7 @@ _WRITTEN: Mapping[str, Callable[[Edit], str]] = {
 KINDS = (*_ON_NODE, "gone", "come", "stop", *_ON_SERVICE)
 
 
-def _nothing(edit: Edit) -> str:
-    return f"it reserved no {edit.key}"
-
-
 def _reservation(edit: Edit) -> str:
-    if edit.key == "cpus":
-        return f"cpus: {int(edit.value) / 1000:g}"
-    if edit.key == "memory":
-        return f"memory: {int(edit.value) // MIB}M"
-    return f"generic_resources: {edit.key} {edit.value}"
+    wanted = {"cpus": f"cpus: {int(edit.value) / 1000:g}", "memory": f"memory: {int(edit.value) // MIB}M"}
+    kind = f"generic_resources: [{{discrete_resource_spec: {{kind: {edit.key}, value: {edit.value}}}}}]"
+    return f"deploy.resources.reservations.{wanted.get(edit.key, kind)}"

@@ -14,26 +14,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar, cast
 
-from miniorch.model import DesiredState, Node, Task
+from miniorch.model import Availability, DesiredState, Node, NodeState, Task
 from miniorch.spec import Resources, ServiceSpec
 from miniorch.verdicts import Change, Edit, Rule, Score, Verdict
 
 __all__ = [
-    "AROUND",
-    "NODE",
-    "PLACED",
-    "SERVICE",
-    "TASK",
-    "VOLUME",
-    "Board",
-    "Change",
-    "Edit",
-    "NodeView",
-    "Request",
-    "Rule",
-    "Score",
-    "Verdict",
-]
+    "AROUND", "NODE", "PLACED", "SERVICE", "TASK", "VOLUME", "Board", "Change", "Edit",
+    "NodeView", "Request", "Rule", "Score", "Verdict", "is_left",
+]  # fmt: skip
 
 NODE, TASK, VOLUME, SERVICE, PLACED, AROUND = "node", "task", "volume", "service", "placed", "around"
 """Kinds of change that may help: of this node, a task's end on it, a volume, a service's rules; a task has been placed
@@ -41,6 +29,11 @@ on it; and anything of these on any node.
 """
 
 T = TypeVar("T")
+
+
+def is_left(node: Node | None) -> bool:
+    """Whether tasks leave a node: it is down, drained or gone."""
+    return node is None or node.state is NodeState.DOWN or node.availability is Availability.DRAIN
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,9 @@ class NodeView:
 
     @cached_property
     def staying(self) -> tuple[Task, ...]:
-        """Tasks that are meant to run on: those that are on their way out do not count when work is spread."""
+        """Tasks that are meant to run on where they are: others do not count when work is spread."""
+        if is_left(self.node):
+            return ()
         return tuple(task for task in self.tasks if task.live and task.desired_state is DesiredState.RUNNING)
 
     def count(self, service_key: str) -> int:

@@ -56,11 +56,9 @@ class Level:
         elif self.fresh:
             self.fresh.sort(reverse=True)
 
-    def next(self) -> "Row":
-        """Take out the first row, after `order`."""
-        if self.fresh and (not self.rows or self.fresh[-1] < self.rows[-1]):
-            return self.fresh.pop()
-        return self.rows.pop()
+    def top(self) -> "list[Row]":
+        """The list at whose end the first row is, after `order`."""
+        return self.fresh if self.fresh and (not self.rows or self.fresh[-1] < self.rows[-1]) else self.rows
 
     def sweep(self) -> None:
         """Forget the rows that stand elsewhere by now."""
@@ -77,6 +75,12 @@ class Size:
         self.cpus = cpus
         self.memory = memory
         self.levels: dict[int, Level] = {}
+
+    def at(self, total: int) -> Level:
+        level = self.levels.get(total)
+        if level is None:
+            level = self.levels[total] = Level(self, total)
+        return level
 
 
 OFF = Level(Size(0, 0), 0)  # of rows that stand nowhere: their node is not there
@@ -226,8 +230,7 @@ class Rows:
 
     def put(self, rows: Sequence[Row], cpus: int, memory: int) -> None:
         """One more task on each of some rows. This is what a decision costs."""
-        old: Level | None = None
-        new: Level | None = None
+        new = OFF
         for row in rows:
             row.cpus = free = row.cpus - cpus
             row.memory = left = row.memory - memory
@@ -238,12 +241,9 @@ class Rows:
             if not level.live:
                 del size.levels[level.total]
             if free < size.cpus or left < size.memory:
-                self._stand(row, self._size(row))
-                continue
-            if level is not old or new is None:  # rows come in runs from the same level
-                old, new = level, size.levels.get(total)
-                if new is None:
-                    new = size.levels[total] = Level(size, total)
+                size = self._size(row)
+            if new.size is not size or new.total != total:  # rows come in runs from the same level
+                new = size.at(total)
             new.fresh.append(row)
             new.live += 1
             row.level = new
@@ -259,10 +259,7 @@ class Rows:
         return size
 
     def _stand(self, row: Row, size: Size) -> None:
-        level = size.levels.get(row.total)
-        if level is None:
-            level = size.levels[row.total] = Level(size, row.total)
-        row.level = level
+        row.level = level = size.at(row.total)
         level.live += 1
         level.fresh.append(row)
         if len(level.rows) + len(level.fresh) > 2 * level.live + GARBAGE:

@@ -26,7 +26,6 @@ class Platform:
 
     name = "platform"
     helped_by = frozenset({NODE})
-    binds_running = True
 
     def passes(self, request: Request, view: NodeView, board: Board) -> bool:
         wanted = request.spec.placement.platforms
@@ -44,7 +43,6 @@ class Constraints:
 
     name = "constraint"
     helped_by = frozenset({NODE})
-    binds_running = True
 
     def passes(self, request: Request, view: NodeView, board: Board) -> bool:
         return all(
@@ -61,7 +59,8 @@ class Constraints:
             return Rule(self.name, True, f"has {seen}" if asked else "asks for nothing", seen, wanted)
         details = (f"wants {_text(one)}, has {_seen(one.subject, view.node)}" for one in failing)
         labels = {one.subject: one for one in failing}.values()
-        change = together([_mended(one, asked, view.node) for one in labels], view.node.name)
+        changes = [_moved(one.subject, request, view, board) or _mended(one, asked, view.node) for one in labels]
+        change = together(changes, view.node.name)
         return Rule(self.name, False, _listing(details), seen, wanted, change)
 
 
@@ -70,7 +69,6 @@ class MaxPerNode:
 
     name = "max per node"
     helped_by = frozenset({TASK})
-    binds_running = True
 
     def passes(self, request: Request, view: NodeView, board: Board) -> bool:
         most = request.spec.placement.max_per_node
@@ -93,7 +91,6 @@ class Affinity:
 
     name = "affinity"
     helped_by = frozenset({NODE, TASK, PLACED, AROUND, SERVICE})
-    binds_running = True
 
     def passes(self, request: Request, view: NodeView, board: Board) -> bool:
         return Company.of(request, board).passes(view.node)
@@ -107,11 +104,11 @@ class Affinity:
         if not failing:
             return Rule(self.name, True, seen or "asks for nothing", seen, wanted)
         details = [_refusal(one, node) for one in failing]
-        places = dict.fromkeys(one.constraint.within for one in failing)
-        changes = [
-            _beside(one, company, view, request, board) for one in failing if not split(one.constraint.within)[0]
-        ]
-        changes += [_moved(within, company, view, board) for within in places if split(within)[0]]
+        changes: list[Change | None] = []
+        for within in dict.fromkeys(one.constraint.within for one in failing):
+            moved = _moved(within, request, view, board) if split(within)[0] else None
+            there = [one for one in failing if one.constraint.within == within]
+            changes += [moved] if moved else [_beside(one, company, view, request, board) for one in there]
         change = together(changes, node.name)
         if change is not None and len({edit.kind for edit in change.edits}) > 1:  # one step may undo another
             change = Change(change.what)
@@ -159,7 +156,7 @@ def _mended(failing: Constraint, asked: Sequence[Constraint], node: Node) -> Cha
     if not prefix:
         return None
     engines = prefix.startswith("engine")
-    about = [one for one in asked if split(one.subject)[1] == key and one.subject.startswith("engine") == engines]
+    about = [one for one in asked if _is_about(one.subject, key, engines)]
     without = replace(node, labels={name: text for name, text in node.labels.items() if name != key})
     if not engines and key in node.labels and all(holds(one, without) for one in about):
         return Change(f"it had no label {key}={node.labels[key]}", edits=(Edit("unlabel", node.name, key),))
@@ -222,7 +219,8 @@ def _away(tally: Tally, place: str) -> str:
 def _beside(tally: Tally, company: Company, view: NodeView, request: Request, board: Board) -> Change | None:
     """What would have to come to this one node, or to leave it."""
     node, constraint = view.node.name, tally.constraint
-    if _where(tally, node) != "here" or tally.kind == "evenly":
+    far = _where(tally, node) != "here" and (tally.kind != "beside" or tally.mine or tally.place(view.node) is None)
+    if tally.kind == "evenly" or far:
         return None
     if tally.kind != "beside":
         image = constraint.subject == "image" and tally.counts.get(node, 0) > len(tally.on(view))
@@ -241,13 +239,26 @@ def _beside(tally: Tally, company: Company, view: NodeView, request: Request, bo
     return Change(f"{plain} were here", edits=(Edit("come", node, key),))
 
 
-def _moved(within: str, company: Company, view: NodeView, board: Board) -> Change | None:
-    """A label with which the node lies at a place where all rules about such places hold. Its tasks move with it."""
-    prefix, key = split(within)
-    about = [(one, len(one.on(view))) for one in company.hard if one.constraint.within == within]
-    old, name = value(view.node, within), view.node.name
-    for place in (*company.promising(within, board), name, f"{name}-{key}"[:63]):
-        if place != old and all(one.passes_with(moving, old, place) for one, moving in about):
-            kind = "engine-label" if prefix.startswith("engine") else "label"
+def _moved(attribute: str, request: Request, view: NodeView, board: Board) -> Change | None:
+    """A label with which the node lies at a place where all rules about such places hold, and its own constraints about
+    that label. Its tasks move with it.
+    """
+    key, engines = split(attribute)[1], attribute.startswith("engine")
+    company, old, name = Company.of(request, board), value(view.node, attribute), view.node.name
+    about = [(one, len(one.on(view))) for one in company.hard if _is_about(one.constraint.within, key, engines)]
+    if not about:  # before all nodes are asked for their places
+        return None
+    rules = request.spec.placement.constraints
+    asked = [one for one in rules if is_static(one) and not one.weight and _is_about(one.subject, key, engines)]
+    fresh = (name, f"{name}-{key}"[:63], *(text for one in asked for text in samples(one)))
+    for place in (*company.promising(attribute, board), *fresh):
+        fits = place != old and all(predicate(one)(place) for one in asked)
+        if fits and all(one.passes_with(moving, old, place) for one, moving in about):
+            kind = "engine-label" if engines else "label"
             return Change(f"it had label {key}={place}", edits=(Edit(kind, name, key, place),))
     return None
+
+
+def _is_about(attribute: str, key: str, engines: bool) -> bool:
+    """Whether an attribute is the label of that key: the node's, or its container engine's."""
+    return split(attribute)[1] == key != "" and attribute.startswith("engine") == engines

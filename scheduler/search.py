@@ -14,8 +14,10 @@ Who does this for real: swarmkit's decision tree over spread preferences (manage
 as its leaves. Next file: `scheduler/index.py`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush, heapreplace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush, heapreplace, merge
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from scheduler.attributes import value
@@ -28,6 +30,11 @@ from scheduler.terms import IDENTITY, Terms
 
 Key = tuple[Any, ...]
 NOTHING = float("-inf")
+_REST: Mapping[str, Callable[[Row], Key]] = {  # what decides among rows of the same rank
+    "spread": attrgetter("total", "name"),
+    "binpack": lambda row: (-row.total, row.name),
+    "random": lambda row: (row.name,),
+}
 
 
 class Search:
@@ -54,6 +61,7 @@ class Search:
         # Nodes that come after the strangers.
         self.known: dict[str, int] = {**self.failures, **own} if self.failures else own
         self.plain = not (terms.generic or self.tallies or (terms.most and leaving))  # strangers need only room
+        self.rest = _REST[terms.strategy]
         self.count = sum(own.values()) if terms.strategy == "random" else 0
         self.branches: list[dict[tuple[str, ...], int]] = [{} for _ in terms.spread]
         for name, count in own.items() if terms.spread else ():
@@ -72,11 +80,11 @@ class Search:
             lane = self.lanes[0]
             while len(taken) < count and (some := lane.strangers(count - len(taken))):
                 self._put(some)
-                lane.later += some
+                lane.later.append(some)
                 taken += some
             while len(taken) < count and (some := lane.alike(count - len(taken))):
                 self._put(some)
-                lane.later += some
+                lane.later.append(some)
                 taken += some
         elif self._only_grows():
             self.tree = Branch(self, self.lanes, 0)
@@ -87,14 +95,6 @@ class Search:
             lane.close()
         self.lanes, self.tree = [], None  # they know us: nothing of the search is left to the garbage collector
         return taken
-
-    def admits(self, row: Row) -> bool:
-        """Whether one more task may go to a node, by all rules."""
-        only = self._only()
-        if row.kind is None or row.node is None or (only is not None and row not in only):
-            return False
-        company = self.company is None or self.company.passes(row.node)
-        return company and row.kind.passes(self.request, self.terms.signature) and self.fits(row)
 
     def fits(self, row: Row) -> bool:
         """Whether one more task fits, as far as the row alone can say."""
@@ -108,17 +108,16 @@ class Search:
         return not self.tallies or all(one.passes(one.place(node)) for one in self.tallies)
 
     def rank(self, row: Row) -> Key:
-        """The row's place within its lane; the scores of `scheduler/strategies.py` that differ there."""
+        """The row's place within its lane, before `rest`: the scores of `scheduler/strategies.py` that differ there."""
         name, failures = row.name, self.failures.get(row, 0)
         if self.terms.strategy == "spread":
-            return failures, self.own.get(name, 0), row.total, name
+            return failures, self.own.get(name, 0)
         if self.terms.strategy == "random":
-            return failures, lot(self.seed, self.request.key, self.count, name), name
+            return failures, lot(self.seed, self.request.key, self.count, name)
         assert row.node is not None
         capacity = row.node.capacity
         cpus, memory = round(capacity.cpus * 1000), capacity.memory_bytes
-        free = unreserved(cpus - row.cpus, cpus) + unreserved(memory - row.memory, memory)
-        return failures, free, -row.total, name
+        return failures, unreserved(cpus - row.cpus, cpus) + unreserved(memory - row.memory, memory)
 
     def _best(self) -> Row | None:
         """The next row, out of its lane."""
@@ -255,8 +254,10 @@ class Lane:
         self.path = branch(self._sample, search.terms.spread)
         self._ready: list[Row] = []  # strangers out of their levels, the best last
         self._unfit: list[Row] = []  # out of their levels as well
-        self.later: list[Row] = []  # were strangers before this search
-        self._heap: list[tuple[Key, Row]] = []  # all others, by rank
+        self.later: list[list[Row]] = []  # no strangers any more, not ranked yet; those in one list have the same rank
+        self._equals: dict[Key, list[Row]] = {}  # rows that fit by their rank, the best last in that of `_first`
+        self._ranks: list[Key] = []  # of those, as a heap
+        self._first: Key | None = None
         self._count = search.count  # that the lots in the heap were drawn for
         self._waits = True  # the others, for somebody to ask for them
         plain = only is None and search.terms.strategy == "spread"  # else each node has a rank of its own
@@ -293,7 +294,7 @@ class Lane:
         return [branches[at].get(self.path[: at + 1], 0) for at in range(depth, len(branches))]
 
     def first(self) -> Key | None:
-        """The rank of the best row."""
+        """The rank of the best row, and what follows."""
         search = self._search
         while self._ready or self._levels:
             if not self._ready:
@@ -301,79 +302,92 @@ class Lane:
             elif search.tallies and not search.fits(self._ready[-1]):
                 self._unfit.append(self._ready.pop())
             else:
-                return search.rank(self._ready[-1])
+                return *search.rank(self._ready[-1]), *search.rest(self._ready[-1])
         if self._waits:
-            self.later += self._others()
+            self.later += ([row] for row in self._others())
             self._waits = False
         if search.terms.strategy == "random" and self._count != search.count:  # another lot, whatever lane took a task
-            self.later += [row for _, row in self._heap]
-            self._heap, self._count = [], search.count
+            self.later += ([row] for rows in self._equals.values() for row in rows)
+            self._equals, self._ranks, self._first, self._count = {}, [], None, search.count
         if self.later:
-            more = [(search.rank(row), row) for row in self.later if search.fits(row)]
-            self.later = []
-            if len(more) == 1:
-                heappush(self._heap, more[0])
-            else:
-                self._heap += more
-                heapify(self._heap)
-        while search.tallies and self._heap and not search.fits(self._heap[0][1]):  # neighbours have come meanwhile
-            heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+            self._enter()
+        while self._ranks:
+            rank = self._ranks[0]
+            rows = self._equals[rank]
+            if rank != self._first:
+                rows.sort(key=search.rest, reverse=True)
+                self._first = rank
+            while search.tallies and rows and not search.fits(rows[-1]):  # neighbours have come meanwhile
+                rows.pop()
+            if rows:
+                return *rank, *search.rest(rows[-1])
+            del self._equals[heappop(self._ranks)]
+        return None
+
+    def _enter(self) -> None:
+        """Rank what has waited for it, as far as it fits once more."""
+        search = self._search
+        for rows in self.later:
+            if fitting := [row for row in rows if search.fits(row)]:
+                rank = search.rank(fitting[0])
+                if rank not in self._equals:
+                    heappush(self._ranks, rank)
+                self._equals.setdefault(rank, []).extend(fitting)
+                self._first = None if rank == self._first else self._first
+        self.later = []
 
     def take(self) -> Row:
         """The best row, after `first` has found it."""
-        row = self._ready.pop() if self._ready else heappop(self._heap)[1]
-        self.later.append(row)
+        row = (self._ready or self._equals[self._ranks[0]]).pop()
+        self.later.append([row])
         return row
 
     def alike(self, most: int) -> list[Row]:
         """At most so many of the best rows: as many at once as cannot come again before the others had their turn."""
-        best = self.first()
-        if best is None:
+        if self.first() is None:
             return []
-        heap, found = self._heap, [heappop(self._heap)[1]]
-        while self._search.terms.strategy == "spread" and heap and len(found) < most and heap[0][0][:2] == best[:2]:
-            found.append(heappop(heap)[1])
-        return found
+        rows, many = self._equals[self._ranks[0]], most if self._search.terms.strategy == "spread" else 1
+        found = rows[-many:]
+        del rows[-many:]
+        return found[::-1]
 
     def strangers(self, most: int) -> list[Row]:
-        """At most so many of the best nodes that have no task of the service. They are out of their levels."""
-        while self._levels:
-            total = self._levels[-1].total
-            same = [level for level in self._levels if level.total == total]
-            found = [row for level in same for row in self._pick(level, most)]
-            if len(same) > 1:
-                found.sort()
-            if len(found) >= most:
-                self._back(found[most:])
-                return found[:most]
-            del self._levels[-len(same) :]
-            if found:
-                return found
-        return []
+        """At most so many of the best nodes that have no task of the service."""
+        found: list[Row] = []
+        while self._levels and len(found) < most:
+            same = [level for level in self._levels if level.total == self._levels[-1].total]
+            each = [self._pick(level) for level in same]
+            merged = merge(*each)  # has a name, because it closes what it reads when it goes
+            found += islice(merged, most - len(found))
+            if len(found) < most:
+                del self._levels[-len(same) :]
+            else:
+                found[-1].level.top().pop()  # nobody has asked for one after it
+            for rows in each:
+                rows.close()
+        return found
 
-    def _pick(self, level: Level, most: int) -> list[Row]:
+    def _pick(self, level: Level) -> Generator[Row, None, None]:
+        """The strangers of a level that fit, in order, each taken out of it when the next is asked for. It gets the
+        others back when this is closed.
+        """
         search, terms = self._search, self._search.terms
         known, plain = search.known, search.plain
         cpus, memory = terms.cpus or NOTHING, terms.memory or NOTHING
-        found: list[Row] = []
-        kept = []
-        last = None
+        kept, last = [], None
         level.order()
-        while (level.rows or level.fresh) and len(found) < most:
-            row = level.next()
-            if row.level is not level or row is last:
-                continue
-            last = row
-            if row in known or row.cpus < cpus or row.memory < memory or not (plain or search.fits(row)):
-                kept.append(row)
-            else:
-                found.append(row)
-        for rows in (level.rows, level.fresh):
-            while rows and rows[-1] is last:
+        try:
+            while rows := level.top():
+                row = rows[-1]
+                if row.level is level and row is not last:
+                    if row in known or row.cpus < cpus or row.memory < memory or not (plain or search.fits(row)):
+                        kept.append(row)
+                    else:
+                        yield row
+                    last = row
                 rows.pop()
-        level.rows += kept[::-1]  # all that are left come after them
-        return found
+        finally:
+            level.rows += kept[::-1]  # all that are left come after them
 
     def _back(self, rows: Iterable[Row]) -> None:
         for row in rows:

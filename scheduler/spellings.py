@@ -41,6 +41,9 @@ def expression(text: str, weight: int = 0) -> Constraint:
         right = "as in: node.labels.disk == ssd"
         raise Misspelt(f'"{text[:60]}" has no operator' if text.strip() else "a rule is empty", right)
     subject, sign, word, rest = match.groups()
+    if subject.startswith(("constraint:", "affinity:")):
+        raise Misspelt(f'"{text[:60]}" is a line of classic Swarm', "write it below environment")
+    subject = attributes.spelt(subject)
     operator = sign or " ".join(word.lower().split())
     rest, within = _WITHIN.fullmatch(rest).groups("")  # type: ignore[union-attr]
     if within and attributes.known(subject):
@@ -50,7 +53,8 @@ def expression(text: str, weight: int = 0) -> Constraint:
         values = tuple(filter(None, (one.strip() for one in rest.strip("[]() ").split(","))))
     elif operator.endswith("matches") and values:
         values = (_pattern(values[0]),)
-    return _checked(Constraint(subject, operator, values, within or "node.name", weight, text.strip()))
+    within = attributes.spelt(within or "node.name")
+    return _checked(Constraint(subject, operator, values, within, weight, text.strip()))
 
 
 def classic(kind: str, text: str) -> Constraint:
@@ -58,10 +62,11 @@ def classic(kind: str, text: str) -> Constraint:
     operator = "==" if "==" in text else "!="
     key, found, wanted = text.partition(operator)
     if not found:
-        right = text.replace("=", "==", 1) if "=" in text else f"{text}==VALUE, or !="
+        right = re.sub("[<>]*=+", "==", text, count=1) if "=" in text else f"{text}==VALUE, or !="
         raise Misspelt(f'"{kind}:{text[:60]}" has no operator', f"write {kind}:{right[:60]}")
     if not _CLASSIC_KEY.fullmatch(key):
-        raise Misspelt(f'"{key[:60]}" is no key of classic Swarm', f"write {kind}:storage{operator}{wanted[:30]}")
+        right = key.strip() if _CLASSIC_KEY.fullmatch(key.strip()) else "storage"
+        raise Misspelt(f'"{key[:60]}" is no key of classic Swarm', f"write {kind}:{right}{operator}{wanted[:30]}")
     weight, wanted = (1, wanted[1:]) if wanted.startswith("~") else (0, wanted)
     if kind == "affinity":
         subject = _CLASSIC_SUBJECTS.get(key, CONTAINER_LABEL + key)

@@ -13,7 +13,7 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.placement import WAITING, request_for, unmet_dependencies
 from miniorch.errors import NotFound
 from miniorch.model import Service, Task
-from miniorch.slots import current, next_at, recent_failures, told, unknown
+from miniorch.slots import current, is_wanted, next_at, recent_failures, told, unknown
 from miniorch.verdicts import DecisionRecord, Placed, Remedy, Trace
 from scheduler.explain import ROWS, again, look, trace, whole
 from scheduler.remedies import remedies
@@ -87,14 +87,10 @@ def _answer(key: str, tasks: Sequence[Task], cache: Cache, now: float, *, every_
     unmet = unmet_dependencies(service, cache) if service else []
     told = {task.id: record for task in tasks if (record := newest.get(task.id))}
     each = {id(one) for one in told.values()}  # a record is sent once, however many tasks it is about
-    return {
-        "revision": cache.revision,
-        "service": key,
-        "held": service.held if service else "",
-        "tasks": [_row(task, told.get(task.id), unmet, cache, now, look_again) for task in tasks],
-        "decisions": [_then(one, cache) for one in records if id(one) in each],
-        "on_record": _listed(records, cache),
-    }
+    rows = [_row(task, told.get(task.id), unmet, cache, now, look_again) for task in tasks]
+    return {"revision": cache.revision, "service": key, "held": service.held if service else "", "tasks": rows,
+            "decisions": [_then(one, cache) for one in records if id(one) in each],
+            "on_record": _listed(records, cache)}  # fmt: skip
 
 
 class _Again:
@@ -128,18 +124,20 @@ def _row(
     service = cache.services.get(task.service_key)
     waits = task.live and not task.node
     return {
-        "task": task.id,
-        "name": f"{task.app}/{task.name}",
-        "state": task.status.state.value,
+        "task": task.id, "name": f"{task.app}/{task.name}", "state": task.status.state.value,
         "desired_state": task.desired_state.value,
         "message": unknown(task, cache.nodes.get(task.node), now) or told(task, service, now),
-        "next_at": next_at(task, service) if service and not task.live else None,
-        "node": task.node,
-        "waits_for": unmet if task.status.state in WAITING else [],
+        "next_at": next_at(task, service) if service and not task.live else None, "node": task.node,
+        "waits_for": unmet if task.status.state in WAITING or _is_old(task, service) else [],
         "now": look_again.ask(task),
         "like": look_again.like if waits and look_again.like != task.id else "",
         "then": cache.modified(record) if record else None,
-    }
+    }  # fmt: skip
+
+
+def _is_old(task: Task, service: Service | None) -> bool:
+    """Whether a task is to be replaced, which waits for the same."""
+    return service is not None and task.live and not is_wanted(task, service)
 
 
 def _board(service: Service | None, cache: Cache, now: float) -> Board:

@@ -197,7 +197,7 @@ def _moves(before: Cache, after: Cache, now: float, *, anew: bool = False) -> li
     """What differs, by service and slot. With `anew` also tasks that are replaced where they are."""
     old, new = _slots(before), _slots(after)
     moves = []
-    for slot in sorted({*old, *new}, key=lambda one: (one[0], one[1])):
+    for slot in sorted({*old, *new}):
         was, task = old.get(slot), new.get(slot)
         if task is None or (task.desired_state is not DesiredState.RUNNING and task.live):
             continue

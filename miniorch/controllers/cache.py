@@ -27,7 +27,6 @@ from miniorch.model import (
     Release,
     Service,
     Task,
-    TaskState,
     Token,
     Volume,
 )
@@ -35,7 +34,7 @@ from miniorch.state.records import Write, from_entry, path_of
 from miniorch.state.store import Store
 from miniorch.verdicts import DecisionRecord
 from scheduler.index import Index
-from scheduler.request import Board, NodeView
+from scheduler.request import Board
 
 log = logging.getLogger("cache")
 
@@ -67,14 +66,12 @@ class Cache:
         self._in_order: dict[str, list[Task]] = {}  # the same, where somebody has asked since the last change
         self._tasks_on: dict[str, dict[str, Task]] = {}
         self._decisions_of: dict[str, dict[int, DecisionRecord]] = {}
-        self.leaving: dict[str, Task] = {}  # that live, and are to stop
         self.ended: dict[str, dict[str, Task]] = {}  # node -> tasks that have ended there, the last ones of their slots
         self.closed: dict[str, Node] = {}  # nodes that take no new tasks
         self.held: dict[str, Service] = {}  # services whose update finds no place
         self.waiting: dict[str, dict[str, Task]] = {}  # service -> its tasks that want a node and have none
-        self._board = Board({})
-        self._stale: dict[str, None] = {}  # nodes of which `_board` holds the past
-        self._services_stale = False
+        self.leaving: dict[str, Task] = {}  # that live, and are to stop
+        self._groups = self._tasks_of, self._tasks_on, self.waiting, self.ended
         self._index: Index | None = None
         self._moved = asyncio.Event()
         self._begun, self.made = 0, 0  # how often it was listed from the store: begun, and the last that is complete
@@ -117,32 +114,20 @@ class Cache:
 
     @property
     def board(self) -> Board:
-        """All that the scheduler decides from. Of nodes only what has changed is looked at anew; and who holds a board
-        holds a picture of its moment.
-        """
-        views, services = self._board.views, self._board.services
-        if self._stale:
-            now, fresh = dict(views), False
-            for name in self._stale:
-                if name in self.nodes:
-                    fresh = fresh or name not in now
-                    now[name] = NodeView(self.nodes[name], tuple(filter(_counts, self.tasks_on(name))))
-                else:
-                    now.pop(name, None)
-            views = {name: now[name] for name in sorted(now)} if fresh else now
-        if self._services_stale:
-            services = {key: service.spec for key, service in self.services.items()}
-        if self._stale or self._services_stale:
-            self._board = Board(views, services)
-            self._stale.clear()
-            self._services_stale = False
-        return self._board
+        """All that the scheduler decides from, as it is until the next change."""
+        return self.index.board()
 
     @property
     def index(self) -> Index:
-        """The same for many decisions in a row. It is made when the first is to be made, and told of each change."""
+        """The same for many decisions in a row. It is made when somebody asks, and told of each change from then on."""
         if self._index is None:
-            self._index = Index.of(self.board)
+            self._index = index = Index()
+            for key, service in self.services.items():
+                index.service(key, service.spec)
+            for task in self.tasks.values():
+                index.task(None, task)
+            for name, node in self.nodes.items():
+                index.node(name, node)
         return self._index
 
     def modified(self, item: object) -> int:
@@ -224,92 +209,73 @@ class Cache:
 
     def _set(self, path: str, item: Any, modified: int, on_change: OnChange, value: bytes = b"") -> None:
         _, kind, key = path.split("/", 2)
-        before = self._forget(kind, key)
-        getattr(self, kind)[key] = item
+        found: dict[str, Any] = getattr(self, kind)
+        before = found.get(key)
+        found[key] = item
+        if before is not None:
+            del self._stored[id(before)]
         self._stored[id(item)] = modified, value
-        match item:
-            case Task():
-                self._tasks_of.setdefault(item.service_key, {})[key] = item
-                self._tasks_on.setdefault(item.node, {})[key] = item
-                if item.node:
-                    self._stale[item.node] = None
-                if not item.live:
-                    if item.desired_state is not DesiredState.REMOVED:
-                        self.ended.setdefault(item.node, {})[key] = item
-                elif item.desired_state is not DesiredState.RUNNING:
-                    self.leaving[key] = item
-                elif not item.node:
-                    self.waiting.setdefault(item.service_key, {})[key] = item
-            case DecisionRecord():
-                self._decisions_of.setdefault(item.service_key, {})[item.number] = item
-            case Service():
-                if item.held:
-                    self.held[key] = item
-            case Node():
-                if not item.takes_work:
-                    self.closed[key] = item
-        self._note(before, item)
+        self._sort(key, before, item)
         on_change(item, False)
 
     def _drop(self, path: str, on_change: OnChange) -> None:
         _, kind, key = path.split("/", 2)
-        item = self._forget(kind, key)
-        if item is not None:
-            self._note(item, None)
-            on_change(item, True)
+        before = getattr(self, kind).pop(key, None)
+        if before is not None:
+            del self._stored[id(before)]
+            self._sort(key, before, None)
+            on_change(before, True)
 
-    def _note(self, before: object | None, after: object | None) -> None:
-        """What was made of the objects is old now; the index is told."""
+    def _sort(self, key: str, before: Any, after: Any) -> None:
+        """Keep current what is found by something else than its key. The scheduler's index is told."""
         index = self._index
         match after or before:
             case Task() as task:
                 self._in_order.pop(task.service_key, None)
+                for groups, old, new in zip(self._groups, _groups_of(before), _groups_of(after), strict=True):
+                    if old is not None and old != new:
+                        del groups[old][key]
+                        if not groups[old]:
+                            del groups[old]
+                    if new is not None:
+                        groups.setdefault(new, {})[key] = after
+                _keep(self.leaving, key, after, task.live and task.desired_state is not DesiredState.RUNNING)
                 if index is not None:
-                    was = before if isinstance(before, Task) and _counts(before) else None
-                    index.task(was, after if isinstance(after, Task) and _counts(after) else None)
-            case Node(name=name):
-                self._stale[name] = None
+                    index.task(before, after)
+            case DecisionRecord() as record:
+                records = self._decisions_of.setdefault(record.service_key, {})
+                records.pop(record.number, None)
+                if after:
+                    records[record.number] = after
+                elif not records:
+                    del self._decisions_of[record.service_key]
+            case Service() as service:
+                _keep(self.held, key, after, bool(service.held))
                 if index is not None:
-                    index.node(name, after if isinstance(after, Node) else None)
-            case Service(key=key):
-                self._services_stale = True
+                    index.service(key, after.spec if after else None)
+            case Node() as node:
+                _keep(self.closed, key, after, not node.takes_work)
                 if index is not None:
-                    index.service(key, after.spec if isinstance(after, Service) else None)
+                    index.node(key, after)
 
-    def _forget(self, kind: str, key: str) -> object | None:
-        """Take an object out of all that it stands in."""
-        item: object | None = getattr(self, kind).pop(key, None)
-        if item is not None:
-            del self._stored[id(item)]
-        match item:
-            case Task():
-                self.leaving.pop(key, None)
-                if item.node:
-                    self._stale[item.node] = None
-                own = item.service_key
-                ended = self.ended, item.node
-                for index, name in ((self._tasks_of, own), (self._tasks_on, item.node), (self.waiting, own), ended):
-                    if name in index:
-                        index[name].pop(key, None)
-                        if not index[name]:
-                            del index[name]
-            case DecisionRecord():
-                own_records = self._decisions_of[item.service_key]
-                del own_records[item.number]
-                if not own_records:
-                    del self._decisions_of[item.service_key]
-            case Service():
-                self.held.pop(key, None)
-            case Node():
-                self.closed.pop(key, None)
-        return item
+
+def _groups_of(task: Task | None) -> tuple[str | None, ...]:
+    """Where a task stands in each of `Cache._groups`; None: nowhere."""
+    if task is None:
+        return None, None, None, None
+    own, node, wish = task.service_key, task.node, task.desired_state
+    if task.status.state.ended:
+        return own, node, None, None if wish is DesiredState.REMOVED else node
+    return own, node, own if wish is DesiredState.RUNNING and not node else None, None
+
+
+def _keep(found: dict[str, Any], key: str, item: Any, belongs: bool) -> None:
+    if item is not None and belongs:
+        found[key] = item
+    else:
+        found.pop(key, None)
 
 
 def by_name(items: Iterable[Any]) -> list[Any]:
     """Objects in an order that does not depend on chance."""
     return sorted(items, key=lambda item: item.name)
-
-
-def _counts(task: Task) -> bool:
-    """Whether a task means anything to one that looks for a place; one that is done still holds its data's place."""
-    return task.live or task.status.state is TaskState.COMPLETE

@@ -21,12 +21,13 @@ from dataclasses import replace
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
 from miniorch.controllers.waiting import Waiting
-from miniorch.model import DesiredState, Leader, Node, Service, Status, Task, TaskState, Volume
+from miniorch.model import DesiredState, Leader, Node, Service, Status, Task, TaskState, Volume, changed
 from miniorch.slots import digest_of, is_done, is_given_up, is_wanted, next_at, recent_failures, volumes_of
 from miniorch.spec import Condition
 from miniorch.state.records import OPERATIONS_AT_ONCE, Write
 from miniorch.verdicts import Placed
 from scheduler.company import Company
+from scheduler.constraints import is_static
 from scheduler.explain import record
 from scheduler.filters import FILTERS, Filter
 from scheduler.refusal import refusal
@@ -34,7 +35,7 @@ from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, VOLUME, Board
 
 WAITING = (TaskState.NEW, TaskState.PENDING)
 WANTED = {Condition.STARTED: "started", Condition.HEALTHY: "healthy", Condition.COMPLETED: "completed"}
-BATCH = (OPERATIONS_AT_ONCE - 1) // 2  # tasks with an event each, and the record of their decision: one transaction
+BATCH = OPERATIONS_AT_ONCE - 2  # tasks, the record of their decision and its event: one transaction
 NEWS = 5  # tasks that are placed at once are each an event; more are one together, and the record names their nodes
 TELL = "*"  # the key under which reasons are brought up to date
 LOOK = "?"  # before the key of a service that a change on any node may help
@@ -72,6 +73,8 @@ class Placer:
                 return [key for key in waiting.on(VOLUME) if key.startswith(f"{item.app}/")]
             case Node():
                 return (item.name, TELL) if waiting.on(NODE, AROUND) else ()
+            case Task() if item.node and not waiting:
+                return ()
             case Task() if item.node:
                 leaves = gone or not item.live or item.desired_state is not DesiredState.RUNNING
                 helps = leaves or item.status.state is TaskState.ASSIGNED
@@ -201,10 +204,9 @@ def place(service: Service, cache: Cache, now: float) -> Plan | None:
     writes.append(
         Write(kept, 0, why=f"{len(taken)} tasks are assigned: miniorch explain {service.key}" if many else "")
     )
-    rules = digest_of(service.spec.placement)
+    rules, status = digest_of(service.spec.placement), Status(TaskState.ASSIGNED, "waits for the node's agent", now)
     for task, node in taken:
-        status = Status(TaskState.ASSIGNED, "waits for the node's agent", now)
-        assigned = replace(task, node=node, status=status, placed_by=rules)
+        assigned = changed(task, node=node, status=status, placed_by=rules)
         writes.append(cache.change(task, assigned, "" if many else f"assigned to {node}"))
     return Plan(writes, 0.0)
 
@@ -329,6 +331,15 @@ def would_follow(task: Task, service: Service, cache: Cache, now: float) -> tupl
     return found.node.name == task.node or not _others_move(service, cache, now), ""
 
 
+def stands_in_the_way(task: Task, successor: Task, service: Service, cache: Cache) -> bool:
+    """Whether a successor finds a place only when this task is gone: there may be one of them in a zone."""
+    if all(map(is_static, service.spec.placement.constraints)) or successor.status.state is not TaskState.PENDING:
+        return False
+    request, boards = request_for(service, cache), (cache.board, _board_without(task, cache))
+    now, then = (any(not refused_by(request, view, board) for view in board.views.values()) for board in boards)
+    return then and not now
+
+
 def _board_without(task: Task, cache: Cache) -> Board:
     views = cache.board.views
     return replace(cache.board, views={**views, task.node: _without(task, views[task.node])})
@@ -359,9 +370,9 @@ def _told(service: Service, state: TaskState, message: str, brief: str, cache: C
         words = message if task.id in first else brief
         if (after, words) != (task.status.state, task.status.message):
             since = now if after is not task.status.state else task.status.since
-            changed = replace(task, status=replace(task.status, state=after, message=words, since=since))
+            told = changed(task, status=replace(task.status, state=after, message=words, since=since))
             is_news = after is TaskState.PENDING is not task.status.state and task.id in first
-            writes.append(cache.change(task, changed, words if is_news else ""))
+            writes.append(cache.change(task, told, words if is_news else ""))
             if len(writes) >= WRITES_PER_PLAN:
                 return Plan(writes, 0.0)
     return Plan(writes)

@@ -12,11 +12,11 @@ next step. Three rules keep people happy:
 - a task leaves DNS, VIP and HAProxy (DRAINING) before it is told to stop.
 
 One thing breaks the first rule on purpose: a node that is down, or is to be drained. Nobody knows what becomes of a
-task on a node that does not answer, and who waits until it has ended may wait for ever. So a task that *can* move gets
-a successor elsewhere first: one that has no named volume, and (with `stop_after_seconds`) one that must have been
-stopped by its own agent meanwhile. It is told to stop when the successor has a node (down) or serves (drained), and
-hears it when its node is back: whoever came later stays. Should the node be back before the successor has found a
-place, the successor is dropped. All others stay as they are, wait, and say so (`unknown` in `slots.py`).
+task on a node that does not answer, and who waits for its end may wait for ever. So a task that *can* move gets a
+successor elsewhere first: one that has no named volume, and (with `stop_after_seconds`) one that must have been stopped
+by its own agent meanwhile. It is told to stop when the successor has a node (down) or serves (drained; or has a place
+only then), and hears it when its node is back: whoever came later stays. Should the node be back before that, the
+successor is dropped. All others stay as they are, wait, and say so (`unknown` in `slots.py`).
 
 Which ended tasks get a successor at all, and when, is said in `miniorch/slots.py`.
 
@@ -32,18 +32,8 @@ from miniorch.clock import new_id
 from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import WRITES_PER_PLAN, Plan
-from miniorch.controllers.placement import may_stay, request_for, why_not_stay, would_follow
-from miniorch.model import (
-    Availability,
-    DesiredState,
-    Endpoints,
-    Node,
-    NodeState,
-    Service,
-    Status,
-    Task,
-    TaskState,
-)
+from miniorch.controllers.placement import may_stay, request_for, stands_in_the_way, why_not_stay, would_follow
+from miniorch.model import Availability, DesiredState, Endpoints, Node, NodeState, Service, Status, Task, TaskState
 from miniorch.slots import (
     BACKOFF_LIMIT_SECONDS,
     digest_of,
@@ -143,7 +133,11 @@ class _Look:
                 self._retire(task, DesiredState.REMOVED, f"only {self.service.spec.replicas} wanted")
         unsettled = {number: tasks for number, tasks in slots.items() if not self._is_settled(tasks)}
         broken = sum(1 for tasks in unsettled.values() if not any(map(self._serves, tasks)) and not _never_ran(tasks))
-        for number, tasks in unsettled.items():
+        order = list(unsettled.items())
+        if self.service.held and order:  # the first tells why; some others are asked with it, and the next time others
+            turn = 1 + int(self.now // HELD_SECONDS) * (HELD_TRIES - 1) % len(order)
+            order[1:] = [*order[turn:], *order[1:turn]]
+        for number, tasks in order:
             if len(self.writes) > WRITES_PER_PLAN:
                 break  # the rest is for the next look
             broken += self._step_slot(number, tasks, broken, chance)
@@ -199,9 +193,12 @@ class _Look:
             if task is not newest:
                 goal = DesiredState.SHUTDOWN if task.node else DesiredState.REMOVED
                 self._retire(task, goal, f"{newest.id} has slot {number}")
-        for task in live:
-            if task.id in leaving and (self._serves(newest) or (newest.node and self._is_away(task))):
+        for task in (one for one in live if one.id in leaving):
+            first = not broken and stands_in_the_way(task, newest, self.service, self.cache)
+            if first or self._serves(newest) or (newest.node and self._is_away(task)):
                 self._retire(task, DesiredState.SHUTDOWN, leaving[task.id])
+                if first:
+                    return 1
         if newest.desired_state is not DesiredState.RUNNING:
             self._retire(newest, DesiredState.SHUTDOWN, "")
         elif why := self._is_outdated(newest):
@@ -320,7 +317,13 @@ class _Look:
         self.writes.append(Write(task, 0, why=why))
 
     def _retire(self, task: Task, goal: DesiredState, why: str) -> None:
-        """The next step on a task's way out: out of traffic, then stopped, then (goal REMOVED) gone."""
+        """The next step on a task's way out: out of traffic, then stopped, then (goal REMOVED) gone.
+
+        Out of traffic first even if its node is down: it may be back, unknown to us, before anything is written.
+        """
+        if task.live and task.desired_state is DesiredState.RUNNING and task.status.state is TaskState.RUNNING:
+            self._desire(task, DesiredState.DRAINING, f"taken out of traffic: {why}")
+            return
         if not task.node or (goal is DesiredState.REMOVED and self._is_away(task)):
             # No agent has ever seen it; or that agent, once it is back, removes what it finds and we do not know.
             if goal is DesiredState.REMOVED:
@@ -334,9 +337,6 @@ class _Look:
                 self.writes.append(self.cache.erase(task))
             return
         if task.desired_state is DesiredState.SHUTDOWN and goal is DesiredState.SHUTDOWN:
-            return
-        if task.live and task.desired_state is DesiredState.RUNNING and task.status.state is TaskState.RUNNING:
-            self._desire(task, DesiredState.DRAINING, f"taken out of traffic: {why}")
             return
         if task.live and task.desired_state is DesiredState.DRAINING and not self._drained(task):
             self._look_again(max(0.0, task.desired_since + DRAIN_LIMIT_SECONDS - self.now))
@@ -385,8 +385,7 @@ class _Look:
 
 def _never_ran(tasks: list[Task]) -> bool:
     """Whether a slot is new, and what is wanted in it has found no node: nothing that is wrong with the others."""
-    ran = any(task.node or task.status.state is TaskState.NEW for task in tasks)
-    return any(task.live for task in tasks) and not ran
+    return any(task.live for task in tasks) and not any(one.node or one.status.state is TaskState.NEW for one in tasks)
 
 
 def _fate(task: Task) -> str:

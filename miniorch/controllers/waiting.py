@@ -50,5 +50,8 @@ class Waiting:
     def is_for(self, service: str, kind: str) -> bool:
         return kind in self._why.get(service, ())
 
+    def __len__(self) -> int:
+        return len(self._why)
+
     def __contains__(self, service: str) -> bool:
         return service in self._why

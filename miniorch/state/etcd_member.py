@@ -15,6 +15,7 @@ file: `miniorch/state/etcd.py`.
 import asyncio
 import contextlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -33,6 +34,7 @@ __all__ = ["answer", "connect", "failure", "grpc", "responses", "rpc"]
 
 QUIET_SECONDS = 4.0  # a watch that has told nothing for so long is asked for a sign of life
 SIGN_SECONDS = 4.0  # and has so long to give one
+TLS = "--store etcd://host:port?ca=FILE&cert=FILE&key=FILE, with files that fit this etcd"
 RESPONSES_AHEAD = 16  # read from the network before the event loop has taken them; then TCP holds etcd back
 _OPTIONS = {
     "grpc.keepalive_time_ms": 10_000,  # etcd hangs up on those who ping more often than every 5 s
@@ -91,9 +93,12 @@ def failure(endpoint: str, error: Any, writes: bool) -> MiniorchError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return UsageError(said, remedy="start etcd without --max-txn-ops and --max-request-bytes")
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
-        return NotAllowed(said, remedy="--store etcd://host:port?ca=FILE&cert=FILE&key=FILE")
+        return NotAllowed(said, remedy=TLS)
     if "failed to connect" in details:
-        return Unreachable(f"no etcd answers at {endpoint}: {details.rpartition(': ')[2]}", remedy=health)
+        why = details.rpartition(": ")[2]
+        if why == "OK" or re.search("TSI|handshak|Socket closed", why):  # what gRPC says of TLS
+            return Unreachable(f"etcd {endpoint} wants other certificates, or TLS, or none ({why})", remedy=TLS)
+        return Unreachable(f"no etcd answers at {endpoint}: {why}", remedy=health)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         said = f"etcd {endpoint} did not answer in time"
     if writes:

@@ -45,7 +45,7 @@ def check_txn(compares: Sequence[Compare], operations: Sequence[Operation]) -> N
     sizes: dict[str, int] = {}
     size = 0
     for operation in operations:
-        key, value = operation.key, len(operation.value) if isinstance(operation, Put) else 0
+        key, value = operation.key, len(operation.value) if type(operation) is Put else 0
         if key in sizes:
             raise UsageError(f"the key {key!r} occurs twice in one transaction")
         if value > VALUE_BYTES:

@@ -69,4 +69,14 @@ def _tls(options: dict[str, str]) -> dict[str, str]:
             Path(file).read_bytes()
         except OSError as error:
             raise UsageError(f"--store: {name}={file} cannot be read: {error.strerror}") from None
+    if options:
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=options["ca"])
+            if "cert" in options:
+                context.load_cert_chain(options["cert"], options["key"], password="")
+        except OSError as error:
+            why = getattr(error, "reason", "") or error
+            raise UsageError(f"--store: ca, cert and key are no files for TLS, or not a pair: {why}") from None
     return options

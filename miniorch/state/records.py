@@ -5,18 +5,21 @@ says at which revision it was read (`Versioned.modified`); the store refuses if 
 
 The bytes are those of `miniorch/codec.py`; msgspec makes and reads them ten times as fast, and what it does not accept
 is read again there, for the message that names the value. An entry keeps its object: what was written by this process
-is not read at all, and what another one wrote is read once, however many watch it.
+is not read at all, and what another one wrote is read once, however many watch it. Nine tenths of a task are its spec,
+which all tasks of a service share: it is written once, and read once, for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from miniorch.codec import decode
-from miniorch.model import KINDS, Event, key_of, kind_of
+from miniorch.model import KINDS, Event, Task, key_of, kind_of
+from miniorch.spec import TaskSpec
 from miniorch.state.limits import TXN_OPERATIONS
 from miniorch.state.store import Compare, Delete, Entry, Operation, Put, Store
 
@@ -41,8 +44,54 @@ def path_of(item: object) -> str:
     return f"/{_KINDS[type(item)]}/{key_of(item)}"
 
 
+class _Specs:
+    """Specs beside their bytes, each once. Who has asked about very many forgets them and begins again."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, tuple[TaskSpec, msgspec.Raw]] = {}  # by id of the spec, which cannot go away meanwhile
+        self._specs: dict[bytes, TaskSpec] = {}
+
+    def written(self, spec: TaskSpec) -> msgspec.Raw:
+        known = self._bytes.get(id(spec))
+        return known[1] if known else self._keep(spec, _ENCODER.encode(spec))
+
+    def read(self, raw: msgspec.Raw) -> TaskSpec:
+        value = bytes(raw)
+        spec = self._specs.get(value)
+        if spec is None:
+            spec = msgspec.json.decode(value, type=TaskSpec)
+            self._keep(spec, value)
+        return spec
+
+    def _keep(self, spec: TaskSpec, value: bytes) -> msgspec.Raw:
+        if len(self._bytes) >= SPECS_KEPT:
+            self._bytes.clear()
+            self._specs.clear()
+        raw = msgspec.Raw(value)
+        self._bytes[id(spec)], self._specs[value] = (spec, raw), spec
+        return raw
+
+
+SPECS_KEPT = 10_000
+_SPECS = _Specs()
+_FIELDS = tuple(field.name for field in fields(Task))
+_VALUES = attrgetter(*_FIELDS)
+_HINTS = {**get_type_hints(Task), "spec": msgspec.Raw}
+# A task on its way to JSON or from it: its spec is in JSON already.
+_Form: Any = msgspec.defstruct(
+    "_Form",
+    [(one.name, _HINTS[one.name], *([] if one.default is MISSING else [one.default])) for one in fields(Task)],
+    gc=False,
+)
+_FORMS = msgspec.json.Decoder(_Form)
+
+
 def put(item: object) -> Put:
-    return Put(path_of(item), _ENCODER.encode(item), 0, item)
+    if type(item) is not Task:
+        return Put(path_of(item), _ENCODER.encode(item), 0, item)
+    form = _Form(*_VALUES(item))
+    form.spec = _SPECS.written(item.spec)
+    return Put(f"/tasks/{item.id}", _ENCODER.encode(form), 0, item)
 
 
 def from_entry(entry: Entry) -> Any:
@@ -54,7 +103,11 @@ def from_entry(entry: Entry) -> Any:
 
 def _read(kind: str, value: bytes) -> Any:
     try:
-        return _DECODERS[kind].decode(value)
+        if kind != "tasks":
+            return _DECODERS[kind].decode(value)
+        form = _FORMS.decode(value)
+        form.spec = _SPECS.read(form.spec)
+        return msgspec.convert(form, Task, from_attributes=True)
     except msgspec.MsgspecError:
         return decode(KINDS[kind], value)
 
@@ -98,25 +151,20 @@ class Transaction:
 
 def transactions(writes: Sequence[Write], event_of: Callable[[Write], Event], guard: Compare) -> Iterator[Transaction]:
     """All writes in their order, cut into as few transactions as possible. Each compares `guard`, too."""
-    one, size = Transaction([guard], [], []), 0
+    one, count, size = Transaction([guard], [], []), 0, 0
     for write in writes:
-        first = Delete(path_of(write.item)) if write.erase else put(write.item)
-        grown = len(first.value) if isinstance(first, Put) else 0
-        operations: list[Operation] = [first]
-        if write.why:
-            event = event_of(write)
-            told = put(event)
-            grown += len(told.value)
-            operations.append(told)
-        if len(one.operations) + len(operations) > OPERATIONS_AT_ONCE or size + grown > BYTES_AT_ONCE:
-            if one.operations:
-                yield one
-            one, size = Transaction([guard], [], []), 0
+        first: Operation = Delete(path_of(write.item)) if write.erase else put(write.item)
+        event = event_of(write) if write.why else None
+        more = [first] if event is None else [first, put(event)]
+        grown = sum([len(each.value) for each in more if type(each) is Put])
+        count, size = count + len(more), size + grown
+        if one.operations and (count > OPERATIONS_AT_ONCE or size > BYTES_AT_ONCE):
+            yield one
+            one, count, size = Transaction([guard], [], []), len(more), grown
         one.compares.append(Compare(first.key, write.modified))
-        one.operations.extend(operations)
-        if write.why:
+        one.operations.extend(more)
+        if event is not None:
             one.events.append(event)
-        size += grown
     yield one
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from miniorch.codec import decode, encode
 from miniorch.model import Availability, Node, NodeState, Status, Task, TaskState
 from miniorch.spec import Constraint, Mount, Placement, Port, Resources, ServiceSpec, TaskSpec
-from miniorch.verdicts import Change, DecisionRecord, Placed, Remedy, Rule, Trace
-from scheduler.explain import ASKED, NAMES, ROWS, TASKS, again, look, record, trace, whole
+from miniorch.verdicts import Change, DecisionRecord, Placed, Remedy, Trace
+from scheduler.explain import ASKED, NAMES, ROWS, TASKS, Look, again, look, record, trace, whole
 from scheduler.filters import FILTERS
 from scheduler.index import Index
 from scheduler.oracle import best
@@ -140,6 +140,17 @@ def test_the_smallest_change_of_each_kind_is_told_with_its_command() -> None:
          "miniorch run FILE, with deploy.resources.reservations.memory: 312M in web"),
         ("n3", "it did not want node.labels.disk == ssd", "miniorch run FILE, with no node.labels.disk == ssd in web"),
     ]  # fmt: skip
+
+
+def test_what_is_counted_is_written_as_an_app_file_has_it() -> None:
+    asked, key = wish(), "deploy.resources.reservations.generic_resources"
+    asked = replace(
+        asked, spec=replace(asked.spec, task=replace(asked.spec.task, reserved=Resources(generic={"gpu": 2})))
+    )
+    (*_, mild) = helps(asked, Board.of([view(node("n1", labels={"resource.gpu": "1"}))]))
+    assert mild[2] == f"miniorch run FILE, with {key}: [{{discrete_resource_spec: {{kind: gpu, value: 1}}}}] in web"
+    (*_, none) = helps(asked, Board.of([view(node("n1"))]))
+    assert none[1:] == ("it reserved no gpu", "miniorch run FILE, with no reservation of gpu in web")
 
 
 def test_a_loosening_that_helps_everywhere_names_every_node() -> None:
@@ -361,14 +372,18 @@ def test_whatever_is_said_to_help_does_help(board: Board, request: Request) -> N
         for part in parts:
             after = tried([edit for edit in edits if edit not in part], request, board)
             assert not all(fits(*after, name) for name in remedy.nodes), (remedy, part)
-    if not fitting and any(_can_be_helped(one.failing) for one in looks):
+    if not fitting and any(_can_be_helped(one) for one in looks):
         assert found, "there was a change on a node, and none was told"
 
 
-def _can_be_helped(failing: Sequence[Rule]) -> bool:
-    """Whether each failing rule of a node has a change that concerns that rule alone."""
-    simple = {"ready", "drain", "capacity", "ports"}
-    return all(rule.rule in simple and rule.change is not None and rule.change.edits for rule in failing)
+def _can_be_helped(of_node: Look) -> bool:
+    """Whether each failing rule of a node has a change that concerns that rule alone. A node that is down does not come
+    back alone: its tasks count again, in the rules about what lies beside a task.
+    """
+    simple, node = {"ready", "drain", "capacity", "ports"}, of_node.view.node
+    if node.state is NodeState.DOWN and any(task.live for task in of_node.view.tasks):
+        return False
+    return all(rule.rule in simple and rule.change is not None and rule.change.edits for rule in of_node.failing)
 
 
 @settings(deadline=None, max_examples=50)

@@ -14,7 +14,8 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.rehearsal import Rehearsal
 from miniorch.errors import NotFound, UsageError
 from miniorch.model import Node, Service, TaskState
-from miniorch.spec import Condition, Mount, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
+from miniorch.spec import Condition, Mount, Placement, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
+from scheduler.spellings import expression
 
 T0 = 1_000.0
 GIB = 1 << 30
@@ -94,6 +95,25 @@ def test_what_finds_no_place_runs_on_where_it_is_if_its_node_is_only_drained() -
     assert (move.before, move.after) == ("n3", "")
 
 
+@pytest.mark.parametrize(
+    "rule", ["service != web within node.labels.zone", "replicas <= 1 within node.labels.zone",
+             "replicas evenly 2 within node.labels.zone"],
+)  # fmt: skip
+@pytest.mark.parametrize("gone", ["kill", "drain"])
+def test_what_may_be_in_each_zone_once_is_not_in_its_own_way(rule: str, gone: str) -> None:
+    web = replace(WEB, spec=replace(WEB.spec, replicas=2, placement=Placement((expression(rule),))))
+    answer = ask(settled(web), **{gone: ("n2",)})
+    assert (answer["moves"], answer["waiting"]) == ([Move("shop/web.2", "n2", "n3")], [])
+
+
+@pytest.mark.parametrize("gone", ["kill", "drain"])
+def test_what_leaves_its_node_does_not_count_when_its_successor_is_spread(gone: str) -> None:
+    web = replace(WEB, spec=replace(WEB.spec, placement=Placement(spread=("node.labels.zone",))))
+    four = (*NODES, replace(NODES[0], name="n4"))
+    assert sorted(on(settled(web, nodes=four)).values()) == ["n1", "n2", "n3", "n4"]
+    assert ask(settled(web, nodes=four), **{gone: ("n3",)})["moves"] == [Move("shop/web.3", "n3", "n2")]
+
+
 def test_all_nodes_with_a_label_are_lost_and_a_new_one_takes_over() -> None:
     one = NewNode(8.0, 8 * GIB, {"zone": "c"})
     answer = ask(settled(), lose=("zone=b",), add=(one,))
@@ -120,6 +140,22 @@ def test_a_plan_whose_tasks_would_fit_nowhere_says_that_what_runs_stays() -> Non
         (f"shop/web.{number}", node, node) for number, node in ((1, "n1"), (2, "n2"), (3, "n3"), (4, "n1"))
     ]
     assert {move.why for move in moves} == {"no node fits (3 looked at): 3 nodes: wants 8 CPUs, 3 of 4 free"}
+
+
+def test_a_held_update_asks_all_its_tasks_in_turn_whether_they_would_make_room() -> None:
+    nodes = [Node(f"n{number}", "", "", Resources(4.0, 4 * GIB)) for number in range(1, 9)]
+    web = replace(WEB, spec=ServiceSpec(TaskSpec("web", reserved=Resources(1.0)), 8))
+    rule = Placement((expression("node.name != n8"),), max_per_node=1)
+    other = Service(
+        "shop", "other", ServiceSpec(TaskSpec("x", reserved=Resources(3.0)), 7, placement=rule), "10.201.0.3"
+    )
+    cache = settled(web, other, nodes=nodes)
+    assert sorted(on(cache).values()) == sorted([f"n{number}" for number in range(1, 9)] * 2)[:-1]
+    larger = replace(cache.services["shop/web"], spec=replace(web.spec, task=TaskSpec("web", reserved=Resources(2.0))))
+    found = asyncio.run(places("shop", (larger,), cache, T0)) or []
+    moved = {move.task: move.after for move in found if not move.why}
+    assert moved == {"shop/web.1": "n8", "shop/web.8": "n8"}, "six find no place, and the last one does"
+    assert len(found) == 8
 
 
 def test_a_node_that_is_lost_and_drained_is_lost() -> None:

@@ -165,10 +165,13 @@ def test_a_task_is_lost_after_a_day_or_with_its_node() -> None:
 
 
 def test_what_is_to_be_removed_is_forgotten_when_its_node_is_down() -> None:
-    """The agent removes containers that the server does not know, once it is back."""
-    assert plan(NODE, AWAY, task(1), task(2, node="n2")) == ["erase t2"]
+    """The agent removes containers that the server does not know, once it is back: they take no traffic by then."""
+    assert plan(NODE, AWAY, task(1), task(2, node="n2")) == ["t2: desired draining, running"]
+    leaving = replace(task(2, node="n2"), desired_state=DesiredState.DRAINING, desired_since=T0)
+    assert plan(NODE, AWAY, task(1), leaving) == ["erase t2"]
+    assert plan(NODE, replace(AWAY, state=NodeState.READY), task(1), leaving) != ["erase t2"]  # it is back
     gone = replace(service(), removing=True)
-    assert said(plan_service(gone, NODE, AWAY, task(1, node="n2")).writes) == ["erase t1"]
+    assert said(plan_service(gone, NODE, AWAY, replace(leaving, slot=1)).writes) == ["erase t2"]
 
 
 # --- a node that is drained ------------------------------------------------------------------------------------------

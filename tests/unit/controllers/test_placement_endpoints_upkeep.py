@@ -19,7 +19,19 @@ from miniorch.controllers.upkeep import (
     History,
     Removal,
 )
-from miniorch.model import App, DesiredState, Event, Node, NodeState, Release, Service, Task, TaskState, Volume
+from miniorch.model import (
+    App,
+    DesiredState,
+    Endpoints,
+    Event,
+    Node,
+    NodeState,
+    Release,
+    Service,
+    Task,
+    TaskState,
+    Volume,
+)
 from miniorch.spec import Condition, Mount, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
 from miniorch.verdicts import DecisionRecord, Trace
 
@@ -167,14 +179,30 @@ def test_endpoints_name_tasks_with_an_address_and_only_running_ones_are_ready() 
         task(4, TaskState.RUNNING, desired=DesiredState.DRAINING),
         task(5, TaskState.PENDING, node=""),
     ]
-    backends = derive(service(), tasks).backends
+    backends = derive(service(), tasks, {}).backends
     assert [(backend.slot, backend.ready) for backend in backends] == [(1, True), (2, False), (4, False)]
+
+
+def test_nobody_is_sent_to_a_node_that_is_down_until_it_is_back() -> None:
+    away = replace(NODE, name="n2", state=NodeState.DOWN)
+    held = (service(replicas=2), task(1), replace(task(2), node="n2"))
+    assert Reachability().plan("n2", Cache.holding(*held, away), T0).others == ["shop/web"]
+
+    def ready(node: Node) -> list[bool]:
+        written = Reachability().plan("shop/web", Cache.holding(*held, NODE, node), T0).writes[0].item
+        assert isinstance(written, Endpoints)
+        return [backend.ready for backend in written.backends]
+
+    assert ready(away) == [True, False]
+    assert (
+        ready(replace(away, state=NodeState.UNREACHABLE)) == ready(replace(away, state=NodeState.READY)) == [True, True]
+    )
 
 
 def test_endpoints_carry_aliases_until_the_service_is_removed() -> None:
     web = service(aliases=("www",))
-    assert derive(web, []).aliases == ("www",)
-    assert derive(replace(web, removing=True), []).aliases == ()
+    assert derive(web, [], {}).aliases == ("www",)
+    assert derive(replace(web, removing=True), [], {}).aliases == ()
 
 
 def test_endpoints_are_written_only_when_they_change() -> None:
@@ -189,9 +217,9 @@ def test_endpoints_are_written_only_when_they_change() -> None:
 
 def test_endpoints_say_that_a_backend_drains_until_it_has_stopped() -> None:
     leaving = task(1, TaskState.RUNNING, desired=DesiredState.DRAINING)
-    assert derive(service(), [leaving, task(2)]).draining
-    assert not derive(service(), [task(1), task(2)]).draining
-    assert not derive(service(), [task(1, TaskState.SHUTDOWN, desired=DesiredState.DRAINING)]).draining
+    assert derive(service(), [leaving, task(2)], {}).draining
+    assert not derive(service(), [task(1), task(2)], {}).draining
+    assert not derive(service(), [task(1, TaskState.SHUTDOWN, desired=DesiredState.DRAINING)], {}).draining
 
 
 def test_endpoints_that_many_nodes_hear_of_rest_longer() -> None:

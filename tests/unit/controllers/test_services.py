@@ -130,7 +130,7 @@ def _draining(since: float, ports: tuple[Port, ...] = ()) -> tuple[object, ...]:
     web = service(replicas=1)
     web = replace(web, spec=replace(web.spec, ports=ports))
     leaving = replace(outdated(task(1, desired=DesiredState.DRAINING)), desired_since=T0 - since)
-    return web, NODE, leaving, derive(web, [leaving])
+    return web, NODE, leaving, derive(web, [leaving], {})
 
 
 def test_a_draining_task_stops_when_all_traffic_follows_the_endpoints_without_it() -> None:
@@ -185,7 +185,7 @@ def test_a_draining_task_does_not_wait_for_an_hour_because_a_wall_clock_was_set_
 
 def test_a_draining_task_does_not_stop_while_the_endpoints_still_name_it() -> None:
     web, node, leaving, _ = _draining(1.0)
-    stale = derive(web, [replace(leaving, desired_state=DesiredState.RUNNING)])
+    stale = derive(web, [replace(leaving, desired_state=DesiredState.RUNNING)], {})
     liveness = Liveness(StoppedClock())
     for component in ("agent", "net"):
         liveness.applied("n1", component, 99)

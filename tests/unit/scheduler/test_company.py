@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from miniorch.model import Availability, TaskState
 from scheduler.company import Company, names
+from scheduler.explain import look
+from scheduler.remedies import remedies
 from scheduler.rules import Affinity
 from scheduler.spellings import expression
 from scheduler.victims import victims
@@ -291,6 +293,25 @@ def test_a_label_is_chosen_so_that_all_rules_about_such_places_hold() -> None:
     assert told.change is not None
     assert "zone=b" in told.change.command
     assert told.seen == "none without label zone, none without label zone"
+
+
+@pytest.mark.parametrize(
+    ("place", "label"), [("node.labels.zone in a, b", "zone=b"), ("node.labels.zone != b", "zone=n3")]
+)
+def test_a_label_that_a_constraint_asks_for_is_one_at_which_the_rules_about_such_places_hold(
+    place: str, label: str
+) -> None:
+    there = board((N1, ["web.1"]), (node("n3", zone="b" if "!=" in place else "a"), []))
+    wish = wants(place, "service != web within labels.zone", replicas=2)
+    first, *_ = remedies(wish, there, look(wish, there.views.values(), there))
+    assert (first.nodes, first.change.command) == (("n3",), f"miniorch node label n3 {label}")
+
+
+def test_what_is_nowhere_in_a_zone_may_come_there() -> None:
+    there = board((N1, []), (node("n3"), ["db.1"]), services={"shop/db": []})
+    told = refusal(wants("service == db within node.labels.zone"), there, "n1")
+    assert told.change is not None
+    assert [(edit.kind, edit.node, edit.key) for edit in told.change.edits] == [("come", "n1", "shop/db")]
 
 
 def test_a_passing_node_says_what_is_there() -> None:

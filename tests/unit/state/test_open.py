@@ -63,6 +63,7 @@ def test_certificates_are_asked_for_before_the_first_request(tmp_path: Path) -> 
         (f"ca={file}&cert={file}", "cert and key"),
         (f"ca={tmp_path}/none", "cannot be read"),
         ("ca=", "cannot be read"),
+        (f"ca={file}", "no files for TLS"),
     ):
         with pytest.raises(UsageError, match=words):
             open_store(f"etcd://h1?{query}")
