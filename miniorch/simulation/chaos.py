@@ -11,6 +11,7 @@ is in the same list, so that shrinking leaves out a scaling as readily as a cras
 
 import difflib
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,9 @@ from miniorch.errors import UsageError
 JOBS = ("setup", "report")
 QUIET_SECONDS = 120.0  # the longest rest at the end of a run
 TROUBLE_SHARE = 0.6  # of a short one is before it
+LIMITS = {"nodes": (1, 4000), "servers": (1, 99), "seconds": (1, 1_000_000), "tasks": (0, 800_000)}
+MOST_TASKS_PER_NODE = 200  # as many subnets and addresses as there are
+LONGEST_SECONDS = 600.0  # of a fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,33 @@ def draw(seed: int, kinds: Iterable[str], scene: Scene, seconds: float) -> tuple
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.target)))
 
 
+def check(case: Case, where: str = "--") -> None:
+    """Raises `UsageError`, which begins with `where`, for what no run can be made from."""
+    for name, (least, most) in LIMITS.items():
+        if not least <= (seen := getattr(case, name)) <= most:  # NaN, too
+            remedy = f"--{name} {most}" if seen > most else "miniorch simulate --help"
+            raise UsageError(f"{where}{name} wants {least} to {most}, got {seen:g}", remedy=remedy)
+    if case.tasks > case.nodes * MOST_TASKS_PER_NODE:
+        raise UsageError(
+            f"{case.tasks} tasks are too many for {case.nodes} nodes: each takes at most {MOST_TASKS_PER_NODE}",
+            remedy=f"--nodes {-(-case.tasks // MOST_TASKS_PER_NODE)}",
+        )
+    chance, scene = random.Random(0), case.scene()
+    for number, fault in enumerate(case.faults):
+        one, kind = f"{where}faults[{number}]", KNOWN.get(fault.kind)
+        if kind is None:
+            raise UsageError(f'{one}.kind wants one of {", ".join(KNOWN)}; got "{fault.kind}"')
+        like = {re.sub(r"[\d.]+", "0", target): target for target in (kind.target(chance, scene) for _ in range(99))}
+        there = {*scene.nodes, *scene.servers}.issuperset(re.findall(r"(?:node|server)\S+", fault.target))
+        if not there or re.sub(r"[\d.]+", "0", fault.target) not in like:
+            raise UsageError(f'{one}.target wants something like "{like.popitem()[1]}"; got "{fault.target}"')
+        if not (0 <= fault.at <= case.trouble_seconds and 0 <= fault.seconds <= LONGEST_SECONDS):
+            raise UsageError(
+                f"{one} wants at from 0 to {case.trouble_seconds:g} and seconds from 0 to {LONGEST_SECONDS:g}, "
+                f"got {fault.at:g} and {fault.seconds:g}"
+            )
+
+
 def kinds_named(words: str) -> tuple[str, ...]:
     """The kinds in `partition,crash`; `all` and `none` are known, too. Raises `UsageError` with the nearest name."""
     if words in ("all", "none"):
@@ -195,7 +226,7 @@ def kinds_named(words: str) -> tuple[str, ...]:
     for word in chosen:
         if word not in KINDS:
             near = difflib.get_close_matches(word, KINDS, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            meant = f"; did you mean {near[0]}?" if near else "."
             raise UsageError(
                 f'there is no kind of fault "{word}"{meant} There are {", ".join(KINDS)}, all and none',
                 remedy=f"--faults {near[0] if near else 'all'}",

@@ -77,6 +77,8 @@ def live(case: Case, watch: Watch = lambda at, story: None) -> Outcome:
     except (SimulationError, TimeoutError) as error:  # a deadlock, an exception that nobody received, no end
         promises, violations = (type(error).__name__,), (str(error) or "it did not end in time",)
     except KeyboardInterrupt:
+        if not worlds:
+            raise
         at, interrupted = story.at, True
     world = worlds[0]
     return Outcome(
@@ -95,19 +97,24 @@ def live(case: Case, watch: Watch = lambda at, story: None) -> Outcome:
 def smallest(outcome: Outcome, out_of_time: Callable[[], bool]) -> Case:
     """The smallest case found that breaks one of the promises that `outcome` broke."""
 
+    over = False
+
     def hurry(at: float, story: Story) -> None:
         if out_of_time():
-            raise TimeoutError
+            raise KeyboardInterrupt
 
     def breaks(case: Case) -> bool:
-        return bool({*live(case, hurry).promises} & {*outcome.promises})
+        nonlocal over
+        tried = live(case, hurry)
+        over = over or tried.interrupted  # by Ctrl-C or for want of time: then what was found until now is the answer
+        return bool({*tried.promises} & {*outcome.promises})
 
     case, at = outcome.case, outcome.virtual_seconds
     if at < case.trouble_seconds:  # what had not happened yet is not to blame, and an attempt need not last longer
         early = replace(case, faults=tuple(fault for fault in case.faults if fault.at <= at))
         short = replace(early, seconds=min(case.seconds, round(at / TROUBLE_SHARE) + 10.0))
         case = next((one for one in (short, early) if breaks(one)), case)
-    return shrink(case, breaks, out_of_time)
+    return shrink(case, breaks, lambda: over or out_of_time())
 
 
 def command(case: Case, faults: str = "all") -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from miniorch.codec import to_plain
 from miniorch.ending import ended
 from miniorch.errors import Conflict, NotFound
+from miniorch.model import Availability
 from miniorch.simulation.chaos import JOBS, USERS, Fault
 from miniorch.simulation.engine import Behaviour, FakeEngine
 from miniorch.simulation.network import BAD, GOOD, POOR, Weather
@@ -132,8 +133,17 @@ class Day:
             for one in happening:
                 one.result()  # raises what it raised
             world.mend()
-            await self._apply()  # a removal may have been the last word, or been forgotten by a store that was restored
+            await self._say_again()
         await asyncio.sleep(self.quiet_seconds)
+
+    async def _say_again(self) -> None:
+        """The user's last word. A removal may have been it, or been forgotten by a store that was restored; and a drain
+        that was asked twice, for want of an answer, may have been carried out late.
+        """
+        await self._apply()
+        for node in self.world.picture().nodes.values():
+            if node.availability is Availability.DRAIN:
+                await self._change_node(node.name, {"availability": "active"})
 
     @property
     def climate(self) -> Weather:
@@ -180,67 +190,42 @@ class Day:
     def _orders(self, fault: Fault) -> tuple[Order, Order]:
         """How a fault begins and how it ends."""
         world, wire, store, target = self.world, self.world.wire, self.world.store, fault.target
-        machine, _, amount = target.partition(" ")
-        match fault.kind:
-            case "crash":
-                return lambda: world.crash(target), lambda: world.restart(target)
-            case "power":
-                return lambda: world.power_off(target), lambda: world.power_on(target)
-            case "loss":
-                return lambda: world.power_off(target), lambda: self._replace_node(target)
-            case "pause":
-                return lambda: world.pause(target), lambda: world.go_on(target)
-            case "partition" if target in world.machines:
-                return lambda: world.cut(target, True), lambda: world.cut(target, False)
-            case "partition":
-                return lambda: world.part(*target.split()), lambda: world.join(*target.split())
-            case "oneway":
-                return lambda: world.block(*target.split()), lambda: world.unblock(*target.split())
-            case "reset":
-                return lambda: world.reset(*target.split()), nothing
-            case "clock":
-                return lambda: world.jump_clock(machine, float(amount)), nothing
-            case "drift":
-                return lambda: world.drift_clock(machine, float(amount)), nothing
-            case "weather":
-                return lambda: setattr(wire, "weather", BAD), lambda: setattr(wire, "weather", self.climate)
-            case "rough":
-                return lambda: setattr(store, "weather", ROUGH), lambda: setattr(store, "weather", FINE)
-            case "full":
-                return lambda: setattr(store, "full", True), lambda: setattr(store, "full", False)
-            case "freeze":
-                return store.freeze, store.thaw
-            case "elect":
-                return store.change_leader, nothing
-            case "compact":
-                return store.compact_now, nothing
-            case "restore":
-                return store.keep, store.restore
-            case "fail":
-                return lambda: self._let_end(target, exit_code=1), lambda: self._let_end(target, exit_code=0)
-            case "pull":
-                return lambda: self._registry(target, False), lambda: self._registry(target, True)
-            case _:
-                return self._engine_orders(world.machines[target].engine, fault)
+        words = target.split()
+        if fault.kind == "partition" and target in world.machines:
+            return lambda: world.cut(target, True), lambda: world.cut(target, False)
+        orders: dict[str, tuple[Order, Order]] = {
+            "crash": (lambda: world.crash(target), lambda: world.restart(target)),
+            "power": (lambda: world.power_off(target), lambda: world.power_on(target)),
+            "loss": (lambda: world.power_off(target), lambda: self._replace_node(target)),
+            "pause": (lambda: world.pause(target), lambda: world.go_on(target)),
+            "partition": (lambda: world.part(*words), lambda: world.join(*words)),
+            "oneway": (lambda: world.block(*words), lambda: world.unblock(*words)),
+            "reset": (lambda: world.reset(*words), nothing),
+            "clock": (lambda: world.jump_clock(words[0], float(words[1])), nothing),
+            "drift": (lambda: world.drift_clock(words[0], float(words[1])), nothing),
+            "weather": (lambda: setattr(wire, "weather", BAD), lambda: setattr(wire, "weather", self.climate)),
+            "rough": (lambda: setattr(store, "weather", ROUGH), lambda: setattr(store, "weather", FINE)),
+            "full": (lambda: setattr(store, "full", True), lambda: setattr(store, "full", False)),
+            "freeze": (store.freeze, store.thaw),
+            "elect": (store.change_leader, nothing),
+            "compact": (store.compact_now, nothing),
+            "restore": (store.keep, store.restore),
+            "fail": (lambda: self._let_end(target, exit_code=1), lambda: self._let_end(target, exit_code=0)),
+            "pull": (lambda: self._registry(target, False), lambda: self._registry(target, True)),
+        }
+        return orders.get(fault.kind) or self._engine_orders(world.machines[target].engine, fault)
 
     def _engine_orders(self, engine: FakeEngine, fault: Fault) -> tuple[Order, Order]:
-        match fault.kind:
-            case "engine":
-                return lambda: engine.restart(fault.seconds, live_restore=fault.seconds > 2.0), nothing
-            case "slow":
-                return lambda: engine.slow(10.0), lambda: engine.slow(1.0)
-            case "refuse":
-                return lambda: engine.refuse(0.5), lambda: engine.refuse(0.0)
-            case "deaf":
-                return lambda: engine.deafen(True), lambda: engine.deafen(False)
-            case "disk":
-                return lambda: engine.fill_disk(True), lambda: engine.fill_disk(False)
-            case "kill":
-                return lambda: self._pick(engine, fault, engine.kill), nothing
-            case "sick":
-                return lambda: self._pick(engine, fault, engine.sicken), nothing
-            case _:
-                raise ValueError(f"nobody knows how to make {fault.kind} happen")
+        orders: dict[str, tuple[Order, Order]] = {
+            "engine": (lambda: engine.restart(fault.seconds, live_restore=fault.seconds > 2.0), nothing),
+            "slow": (lambda: engine.slow(10.0), lambda: engine.slow(1.0)),
+            "refuse": (lambda: engine.refuse(0.5), lambda: engine.refuse(0.0)),
+            "deaf": (lambda: engine.deafen(True), lambda: engine.deafen(False)),
+            "disk": (lambda: engine.fill_disk(True), lambda: engine.fill_disk(False)),
+            "kill": (lambda: self._pick(engine, fault, engine.kill), nothing),
+            "sick": (lambda: self._pick(engine, fault, engine.sicken), nothing),
+        }
+        return orders[fault.kind]
 
     def _let_end(self, job: str, exit_code: int) -> None:
         for machine in self.world.machines.values():

@@ -7,23 +7,21 @@ task has one container, whoever asks how often. What an image does when it runs 
 `fail_pull`, `kill`, `restart`, `slow`, `refuse`, `fill_disk`.
 
 Who does this for real: Kubernetes' kubemark ("hollow nodes") and Swarm's test executors. Where we differ: the same
-contract suite runs against this and Docker, so that the fake cannot drift away. Next file: `inside.py`.
+contract suite runs against this and Docker, so that the fake cannot drift away. Next file:
+`network.py`.
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Processes, Progress, Stat
+from agent.engine import Container, ContainerSpec, EngineInfo, ExecResult, Progress
 from miniorch.clock import Clock, new_id
 from miniorch.errors import EngineError
-from miniorch.frames import Command, Frame
-from miniorch.simulation import inside
-from miniorch.simulation.loop import on_behalf_of, over
+from miniorch.simulation.loop import begin, on_behalf_of, over
 from miniorch.spec import Build, Resources
 
 P = ParamSpec("P")
@@ -63,9 +61,6 @@ class Box:
     told: bool = False  # somebody asked that it end
     started_at: float = 0.0
     lines: list[bytes] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=lambda: {"/tmp/.keep": b""})
-    commands: list[Command] = field(default_factory=list)  # that are run in it at this moment
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # replaced at each change
 
     def view(self) -> Container:
         started = self.state != "created"
@@ -78,10 +73,8 @@ def goes_on(
     """Work that the engine finishes even if whoever asked for it is gone, unless the engine itself goes down."""
 
     async def detached(engine: "FakeEngine", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        context = on_behalf_of(engine.machine)
-        task = asyncio.get_running_loop().create_task(work(engine, *args, **kwargs), context=context)
+        task = begin(work(engine, *args, **kwargs), on_behalf_of(engine.machine), engine._going_on)
         engine._going_on[task] = None
-        task.add_done_callback(engine._finished)
         await over(task)
         if task.cancelled():
             raise EngineError("the engine went away in the middle", temporary=True)
@@ -115,9 +108,7 @@ class FakeEngine:
         self._listeners: list[asyncio.Event] = []
         self._going_on: dict[asyncio.Task[Any], None] = {}  # work that does not depend on its caller
         self.boxes: dict[str, Box] = {}  # by container id; read by invariants
-        self.used: list[tuple[str, str]] = []  # every (address, task) that was ever made
         self.stirred: Callable[[str], None] = lambda machine: None  # told of every change
-        self.deaths = 0  # containers that ended without being told to
 
     # Orders for bad days
 
@@ -136,7 +127,6 @@ class FakeEngine:
         """The container of a task dies by itself. False if none runs."""
         running = [box for box in self.boxes.values() if box.spec.task == task and box.state == "running"]
         for box in running:
-            self.deaths += 1
             self._end(box, KILLED)
         return bool(running)
 
@@ -153,9 +143,7 @@ class FakeEngine:
             work.cancel()
         if not live_restore:
             for box in self.boxes.values():
-                if box.state == "running":
-                    self.deaths += 1
-                    self._end(box, KILLED)
+                self._end(box, KILLED)
         self._tell()
 
     def power_off(self) -> None:
@@ -237,7 +225,6 @@ class FakeEngine:
         self._need_space(f"the container of {spec.task}")
         box = Box(new_id(self._chance, 12), spec, self._behaviour(name))
         self.boxes[box.id] = box
-        self.used.append((spec.address, spec.task))
         self._tell()
         await self._reach(0.02)  # whoever dies now has made an orphan
         return box.id
@@ -252,8 +239,8 @@ class FakeEngine:
         self._write(box, box.behaviour.output)
         if box.behaviour.exits_after_seconds is not None:
             delay = box.behaviour.exits_after_seconds
-            asyncio.get_running_loop().call_later(delay, self._die, box, box.behaviour.exit_code)
-        self._tell(box)
+            asyncio.get_running_loop().call_later(delay, self._end, box, box.behaviour.exit_code)
+        self._tell()
 
     @goes_on
     async def stop(self, container: str, grace_seconds: float) -> None:
@@ -271,7 +258,7 @@ class FakeEngine:
         box = self.boxes.pop(container, None)
         if box is not None:
             self._end(box, KILLED)
-            self._tell(box)
+            self._tell()
 
     async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
         box = self._box(container)
@@ -285,51 +272,10 @@ class FakeEngine:
         healthy = after is not None and self._clock.monotonic() - box.started_at >= after
         return ExecResult(0, "ok") if healthy else ExecResult(1, "not healthy")
 
-    async def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
-        await self._reach(0.05)
-        box = self._box(container)
-        if box.state != "running":
-            raise EngineError(f"container {container} is not running")
-        box.commands.append(what)
-        try:
-            async with contextlib.aclosing(inside.run(what, input)) as frames:
-                async for frame in frames:
-                    yield frame
-        finally:
-            box.commands.remove(what)
-
-    async def stat(self, container: str, path: str) -> Stat:
-        await self._reach(0.02)
-        return inside.stat(self._box(container).files, path)
-
-    async def archive(self, container: str, path: str) -> AsyncIterator[bytes]:
-        await self._reach(0.02)
-        yield inside.packed(self._box(container).files, path)
-
-    async def unpack(self, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
-        if not (await self.stat(container, path)).folder:
-            raise EngineError(f"{path} is no folder")
-        inside.unpack(self._box(container).files, path, b"".join([piece async for piece in tar]))
-
-    async def top(self, container: str) -> Processes:
-        await self._reach(0.02)
-        box = self._box(container)
-        commands = [box.spec.command or ("init",), *(what.command for what in box.commands)]
-        rows = ((str(number), " ".join(command)) for number, command in enumerate(commands, 1))
-        return Processes(("PID", "CMD"), tuple(rows))
-
     async def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
         await self._reach(0.02)
-        box = self._box(container)
-        position = max(0, len(box.lines) - tail)
-        while True:
-            changed = box.changed
-            for line in box.lines[position:]:
-                yield line
-            position = len(box.lines)
-            if not follow or box.state == "exited":
-                return
-            await changed.wait()
+        for line in self._box(container).lines[-tail:]:
+            yield line
 
     async def changes(self) -> AsyncIterator[None]:
         await self._reach(0.0)
@@ -363,35 +309,22 @@ class FakeEngine:
         if self._full:
             raise EngineError(f"{what}: no space left on device", temporary=True)
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._going_on.pop(task, None)
-        if not task.cancelled():
-            task.exception()  # has been looked at: the caller may be gone
-
     def _box(self, container: str) -> Box:
         if container not in self.boxes:
             raise EngineError(f"no such container: {container}")
         return self.boxes[container]
 
-    def _die(self, box: Box, exit_code: int) -> None:
-        if box.state == "running":
-            self.deaths += 1
-        self._end(box, exit_code)
-
     def _end(self, box: Box, exit_code: int) -> None:
         if box.state == "running":
             box.state, box.exit_code = "exited", exit_code
             self._write(box, (f"ended with code {exit_code}",))
-            self._tell(box)
+            self._tell()
 
     def _write(self, box: Box, lines: tuple[str, ...]) -> None:
         box.lines.extend(f"{line}\n".encode() for line in lines)
         del box.lines[:-LOG_LINES]
 
-    def _tell(self, box: Box | None = None) -> None:
+    def _tell(self) -> None:
         self.stirred(self.machine)
-        if box is not None:
-            box.changed.set()
-            box.changed = asyncio.Event()
         for bell in self._listeners:
             bell.set()

@@ -2,28 +2,33 @@
 
 The problem: much of what can go wrong cannot be seen in a picture: that a task went back from running to starting, that
 a deposed server wrote, that a slot was filled for the tenth time in a second. The idea: each promise is a class that
-remembers what it needs and nothing else. It sees every transaction (`wrote`), with its writer as only the simulation
-knows him, and every picture (`look`), and answers with the sentences that say how it is broken; none is good.
+remembers what it needs and nothing else. It is told every transaction (`wrote`): who wrote, as only the simulation
+knows him, what was there before and what is there after. It answers with the sentences that say how it is broken; none
+is good. Two promises are about containers, of which no transaction tells: they see every picture (`look`).
 
 Next file: `witness.py`.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from miniorch.codec import decode
-from miniorch.model import App, DesiredState, Leader, Service, Task, TaskState
-from miniorch.simulation.invariants import Picture, decoded, has_labels_for, is_over, takes_work
+from miniorch.model import DesiredState, Leader, Service, Task, TaskState
+from miniorch.simulation.invariants import Picture, has_labels_for, is_over, takes_work
 from miniorch.simulation.sequence import (
     ANewLeaderGrantsGrace,
+    Change,
+    NobodySendsToWhatStops,
     NothingStartsBeforeWhatItNeeds,
     Promise,
+    Step,
     TasksDrainBeforeTheyStop,
+    TasksRunBeforeTheyTakeTraffic,
 )
-from miniorch.simulation.store import LEADER, Record
-from miniorch.spec import AppSpec, Placement, ServiceSpec
-from miniorch.state.store import Put
+from miniorch.simulation.store import LEADER, RESTORED
+from miniorch.spec import AppSpec, ServiceSpec
 
 KNOWN_SECONDS = 10.0  # after so long who leads knows that a node takes no work
 TO_STOP = ("unhealthy", "cut off")
@@ -37,53 +42,45 @@ class OnlyTheLeaderWrites(Promise):
     Servers may believe what they like: two may think that they lead, but only one has an effect.
     """
 
-    def wrote(self, record: Record) -> list[str]:
+    trusting = False
+
+    def wrote(self, step: Step) -> Iterator[str]:
+        record = step.record
         keys = [one.key for one in record.operations if one.key not in (LEADER, "/cluster/cluster")]
         if record.part != "loops" or not keys:
-            return []
+            return
         what = f"{record.writer} wrote {keys[0]} at revision {record.revision}"
         if record.leader is None:
-            return [f"{what} while nobody led"]
+            yield f"{what} while nobody led"
+            return
         leader = decode(Leader, record.leader.value)
-        if leader.name != record.writer:
-            return [f"{what} while {leader.name} led"]
         before = record.leader_when_sent.modified if record.leader_when_sent else 0
-        if before != record.leader.modified:
-            return [f"{what} as it had decided in the term before (epoch {before}, now {record.leader.modified})"]
-        return []
+        if leader.name != record.writer:
+            yield f"{what} while {leader.name} led"
+        elif before != record.leader.modified:
+            yield f"{what} as it had decided in the term before (epoch {before}, now {record.leader.modified})"
 
 
 class EachWritesItsOwnFields(Promise):
     """Users write wishes, loops write `desired_state` and the node, and from then on the agent writes `status`."""
 
-    def __init__(self) -> None:
-        self._tasks: dict[str, Task] = {}
-        self._wishes: dict[str, Service | App] = {}
+    trusting = False
 
-    def stands(self, service: Service) -> None:
-        """What a store begins with that has been restored."""
-        self._wishes[f"/services/{service.key}"] = replace(service, held="")
-
-    def wrote(self, record: Record) -> list[str]:
-        wrong = []
-        for one in record.operations:
-            if one.key.startswith(("/services/", "/apps/")) and isinstance(one, Put):
-                known, wish = self._wishes.get(one.key), decoded(one.key, one.value)
-                self._wishes[one.key] = wish = replace(wish, held="") if isinstance(wish, Service) else wish
-                if record.part == "loops" and wish != known:  # why a service is held is no wish
-                    wrong.append(f"a loop of {record.writer} wrote the wish {one.key}")
-            if one.key.startswith("/tasks/"):
-                before = self._tasks.pop(one.key, None)
-                if isinstance(one, Put):
-                    after: Task = decoded(one.key, one.value)
-                    self._tasks[one.key] = after
-                    if before is not None and record.part == "api" and _not_status(before) != _not_status(after):
-                        wrong.append(f"a report to {record.writer} changed more than the status of {after.id}")
-                    given_up = after.status.state is TaskState.LOST  # nobody is left who could say it
-                    changed = before is not None and before.node and after.status != before.status
-                    if changed and record.part == "loops" and not given_up:
-                        wrong.append(f"a loop of {record.writer} changed the status of {after.id}, which has a node")
-        return wrong
+    def wrote(self, step: Step) -> Iterator[str]:
+        record = step.record
+        loops = record.part == "loops"
+        for kind, key, before, after in ((one.kind, one.key, one.before, one.after) for one in step.changes):
+            if after is None:
+                continue
+            if loops and kind in ("services", "apps") and _wish(before) != _wish(after):
+                yield f"a loop of {record.writer} wrote the wish /{kind}/{key}"
+            if kind != "tasks" or before is None:
+                continue
+            if record.part == "api" and _not_status(before) != _not_status(after):
+                yield f"a report to {record.writer} changed more than the status of {key}"
+            given_up = after.status.state is TaskState.LOST  # nobody is left who could say it
+            if loops and before.node and after.status != before.status and not given_up:
+                yield f"a loop of {record.writer} changed the status of {key}, which has a node"
 
 
 class WhatWasAcknowledgedIsWritten(Promise):
@@ -92,22 +89,17 @@ class WhatWasAcknowledgedIsWritten(Promise):
     def __init__(self) -> None:
         self._wishes: dict[str, list[tuple[int, ServiceSpec | None]]] = {}
 
-    def wrote(self, record: Record) -> list[str]:
-        for one in record.operations:
-            if one.key.startswith("/services/"):
-                spec = decoded(one.key, one.value).spec if isinstance(one, Put) else None
-                self._wishes.setdefault(one.key, []).append((record.revision, spec))
-        return []
-
-    def stands(self, service: Service) -> None:
-        """What a store begins with that has been restored."""
-        self._wishes[f"/services/{service.key}"] = [(0, service.spec)]
+    def wrote(self, step: Step) -> Iterable[str]:
+        since = 0 if step.record.part == RESTORED else step.record.revision
+        for one in step.of("services"):
+            self._wishes.setdefault(one.key, []).append((since, one.after.spec if one.after else None))
+        return ()
 
     def acknowledged(self, app: str, asked: AppSpec, since: int, revision: int) -> list[str]:
         """The user asked when the store was at revision `since`; others may have changed it before the answer."""
         wrong = []
         for name, spec in asked.services.items():
-            versions = self._wishes.get(f"/services/{app}/{name}", [])
+            versions = self._wishes.get(f"{app}/{name}", [])
             before = [written for at, written in versions if at <= since][-1:]
             if spec not in before + [written for at, written in versions if since < at <= revision]:
                 wrong.append(f"the user was told that {app}/{name} is changed at revision {revision}, and it is not")
@@ -130,53 +122,52 @@ class TasksOnlyMoveForward(Promise):
     """An end is final, what is gone stays gone; what a task was made from and where it was put never change."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Task] = {}
         self._gone: set[str] = set()
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        wrong = [f"{task} has come back from the dead" for task in world.tasks if task in self._gone]
-        for key, task in world.tasks.items():
-            before = self._last.get(key)
-            if before is not None and before is not task:
-                wrong += _changed_wrongly(before, task)
-        gone = world.gone if world.whole else sorted(self._last.keys() - world.tasks.keys())
-        self._gone.update(gone)
-        self._last.update(world.tasks)
-        for key in gone:
-            self._last.pop(key, None)
-        return wrong
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("tasks"):
+            if one.after is None:
+                self._gone.add(one.key)
+            elif one.key in self._gone:
+                yield f"{one.key} has come back from the dead"
+            elif one.before is not None:
+                yield from _changed_wrongly(one.before, one.after)
+
+
+def _changed_wrongly(before: Task, after: Task) -> Iterator[str]:
+    old, new = before.status.state, after.status.state
+    if new.order < old.order or (old.ended and new is not old):
+        yield f"{after.id} went from {old.value} back to {new.value}"
+    if (before.spec, before.slot, before.round) != (after.spec, after.slot, after.round):
+        yield f"the spec of {after.id} has changed"
+    if before.node and after.node != before.node:
+        yield f"{after.id} moved from {before.node} to {after.node}"
+    if before.status.address and after.status.address not in ("", before.status.address):
+        yield f"{after.id} changed its address from {before.status.address} to {after.status.address}"
 
 
 class JobsThatAreOverStayOver(Promise):
     """A job that is over never runs again, unless the service has changed, was restarted or scaled meanwhile."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
         self._over: dict[tuple[str, int], Task] = {}
 
-    def wrote(self, record: Record) -> list[str]:
-        """A service may change, or go and come back, between two looks at a large world."""
-        for one in (one for one in record.operations if one.key.startswith("/services/")):
-            key, service = one.key.removeprefix("/services/"), None
-            if isinstance(one, Put):
-                service = decoded(one.key, one.value)
-            for slot in [slot for slot, ended in self._over.items() if slot[0] == key and not _stays(ended, service)]:
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("services"):
+            for slot in [
+                slot for slot, last in self._over.items() if slot[0] == one.key and not _stays(last, one.after)
+            ]:
                 del self._over[slot]
-        return []
-
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        for slot, ended in list(self._over.items()):
-            if not _stays_over(world.world.tasks.get(ended.id, ended), world):
-                del self._over[slot]
-        wrong = []
-        for task in world.tasks.values():
-            ended = self._over.get((task.service_key, task.slot), task)
-            if task.id != ended.id and task.id not in self._known:
-                wrong.append(f"{task.id} runs again what was over with {ended.id}")
-        ended_now = [task for task in world.tasks.values() if task.status.state.ended and _stays_over(task, world)]
-        self._over |= {(task.service_key, task.slot): task for task in ended_now}
-        self._known.update(world.tasks)
-        return wrong
+        for one in (one for one in sorted(step.of("tasks"), key=_is_new) if one.after is not None):
+            task: Task = one.after
+            slot = (task.service_key, task.slot)
+            last = self._over.get(slot, task)
+            if last.id != task.id and one.before is None:
+                yield f"{task.id} runs again what was over with {last.id}"
+            elif task.status.state.ended and _stays(task, step.world.services.get(task.service_key)):
+                self._over[slot] = task
+            elif last.id == task.id:
+                self._over.pop(slot, None)
 
 
 class OnlyReadyNodesGetTasks(Promise):
@@ -184,23 +175,17 @@ class OnlyReadyNodesGetTasks(Promise):
 
     def __init__(self) -> None:
         self._silent: dict[str, float] = {}  # node -> since when
-        self._placed: set[str] = set()
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        for node in world.nodes.values():
-            if takes_work(node):
-                self._silent.pop(node.name, None)
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("nodes"):
+            if one.after is None or takes_work(one.after):
+                self._silent.pop(one.key, None)
             else:
-                self._silent.setdefault(node.name, at)
-        for name in [name for name in self._silent if name not in world.world.nodes]:
-            del self._silent[name]
-        placed = [task for task in world.tasks.values() if task.node and task.id not in self._placed]
-        self._placed.update(task.id for task in placed)
-        return [
-            f"{task.id} was put on {task.node}, which takes no work since {self._silent[task.node]:.1f} s"
-            for task in placed
-            if at - self._silent.get(task.node, at) > KNOWN_SECONDS
-        ]
+                self._silent.setdefault(one.key, step.at)
+        for task in step.placed:
+            since = self._silent.get(task.node, step.at)
+            if step.at - since > KNOWN_SECONDS:
+                yield f"{task.id} was put on {task.node}, which takes no work since {since:.1f} s"
 
 
 class TasksGoWhereLabelsAllow(Promise):
@@ -209,28 +194,21 @@ class TasksGoWhereLabelsAllow(Promise):
     """
 
     def __init__(self) -> None:
-        self._placed: set[str] = set()
-        self._rules: dict[str, Placement] = {}
         self._allowed: dict[tuple[str, str], float] = {}  # (service, node) -> until when it is so
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        choosy = {one.key: one for one in world.services.values() if one.spec.placement.constraints}
-        for key, service in choosy.items():
-            fresh = self._rules.get(key) != service.spec.placement
-            self._rules[key] = service.spec.placement
-            for node in (world.world if fresh else world).nodes.values():
-                if has_labels_for(service, node):
-                    self._allowed[key, node.name] = float("inf")
-                elif self._allowed.get((key, node.name)) == float("inf"):
-                    self._allowed[key, node.name] = at
-        placed = [task for task in world.tasks.values() if task.node and task.id not in self._placed]
-        self._placed.update(task.id for task in placed)
-        return [
-            f"{task.id} was put on {task.node}, which lacks the labels for {task.service_key}"
-            for task in placed
-            if task.service_key in choosy
-            and at - self._allowed.get((task.service_key, task.node), float("-inf")) > KNOWN_SECONDS
-        ]
+    def wrote(self, step: Step) -> Iterator[str]:
+        choosy = {key: one for key, one in step.world.services.items() if one.spec.placement.constraints}
+        fresh = [one.key for one in step.of("services") if one.key in choosy and _other_rules(one)]
+        pairs = [(key, node) for key in fresh for node in step.world.nodes.values()]
+        pairs += [(key, one.after) for one in step.of("nodes") if one.after for key in choosy]
+        for key, node in pairs:
+            if has_labels_for(choosy[key], node):
+                self._allowed[key, node.name] = float("inf")
+            elif self._allowed.get((key, node.name)) == float("inf"):
+                self._allowed[key, node.name] = step.at
+        for task in (one for one in step.placed if one.service_key in choosy):
+            if step.at - self._allowed.get((task.service_key, task.node), float("-inf")) > KNOWN_SECONDS:
+                yield f"{task.id} was put on {task.node}, which lacks the labels for {task.service_key}"
 
 
 class AddressesRest(Promise):
@@ -247,36 +225,30 @@ class AddressesRest(Promise):
         for place in [place for place in self._freed if place[0] == node]:
             del self._freed[place]
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        wrong = []
+    def look(self, world: Picture, at: float, at_rest: bool) -> Iterator[str]:
         for node, boxes in world.boxes.items():
             before, held = self._held.get(node, set()), {box.spec.address for box in boxes}
             self._freed.update(((node, address), at) for address in before - held)
             for address in sorted(held - before):
                 rested = at - self._freed.pop((node, address), at - REST_SECONDS)
                 if rested < REST_SECONDS:
-                    wrong.append(f"{address} of {node} is given again after {rested:.1f} s")
+                    yield f"{address} of {node} is given again after {rested:.1f} s"
             self._held[node] = held
-        return wrong
 
 
 class FailingSlotsAreNotHammered(Promise):
     """However often it fails, a slot gets at most so many tasks in so many seconds."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
         self._times: dict[tuple[str, int], deque[float]] = {}
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        wrong = []
-        for task in world.tasks.values():
-            if task.id not in self._known and task.attempt:
-                times = self._times.setdefault((task.service_key, task.slot), deque(maxlen=AT_MOST))
-                if len(times) == AT_MOST and at - times[0] < WITHIN_SECONDS:
-                    wrong.append(f"slot {task.service_key}.{task.slot} fails, {AT_MOST} times in {at - times[0]:.1f} s")
-                times.append(at)
-        self._known.update(world.tasks)
-        return wrong
+    def wrote(self, step: Step) -> Iterator[str]:
+        for task in (one.after for one in step.of("tasks") if one.before is None and one.after and one.after.attempt):
+            times = self._times.setdefault((task.service_key, task.slot), deque(maxlen=AT_MOST))
+            if len(times) == AT_MOST and step.at - times[0] < WITHIN_SECONDS:
+                took = step.at - times[0]
+                yield f"slot {task.service_key}.{task.slot} fails, {AT_MOST} times in {took:.1f} s"
+            times.append(step.at)
 
 
 class WhatShouldRunIsLeftAlone(Promise):
@@ -291,18 +263,19 @@ class WhatShouldRunIsLeftAlone(Promise):
         """The agent before may have died with the reason."""
         self._stopped = {box: (on, task) for box, (on, task) in self._stopped.items() if on != node}
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
+    def look(self, world: Picture, at: float, at_rest: bool) -> Iterator[str]:
         for node, boxes in world.boxes.items():
             for box in boxes:
                 if box.told and box.id not in self._known:
                     self._known.add(box.id)
                     self._stopped[box.id] = (node, box.spec.task)
-        for box_id, (_, task_id) in list(self._stopped.items()):
+        for box_id, (node, task_id) in list(self._stopped.items()):
             task = world.world.tasks.get(task_id)
             wanted = task is not None and task.desired_state is DesiredState.RUNNING
             if task is None or not wanted or task.status.health in TO_STOP or task.status.state is TaskState.LOST:
                 del self._stopped[box_id]
-        return [f"{task} on {node} was stopped for no reason" for node, task in self._stopped.values() if at_rest]
+            elif at_rest:
+                yield f"{task_id} on {node} was stopped for no reason"
 
 
 class History:
@@ -311,13 +284,11 @@ class History:
     def __init__(self) -> None:
         self.addresses = AddressesRest()
         self.left_alone = WhatShouldRunIsLeftAlone()
-        self.needs = NothingStartsBeforeWhatItNeeds()
         self.wishes = WhatWasAcknowledgedIsWritten()
-        self.writers = EachWritesItsOwnFields()
         self.revisions = NoRevisionGoesBack()
         self.promises: tuple[Promise, ...] = (
             OnlyTheLeaderWrites(),
-            self.writers,
+            EachWritesItsOwnFields(),
             self.wishes,
             self.revisions,
             TasksOnlyMoveForward(),
@@ -327,63 +298,47 @@ class History:
             self.addresses,
             FailingSlotsAreNotHammered(),
             self.left_alone,
+            TasksRunBeforeTheyTakeTraffic(),
             TasksDrainBeforeTheyStop(),
-            self.needs,
+            NobodySendsToWhatStops(),
+            NothingStartsBeforeWhatItNeeds(),
             ANewLeaderGrantsGrace(),
         )
-        self._readers = [one for one in self.promises if type(one).wrote is not Promise.wrote]
-        self._lookers = [one for one in self.promises if type(one).look is not Promise.look]
 
-    def wrote(self, records: Sequence[Record]) -> dict[str, list[str]]:
+    def wrote(self, step: Step, trusted: bool = True) -> dict[str, list[str]]:
         """Broken promises by name."""
-        return _by_name((promise, promise.wrote(record)) for record in records for promise in self._readers)
+        told = {one: list(one.wrote(step)) for one in self.promises}
+        return {type(one).__name__: wrong for one, wrong in told.items() if wrong and (trusted or not one.trusting)}
 
     def look(self, world: Picture, at: float = 0.0, at_rest: bool = False) -> dict[str, list[str]]:
-        """Broken promises by name."""
-        return _by_name((promise, promise.look(world, at, at_rest)) for promise in self._lookers)
-
-    def stands(self, service: Service) -> None:
-        """A store that has been restored begins with it."""
-        for one in (self.wishes, self.needs, self.writers):
-            one.stands(service)
+        """The same, of what no transaction tells."""
+        told = {one: list(one.look(world, at, at_rest)) for one in (self.addresses, self.left_alone)}
+        return {type(one).__name__: wrong for one, wrong in told.items() if wrong}
 
     def agent_started(self, node: str) -> None:
         self.addresses.agent_started(node)
         self.left_alone.agent_started(node)
 
 
-def _by_name(answers: Iterator[tuple[Promise, list[str]]]) -> dict[str, list[str]]:
-    wrong: dict[str, list[str]] = {}
-    for promise, sentences in answers:
-        if sentences:
-            wrong.setdefault(type(promise).__name__, []).extend(sentences)
-    return wrong
+def _wish(item: Any) -> Any:
+    """Why a service is held is no wish."""
+    return replace(item, held="") if isinstance(item, Service) else item
 
 
 def _not_status(task: Task) -> tuple[object, ...]:
     return task.spec, task.desired_state, task.desired_since, task.node, task.slot, task.round, task.attempt
 
 
-def _stays_over(task: Task, world: Picture) -> bool:
-    return _stays(task, world.services.get(task.service_key))
-
-
 def _stays(task: Task, service: Service | None) -> bool:
+    """Whether a job's task still is the last of its slot."""
     if service is None or service.removing or task.slot > service.spec.replicas:
         return False
     return is_over(task, service)
 
 
-def _changed_wrongly(before: Task, after: Task) -> list[str]:
-    """A task's state only moves forward; an end is final; what it was made from and where it was put never change."""
-    old, new = before.status.state, after.status.state
-    wrong = []
-    if new.order < old.order or (old.ended and new is not old):
-        wrong.append(f"{after.id} went from {old.value} back to {new.value}")
-    if (before.spec, before.slot, before.round) != (after.spec, after.slot, after.round):
-        wrong.append(f"the spec of {after.id} has changed")
-    if before.node and after.node != before.node:
-        wrong.append(f"{after.id} moved from {before.node} to {after.node}")
-    if before.status.address and after.status.address not in ("", before.status.address):
-        wrong.append(f"{after.id} changed its address from {before.status.address} to {after.status.address}")
-    return wrong
+def _is_new(change: Change) -> bool:
+    return change.before is None
+
+
+def _other_rules(change: Change) -> bool:
+    return change.before is None or change.before.spec.placement != change.after.spec.placement

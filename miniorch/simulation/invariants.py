@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from miniorch.model import (
     Availability,
@@ -29,17 +29,7 @@ from miniorch.model import (
     Volume,
 )
 from miniorch.simulation.engine import Box
-from miniorch.simulation.machine import Machine
 from miniorch.spec import Resources, Restart
-from miniorch.state.records import from_entry
-from miniorch.state.store import Entry
-
-
-@functools.lru_cache(1024)  # who looks at what has been written asks more than once
-def decoded(key: str, value: bytes) -> Any:
-    """The object at a key."""
-    return from_entry(Entry(key, value, 0, 0))
-
 
 K = TypeVar("K")
 PICTURED = ("tasks", "services", "nodes", "volumes", "endpoints")
@@ -56,33 +46,23 @@ class Picture:
     endpoints: Mapping[str, Endpoints]
     boxes: Mapping[str, tuple[Box, ...]]  # by node
     folders: Mapping[str, Set[str]]  # by node: the paths on its disk
-    traffic: Mapping[str, tuple[Endpoints, ...]]  # by node: what its proxy follows
+    traffic: Mapping[str, Iterable[Endpoints]]  # by node: what its proxy follows
     moved: Set[str] = frozenset()  # tasks that had a node which was down or drained: a successor may run beside them
     whole: Picture | None = None  # of a part that holds all that has changed: what it was cut out of
-    gone: Sequence[str] = ()  # of a part: tasks that are no more
 
     @property
     def world(self) -> Picture:
         """For who asks whether something is there at all."""
         return self.whole or self
 
-    @classmethod
-    def take(
-        cls, objects: Mapping[str, dict[str, Any]], machines: Mapping[str, Machine], moved: Set[str] = frozenset()
-    ) -> Picture:
-        """`objects` are those of the store, by kind and key."""
-        tasks, services, nodes, volumes, endpoints = (dict(objects[kind]) for kind in PICTURED)
-        return cls(
-            tasks,
-            services,
-            nodes,
-            volumes,
-            endpoints,
-            boxes={node: tuple(machine.engine.boxes.values()) for node, machine in machines.items()},
-            folders={node: frozenset(machine.files.folders) for node, machine in machines.items()},
-            traffic={node: machine.ingress.endpoints for node, machine in machines.items()},
-            moved=moved,
-        )
+    @property
+    def kept(self) -> Picture:
+        """The same, which stays as it is now."""
+        tasks, services, nodes, volumes, endpoints = (dict(getattr(self, kind)) for kind in PICTURED)
+        folders = {node: frozenset(paths) for node, paths in self.folders.items()}
+        traffic = {node: tuple(followed) for node, followed in self.traffic.items()}
+        stored = (tasks, services, nodes, volumes, endpoints)
+        return Picture(*stored, dict(self.boxes), folders, traffic, frozenset(self.moved))
 
     @functools.cached_property
     def running(self) -> list[tuple[str, Box]]:
@@ -340,12 +320,8 @@ def nothing_is_left_of_what_is_gone(world: Picture) -> list[str]:
         f"{path} on {node} is left of what is gone"
         for node, paths in world.folders.items()
         for path in sorted(paths)
-        if not _has_owner(path.split("/"), world)
+        if "/".join(path.split("/")[2:4]) not in world.volumes
     ]
-
-
-def _has_owner(path: list[str], world: Picture) -> bool:
-    return path[2] in world.tasks if path[1] == "tasks" else "/".join(path[2:4]) in world.volumes
 
 
 def endpoints_name_exactly_the_tasks_that_run(world: Picture) -> list[str]:

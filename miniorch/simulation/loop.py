@@ -190,6 +190,22 @@ class VirtualClock:
         self._shown, self._since, self._rate = self.monotonic(), self._loop.time(), 1.0 + share
 
 
+def begin(
+    work: Coroutine[Any, Any, T], context: contextvars.Context, book: dict[asyncio.Task[Any], Any] | None = None
+) -> asyncio.Task[T]:
+    """Work that goes on even if whoever asked for it is gone. When it has ended it is crossed out in `book`."""
+
+    def end(task: asyncio.Task[Any]) -> None:
+        if book is not None:
+            book.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # has been looked at
+
+    task = asyncio.get_running_loop().create_task(work, context=context)
+    task.add_done_callback(end)
+    return task
+
+
 async def over(task: asyncio.Task[Any]) -> None:
     """Wait for the end of a task, which goes on if the waiter does not: `asyncio.wait` at a third of the price."""
     if not task.done():

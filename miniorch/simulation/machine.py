@@ -6,7 +6,7 @@ file: `miniorch/simulation/invariants.py`.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from miniorch.clock import Clock
 from miniorch.errors import EngineError
@@ -38,20 +38,6 @@ class FakeFiles:
         if path.startswith("/missing"):
             raise EngineError(f"there is no {path} on this machine")
 
-    async def make_task(self, task: str, resolv_conf: str) -> str:
-        await self._pause()
-        self.folders[f"/tasks/{task}/resolv.conf"] = resolv_conf
-        return f"/tasks/{task}/resolv.conf"
-
-    async def remove_task(self, task: str) -> None:
-        await self._pause()
-        self.folders.pop(f"/tasks/{task}/resolv.conf", None)
-        self._stirred()
-
-    async def tasks(self) -> list[str]:
-        await self._pause()
-        return sorted(path.split("/")[2] for path in self.folders if path.startswith("/tasks/"))
-
     async def _pause(self) -> None:
         await asyncio.sleep(self._chance.uniform(0.0, 0.02))
 
@@ -67,6 +53,9 @@ class FakeIngress:
     async def apply(self, endpoints: Sequence[Endpoints]) -> None:
         await asyncio.sleep(self._chance.uniform(0.0, 0.1))
         self.endpoints = tuple(endpoints)
+
+    def __iter__(self) -> Iterator[Endpoints]:
+        return iter(self.endpoints)
 
     async def ports_in_use(self) -> Mapping[int, str]:
         return dict(self.held)

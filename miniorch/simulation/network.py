@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from miniorch.api.handlers import Handlers, Listed
-from miniorch.api.routes import dispatch, open_watch
+from miniorch.api.routes import dispatch
 from miniorch.codec import Json, to_plain
 from miniorch.ending import ended
 from miniorch.errors import MiniorchError, Unreachable, from_wire, to_wire
 from miniorch.identity import LOCAL, Caller
 from miniorch.model import KINDS, Role
-from miniorch.simulation.loop import on_behalf_of, over
+from miniorch.simulation.loop import begin, on_behalf_of, over
 from miniorch.transport import READ_TIMEOUT_SECONDS
 
 T = TypeVar("T")
@@ -61,7 +61,6 @@ class Wire:
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self.weather = GOOD
-        self.slow_readers: dict[str, float] = {}  # party -> seconds for each line of a stream
         self._handlers: dict[str, Handlers] = {}
         self._serving: dict[str, dict[asyncio.Task[Any], str]] = {}  # server -> its work and for whom that is
         self._blocked: dict[tuple[str, str], asyncio.Event] = {}  # (source, target) -> set when it is over
@@ -85,16 +84,9 @@ class Wire:
 
     def serve(self, server: str, caller: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work of a server's, whoever asked for it."""
-        task = asyncio.get_running_loop().create_task(work, context=on_behalf_of(server, "api"))
         serving = self._serving.setdefault(server, {})
+        task = begin(work, on_behalf_of(server, "api"), serving)
         serving[task] = caller
-
-        def served(task: asyncio.Task[Any]) -> None:
-            serving.pop(task, None)
-            if not task.cancelled():
-                task.exception()  # has been looked at: the caller may be gone
-
-        task.add_done_callback(served)
         return task
 
     def block(self, source: str, target: str) -> None:
@@ -192,8 +184,6 @@ class SimTransport:
                     raise _received(error)
                 if item is None:
                     return
-                if self._party in wire.slow_readers:
-                    await asyncio.sleep(wire.slow_readers[self._party])
                 if self.cut or wire.chance_of(wire.weather.broken_streams):
                     raise self._broken_off()
                 yield item
@@ -205,7 +195,7 @@ class SimTransport:
         """The server's side of a stream: (line, None) for each, then (None, None) or (None, error)."""
         kind, watch = path.partition("?")[0].rpartition("/")[2], None
         try:
-            watch = await open_watch(handlers, path)
+            watch = await dispatch(handlers, "GET", path, read=lambda watch: watch)
             while found := await watch.take():
                 # An event for each line would cost more than looking does, and readers are seldom slow.
                 while lines.qsize() >= BUFFERED_LINES:  # noqa: ASYNC110

@@ -18,6 +18,9 @@ from miniorch.model import KINDS, Node, Service, Task, Volume
 from miniorch.simulation.engine import Box
 from miniorch.simulation.invariants import PICTURED, Picture, takes_work
 from miniorch.simulation.machine import Machine
+from miniorch.simulation.sequence import Change
+from miniorch.state.records import from_entry
+from miniorch.state.store import Entry, Operation, Put
 
 Group = dict[str, dict[str, Any]]  # name -> its members by key, in an order that does not depend on chance
 
@@ -29,6 +32,7 @@ class Parts:
         self._machines = machines
         self._boxes: dict[str, tuple[Box, ...]] = dict.fromkeys(machines, ())
         self._folders = {node: machine.files.folders.keys() for node, machine in machines.items()}
+        self._traffic = {node: machine.ingress for node, machine in machines.items()}
         self._where: Group = {}  # a container's slot, task or address -> machines
         self.begin_anew()
 
@@ -41,24 +45,30 @@ class Parts:
         self._in: Group = {}  # slot -> tasks
         self._subnets: Group = {}  # subnet -> nodes
         self._touched: dict[str, None] = {}  # machines
+        tasks, services, nodes, volumes, endpoints = (self.objects[kind] for kind in PICTURED)
+        stored = (tasks, services, nodes, volumes, endpoints)
+        self.world = Picture(*stored, self._boxes, self._folders, self._traffic, self.moved)
         self._slots: dict[str, None] = {}
-        self._gone: dict[str, None] = {}  # tasks
 
-    def change(self, kind: str, key: str, item: Any) -> None:
-        """An object of the store is `item` now; None: it is gone."""
+    def follow(self, operations: Iterable[Operation]) -> list[Change]:
+        """The store has done this."""
+        return [self._change(one) for one in operations]
+
+    def _change(self, one: Operation) -> Change:
+        _, kind, key = one.key.split("/", 2)
+        item = from_entry(Entry(one.key, one.value, 0, 0)) if isinstance(one, Put) else None
         before = self.objects[kind].pop(key, None)
         if before is not None:
             self._enter(before, away=True)
         if item is not None:
             self.objects[kind][key] = item
             self._enter(item)
-        elif kind == "tasks":
-            self._gone[key] = None
         # What is on a node that goes away, or is emptied, may get a successor beside it.
         if isinstance(item or before, Node) and not (item and takes_work(item)):
             self.moved.update(one.id for one in self._on.get(key, {}).values() if one.live)
         elif isinstance(item, Task) and (node := self.objects["nodes"].get(item.node)) and not takes_work(node):
             self.moved.add(key)
+        return Change(kind, key, before, item)
 
     def _enter(self, item: object, *, away: bool = False) -> None:
         match item:
@@ -91,11 +101,6 @@ class Parts:
                         _move(self._where, name, node, None, away)
                 self._boxes[node] = now
 
-    def whole(self) -> Picture:
-        """The world as it is now, and as it will be: for who looks at once."""
-        tasks, services, nodes, volumes, endpoints = (self.objects[kind] for kind in PICTURED)
-        return Picture(tasks, services, nodes, volumes, endpoints, self._boxes, self._folders, {}, self.moved)
-
     def cut(self) -> Picture:
         """The part that has been touched since the last call."""
         all_tasks, services, all_nodes, volumes, endpoints = (self.objects[kind] for kind in PICTURED)
@@ -123,11 +128,10 @@ class Parts:
             {node: self._folders[node] for node in boxes},
             {},
             self.moved,
-            self.whole(),
-            tuple(self._gone),
+            self.world,
         )
-        for book in (self._touched, self._slots, self._gone):
-            book.clear()
+        self._touched.clear()
+        self._slots.clear()
         return part
 
 

@@ -1,17 +1,20 @@
-"""Promises about two moments, first part: what must come before what. The others are in `history.py`.
-
-Each is a class that remembers what it needs and nothing else. It sees every transaction (`wrote`) and every picture
-(`look`), and answers with the sentences that say how it is broken; none is good.
+"""Promises about two moments, first part: what they are told of, and what must come before what. The others are in
+`history.py`.
 """
 
-from miniorch.model import DesiredState, NodeState, Service, Task, TaskState
-from miniorch.simulation.invariants import Picture, decoded
-from miniorch.simulation.store import LEADER, Record
-from miniorch.spec import Condition
-from miniorch.state.store import Put
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-GRACE_SECONDS = {NodeState.UNREACHABLE: 2.4, NodeState.DOWN: 4.1}  # a little less, for clocks that drift
+from miniorch.controllers.services import DRAIN_LIMIT_SECONDS
+from miniorch.model import DesiredState, NodeState, Task, TaskState
+from miniorch.simulation.invariants import Picture
+from miniorch.simulation.store import RESTORED, Record
+from miniorch.spec import Condition
+
+READY_SECONDS = 1.0
 TO_END = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
+GRACE_SECONDS = {NodeState.UNREACHABLE: 2.4, NodeState.DOWN: 4.1}  # a little less, for clocks that drift
 MET_BY = {
     TaskState.STARTING: (Condition.STARTED,),
     TaskState.RUNNING: (Condition.STARTED, Condition.HEALTHY),
@@ -20,115 +23,143 @@ MET_BY = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a transaction has done to one object. None: it is not there."""
+
+    kind: str
+    key: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A transaction, when it was done, and how the store is after it."""
+
+    record: Record
+    changes: Sequence[Change]
+    world: Picture
+    at: float = 0.0
+
+    def of(self, kind: str) -> list[Change]:
+        return [one for one in self.changes if one.kind == kind]
+
+    @property
+    def placed(self) -> list[Task]:
+        """The tasks that were given their node."""
+        tasks = self.of("tasks")
+        return [one.after for one in tasks if one.after and one.after.node and not (one.before and one.before.node)]
+
+
 class Promise:
-    """What all have in common: they may look at both and say nothing."""
+    """`trusting`: not asked while what an older store has made true again is on its way."""
 
-    def wrote(self, record: Record) -> list[str]:
-        return []
+    trusting = True
 
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        return []
+    def wrote(self, step: Step) -> Iterable[str]:
+        return ()
+
+    def look(self, world: Picture, at: float, at_rest: bool) -> Iterable[str]:
+        return ()
 
 
 class TasksDrainBeforeTheyStop(Promise):
-    """Whoever takes traffic leaves it before it is told to stop, or forgotten, unless its node is away."""
+    """Whoever takes traffic leaves it before it is told to stop, or forgotten, wherever its node is."""
+
+    trusting = False
+
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("tasks"):
+            ends = one.after is None or one.after.desired_state in TO_END
+            if one.before is not None and _takes_traffic(one.before) and ends:
+                yield f"{one.key} was told to stop while it took traffic"
+
+
+class TasksRunBeforeTheyTakeTraffic(Promise):
+    """Endpoints may lag behind a task's end, but nobody is sent to one that has never been well."""
+
+    def wrote(self, step: Step) -> Iterator[str]:
+        for endpoints in (one.after for one in step.of("endpoints") if one.after):
+            for task in (step.world.tasks.get(one.task) for one in endpoints.backends if one.ready):
+                if task is not None and task.status.state.order < TaskState.RUNNING.order:
+                    yield f"{task.id} is {task.status.state.value} and takes traffic"
+
+
+class NobodySendsToWhatStops(Promise):
+    """When a task of a service that stays is told to stop, no proxy sends anything there: of a node that the store has
+    called ready for a while, and unless it has drained for as long as is waited at most, by the clocks of who wrote it.
+    """
 
     def __init__(self) -> None:
-        self._tasks: dict[str, Task] = {}
-        self._nodes: set[str] = set()  # that are not down
+        self._ready: dict[str, float] = {}  # node -> since when
 
-    def wrote(self, record: Record) -> list[str]:
-        wrong = []
-        for one in record.operations:
-            if one.key.startswith("/nodes/"):
-                name = one.key.removeprefix("/nodes/")
-                there = isinstance(one, Put) and decoded(one.key, one.value).state is not NodeState.DOWN
-                (self._nodes.add if there else self._nodes.discard)(name)
-            if one.key.startswith("/tasks/"):
-                before = self._tasks.pop(one.key, None)
-                after: Task | None = decoded(one.key, one.value) if isinstance(one, Put) else None
-                if after is not None:
-                    self._tasks[one.key] = after
-                ends = after is None or after.desired_state in TO_END
-                forgotten = after is None and before is not None and before.node not in self._nodes
-                if before is not None and _takes_traffic(before) and ends and not forgotten:
-                    wrong.append(f"{before.id} was told to stop while it took traffic")
-        return wrong
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("nodes"):
+            if one.after is not None and one.after.state is NodeState.READY:
+                self._ready.setdefault(one.key, step.at)
+            else:
+                self._ready.pop(one.key, None)
+        tasks = ((one.before, one.after) for one in step.of("tasks") if one.before and one.after)
+        told = {after.id for before, after in tasks if _is_told_to_stop(before, after)}
+        ready = [node for node, since in self._ready.items() if step.at >= since + READY_SECONDS]
+        for node in ready if told else ():
+            for endpoints in step.world.traffic[node]:
+                service = step.world.services.get(endpoints.key)
+                if endpoints.ports and service is not None and not service.removing:
+                    for task in (backend.task for backend in endpoints.backends if backend.ready):
+                        if task in told:
+                            yield f"{task} was told to stop while the proxy of {node} sent traffic to it"
+
+
+def _is_told_to_stop(before: Task, after: Task) -> bool:
+    drained = after.desired_since - before.desired_since
+    was, now = before.live and before.desired_state is DesiredState.DRAINING, after.live
+    return was and now and after.desired_state is not DesiredState.DRAINING and 0.0 <= drained < DRAIN_LIMIT_SECONDS
 
 
 class NothingStartsBeforeWhatItNeeds(Promise):
     """A task gets a node only when each service that its own depends on was as far as it must be, once at least."""
 
+    trusting = False
+
     def __init__(self) -> None:
-        self._services: dict[str, Service] = {}
-        self._waiting: set[str] = set()
         self._met: set[tuple[str, Condition]] = set()
 
-    def stands(self, service: Service) -> None:
-        """What a store begins with that has been restored: how far it once was, nobody knows any more."""
-        self._services[service.key] = service
-        self._met |= {(service.key, condition) for condition in Condition}
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("services"):
+            if one.after is None:
+                self._met -= {(one.key, condition) for condition in Condition}
+            elif step.record.part == RESTORED:  # how far it once was, nobody knows any more
+                self._met |= {(one.key, condition) for condition in Condition}
+        for one in step.of("tasks"):
+            if (task := one.after) is not None and task.node:
+                self._met |= {(task.service_key, condition) for condition in MET_BY.get(task.status.state, ())}
+                if one.before is not None and not one.before.node:
+                    yield from self._missing(task, step.world)
 
-    def wrote(self, record: Record) -> list[str]:
-        wrong = []
-        for one in record.operations:
-            if one.key.startswith("/services/") and isinstance(one, Put):
-                service: Service = decoded(one.key, one.value)
-                self._services[service.key] = service
-            elif one.key.startswith("/services/"):
-                gone = one.key.removeprefix("/services/")
-                self._services.pop(gone, None)
-                self._met = {met for met in self._met if met[0] != gone}
-            elif one.key.startswith("/tasks/") and isinstance(one, Put):
-                wrong += self._look_at(decoded(one.key, one.value))
-        return wrong
-
-    def _look_at(self, task: Task) -> list[str]:
-        if not task.node:
-            self._waiting.add(task.id)
-            return []
-        self._met |= {(task.service_key, condition) for condition in MET_BY.get(task.status.state, ())}
-        service = self._services.get(task.service_key)
-        if task.id not in self._waiting or service is None:
-            return []
-        self._waiting.discard(task.id)
-        needed = {(f"{task.app}/{name}", condition) for name, condition in service.spec.depends_on.items()}
-        missing = sorted(needed - self._met)
-        return [
-            f"{task.id} was put on {task.node} before {key} was {condition.value}"
-            for key, condition in missing
-            if key in self._services and self._services[key].spec.replicas
-        ]
+    def _missing(self, task: Task, world: Picture) -> Iterator[str]:
+        service = world.services.get(task.service_key)
+        needs = service.spec.depends_on.items() if service else ()
+        for key, condition in sorted({(f"{task.app}/{name}", condition) for name, condition in needs} - self._met):
+            if key in world.services and world.services[key].spec.replicas:
+                yield f"{task.id} was put on {task.node} before {key} was {condition.value}"
 
 
 class ANewLeaderGrantsGrace(Promise):
     """Who has just begun to lead has heard nobody, and gives nobody up for that."""
 
     def __init__(self) -> None:
-        self._name, self._fresh, self._since = "", False, 0.0
-        self._states: dict[str, NodeState] = {}
+        self._name, self._since = "", float("-inf")
 
-    def wrote(self, record: Record) -> list[str]:
-        before = record.leader_when_sent
-        if not self._name and before is not None:  # a store that has come back had a leader already
-            self._name = decoded(LEADER, before.value).name
-        for one in record.operations:
-            if one.key == LEADER and isinstance(one, Put) and decoded(one.key, one.value).name != self._name:
-                self._name, self._fresh = decoded(one.key, one.value).name, True
-        return []
-
-    def look(self, world: Picture, at: float, at_rest: bool) -> list[str]:
-        if self._fresh:
-            # Of whoever leads at the first look (of a store that has come back, too) nobody knows since when.
-            self._fresh, self._since = False, at if self._states else float("-inf")
-        now, led = {node.name: node.state for node in world.nodes.values()}, at - self._since
-        wrong = [
-            f"{self._name} called {node} {state.value} when it had led for {led:.1f} s"
-            for node, state in now.items()
-            if self._states.get(node, state) is not state and led < GRACE_SECONDS.get(state, 0.0)
-        ]
-        self._states.update(now)
-        return wrong
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("leaders"):
+            if one.after is not None and one.after.name != self._name:  # of the first one nobody knows since when
+                self._name, self._since = one.after.name, step.at if self._name else float("-inf")
+        led = step.at - self._since
+        for before, after in ((one.before, one.after) for one in step.of("nodes") if one.before and one.after):
+            if before.state is not after.state and led < GRACE_SECONDS.get(after.state, 0.0):
+                yield f"{self._name} called {after.name} {after.state.value} when it had led for {led:.1f} s"
 
 
 def _takes_traffic(task: Task) -> bool:

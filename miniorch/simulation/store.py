@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from miniorch.errors import Compacted, Temporary, UnknownOutcome, Unreachable
-from miniorch.simulation.loop import PART, VirtualLoop, on_behalf_of, ring
+from miniorch.simulation.loop import PART, VirtualLoop, begin, on_behalf_of, ring
 from miniorch.simulation.network import Wire
 from miniorch.state.leases import Leases
 from miniorch.state.memory import MemoryStore
@@ -29,7 +29,7 @@ from miniorch.state.watchers import Batch, History, Watchers
 
 T = TypeVar("T")
 PARTY = "store"
-LEADER = "/leaders/leader"
+LEADER, RESTORED = "/leaders/leader", "restored"
 DEADLINE_SECONDS = 5.0
 LATE_SECONDS = 3.0
 WRITER: contextvars.ContextVar[tuple[str, str, Entry | None]] = contextvars.ContextVar("writer")
@@ -50,7 +50,7 @@ ROUGH = StoreWeather((0.0, 0.3), unreachable=0.02, unknown=0.05)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One transaction that was done. `part` is "api", "loops", or "lease" for what the store deleted by itself."""
+    """One transaction. `part`: "api", "loops", "lease" if the store itself did it, RESTORED if it holds this again."""
 
     revision: int
     writer: str
@@ -144,9 +144,7 @@ class SharedStore(MemoryStore):
         """A request that has arrived: it is done whether or not anybody waits for the answer."""
         context = on_behalf_of(PARTY)
         context.run(WRITER.set, writer)
-        task = asyncio.get_running_loop().create_task(work, context=context)
-        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # somebody has looked
-        return task
+        return begin(work, context)
 
     async def answered(self, task: asyncio.Task[Any]) -> bool:
         """Wait for the end of a request; False if the connection breaks off before."""

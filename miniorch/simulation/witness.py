@@ -8,17 +8,16 @@ What is taken is a picture of what has changed (`parts.py`), and every `WHOLE_SE
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from miniorch.model import Event
 from miniorch.simulation.history import History
-from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture, decoded
+from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture
 from miniorch.simulation.loop import VirtualClock
 from miniorch.simulation.machine import Machine
 from miniorch.simulation.parts import Parts
-from miniorch.simulation.store import SharedStore
-from miniorch.state.records import from_entry
-from miniorch.state.store import Delete, Operation
+from miniorch.simulation.sequence import Step
+from miniorch.simulation.store import PARTY, RESTORED, Record, SharedStore
+from miniorch.state.store import Put
 
 LAST_EVENTS = 50  # that a failure shows
 LINES_KEPT = 20_000  # of the log
@@ -83,7 +82,7 @@ class Witness:
 
     def picture(self) -> Picture:
         """Of everything, to keep."""
-        return Picture.take(self._parts.objects, self.machines, frozenset(self._parts.moved))
+        return self._parts.world.kept
 
     def check(self, world: Picture, promises: Sequence[Callable[[Picture], list[str]]] = ALWAYS) -> None:
         """Raises `PromiseBroken`."""
@@ -115,31 +114,28 @@ class Witness:
         if self.store.incarnation != self._incarnation:
             self._begin_anew()
         else:
-            self._follow(operation for record in records for operation in record.operations)
-        self.fail(self.history.wrote(records))
+            for record in records:
+                self._follow(record)
         self.check_step()
 
-    def _follow(self, operations: Iterable[Operation]) -> None:
-        """Keep the objects as they are in the store."""
-        for one in operations:
-            _, kind, key = one.key.split("/", 2)
-            item = None if isinstance(one, Delete) else decoded(one.key, one.value)
-            self._parts.change(kind, key, item)
-            if isinstance(item, Event):
-                self.note(f"{item.subject}: {item.message}")
+    def _follow(self, record: Record) -> None:
+        """Keep the objects as they are in the store, and ask whether this might follow what was before."""
+        step = Step(record, self._parts.follow(record.operations), self._parts.world, self.clock.monotonic())
+        for one in step.of("events"):
+            if one.after is not None:
+                self.note(f"{one.after.subject}: {one.after.message}")
+        self.fail(self.history.wrote(step, self.trusted))
 
     def _begin_anew(self) -> None:
         """An older store has come back. What is known is worth nothing, and what runs may run twice for a while."""
         self._incarnation = self.store.incarnation
-        self._parts.begin_anew()
-        for entry in self.store.snapshot().entries:
-            _, kind, key = entry.key.split("/", 2)
-            self._parts.change(kind, key, from_entry(entry))
         self._trusted_at = self.clock.monotonic() + RESTORED_SECONDS
         self._whole_at = float("-inf")
+        self._parts.begin_anew()
         self.history = History()
-        for service in self._parts.objects["services"].values():
-            self.history.stands(service)
+        found = [Put(entry.key, entry.value) for entry in self.store.snapshot().entries]
+        record = Record(self.store.head, PARTY, RESTORED, found, None, None)
+        self.history.wrote(Step(record, self._parts.follow(found), self._parts.world, self.clock.monotonic()))
 
     def fail(self, sentences: Mapping[str, list[str]]) -> None:
         """Sentences by promise. Raises `PromiseBroken` if there is any."""

@@ -12,32 +12,9 @@ Who does this for real: FoundationDB, TigerBeetle (vopr.zig), Antithesis. Where 
 code under test is unchanged Python.
 """
 
-# What can go wrong here, for `chaos.py` to draw. A party is "user", a node, a server or "store"; a machine is a node or
-# a server. Whatever begins has its own way to end; `mend` ends all of it but clocks.
-#
-#   crash(process), restart(process)      kill -9 of one process ("server1", "agent node1", "net node1")
-#   power_off(node), power_on(node)       all processes and containers of a node
-#   pause(machine), go_on(machine)        SIGSTOP of all its processes: it goes on with what it believed before
-#   block(source, target), unblock(...)   one direction is silent: requests arrive and answers do not, or the reverse
-#   part(one, other), join(one, other)    both directions ("node1" and "server1", "server1" and "store", ...)
-#   cut(node, True), cut(node, False)     a node and all servers
-#   reset(one, other)                     every stream and request between the two breaks off now
-#   wire.slow_readers[party]              it takes so many seconds for each line of a stream
-#   wire.weather                          GOOD, POOR, BAD in `network.py`: delays, loss, late, repeated, broken streams
-#   jump_clock(machine, seconds)          the wall clock, for good
-#   drift_clock(machine, share)           how much faster its clocks run from now on (0.01, -0.01)
-#   machines[node].engine                 restart(seconds, live_restore=), slow(factor), refuse(share), deafen(bool),
-#                                         fill_disk(bool), kill(task), sicken(task), fail_pull(image)
-#   store.weather                         FINE, ROUGH in `store.py`: slow, unreachable, unknown outcomes
-#   store.full                            it has no space: refuses what writes
-#   store.freeze(), store.thaw()          the store is silent
-#   store.change_leader()                 all its connections break off
-#   store.compact_now()                   everything up to now becomes history, under the watches
-#   store.keep(), store.restore()         it goes back to how it was at the last `keep`
-
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from agent.agent import Agent
@@ -51,7 +28,7 @@ from miniorch.server import DEFAULT_POOL, Server
 from miniorch.servers import OneOf
 from miniorch.simulation.engine import FakeEngine
 from miniorch.simulation.invariants import AT_REST
-from miniorch.simulation.loop import VirtualClock, VirtualLoop, on_behalf_of, run
+from miniorch.simulation.loop import VirtualClock, VirtualLoop, on_behalf_of
 from miniorch.simulation.machine import Machine
 from miniorch.simulation.network import GOOD, SimTransport, Wire
 from miniorch.simulation.store import FINE, PARTY, SharedStore, SimStore
@@ -59,7 +36,7 @@ from miniorch.simulation.witness import PromiseBroken, Witness
 from miniorch.spec import AppSpec
 from miniorch.transport import READ_TIMEOUT_SECONDS
 
-__all__ = ["PromiseBroken", "World", "simulate"]
+__all__ = ["PromiseBroken", "World"]
 
 RETRY_SECONDS, TOLD_SECONDS = 1.0, 2.0  # of a net process, as in `netplugin/main.py`
 MANY_NODES = 200  # more do not start all at once, and need more subnets
@@ -135,7 +112,8 @@ class World(Witness):
                 self.fail({"WhatWasAcknowledgedIsWritten": wrong})
             return answer
 
-    # Faults
+    # Faults: whatever begins has its own way to end, and `mend` ends all of it but clocks. A party is "user", a node, a
+    # server or "store"; a machine is a node or a server; a process is "server1", "agent node1" or "net node1".
 
     async def crash(self, process: str) -> None:
         """kill -9. A process that is down already stays down."""
@@ -199,6 +177,7 @@ class World(Witness):
             self._loop.thaw(machine)
 
     def block(self, source: str, target: str) -> None:
+        """One direction is silent: requests arrive and answers do not, or the reverse."""
         self.note(f"nothing of {source} reaches {target}")
         self.wire.block(source, target)
 
@@ -220,6 +199,7 @@ class World(Witness):
             (self.part if away else self.join)(node, server)
 
     def reset(self, one: str, other: str) -> None:
+        """Every stream and request between the two ends now."""
         self.note(f"all connections between {one} and {other} break off")
         self.wire.reset(one, other)
 
@@ -235,7 +215,6 @@ class World(Witness):
         """Everything works from now on, and every process runs. Clocks stay as they are."""
         self.note("everything is mended")
         self.wire.weather, self.store.weather, self.store.full = GOOD, FINE, False
-        self.wire.slow_readers.clear()
         self.store.thaw()
         parties = ["user", PARTY, *self.servers, *self.nodes]
         for source in parties:
@@ -338,21 +317,3 @@ async def net_main(node: str, transport: Transport, heard: Callable[[str, int], 
                 changed.set()
     finally:
         await end(reporting)
-
-
-def simulate(
-    seed: int,
-    story: Callable[[World], Awaitable[None]],
-    nodes: int = 1,
-    engine: type[FakeEngine] = FakeEngine,
-    servers: int = 1,
-) -> str:
-    """Run a story in a world of this seed; the digest of its history. Raises `PromiseBroken`."""
-
-    async def whole() -> str:
-        world = World(seed, nodes, engine, servers)
-        await world.begin()
-        await story(world)
-        return await world.end()
-
-    return run(whole(), seed=seed, until=100_000)

@@ -18,15 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from open_engine import FakeOpenEngine
 
 from agent.docker_engine import DockerEngine
 from agent.docker_network import NETWORK
-from agent.engine import TASK_LABEL, Container, ContainerSpec, Engine, Stat
+from agent.engine import TASK_LABEL, Container, ContainerSpec, OpenEngine, Stat
 from miniorch.codec import encode
 from miniorch.errors import EngineError, NotFound
 from miniorch.frames import Command, Frame, Kind
 from miniorch.model import Cluster, Node
-from miniorch.simulation.engine import Behaviour, FakeEngine
+from miniorch.simulation.engine import Behaviour
 from miniorch.simulation.loop import VirtualClock
 from miniorch.spec import Build, Resources
 from netplugin.known import Known
@@ -43,7 +44,7 @@ quiet: Callable[[str], None] = lambda line: None  # noqa: E731
 
 @dataclass
 class Bench:
-    engine: Engine
+    engine: OpenEngine
     images: dict[str, str]  # kind -> image
     commands: dict[str, tuple[str, ...] | None]
 
@@ -107,7 +108,7 @@ class Bench:
 
 @asynccontextmanager
 async def fake_bench() -> AsyncIterator[Bench]:
-    engine = FakeEngine(VirtualClock(), random.Random(1))
+    engine = FakeOpenEngine(VirtualClock(), random.Random(1))
     engine.behave(EXITS, Behaviour(exits_after_seconds=0.1, exit_code=3, output=("one", "bye")))
     engine.behave(STUBBORN, Behaviour(ignores_term=True))
     engine.fail_pull("nowhere:1")

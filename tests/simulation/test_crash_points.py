@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from whole_run import simulate
 
 from miniorch.codec import to_plain
 from miniorch.errors import NotFound, Unreachable
@@ -19,7 +20,7 @@ from miniorch.model import App, Endpoints, Service, Task, TaskState, Volume
 from miniorch.simulation.day import dockchat
 from miniorch.simulation.loop import on_behalf_of
 from miniorch.simulation.store import PARTY, WRITER
-from miniorch.simulation.world import World, simulate
+from miniorch.simulation.world import World
 from miniorch.state.records import from_entry
 from miniorch.state.store import Operation
 

@@ -193,12 +193,12 @@ class Counting:
 async def test_reset_breaks_streams_off_in_the_middle_and_a_slow_reader_loses_nothing(
     wire: Wire, server: Server
 ) -> None:
-    wire.slow_readers["node1"] = 0.5
     seen: dict[str, list[int]] = {"node1": [], "node2": []}
 
     async def follow(party: str) -> None:
         async for line in SimTransport(wire, party).stream("/v1/watch/nodes?revision=0"):
             seen[party] += [line["revision"]] if "put" in line else []
+            await asyncio.sleep(0.5 if party == "node1" else 0.0)
 
     slow, other = asyncio.ensure_future(follow("node1")), asyncio.ensure_future(follow("node2"))
     for number in range(30):

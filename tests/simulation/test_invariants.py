@@ -24,8 +24,10 @@ from miniorch.model import (
 from miniorch.simulation import invariants
 from miniorch.simulation.engine import Behaviour, Box
 from miniorch.simulation.history import History
-from miniorch.simulation.invariants import ALWAYS, AT_REST, Picture
-from miniorch.simulation.store import LEADER, Record
+from miniorch.simulation.invariants import ALWAYS, AT_REST, PICTURED, Picture
+from miniorch.simulation.parts import Parts
+from miniorch.simulation.sequence import Step
+from miniorch.simulation.store import LEADER, RESTORED, Record
 from miniorch.spec import (
     AppSpec,
     Constraint,
@@ -100,7 +102,7 @@ BROKEN = {
         tasks={"t1": task(), "t2": task("t2", slot=2)},
         services={"chat/db": Service("chat", "db", ServiceSpec(SPEC, placement=Placement(max_per_node=1)), "")},
     ),
-    "nothing_is_left_of_what_is_gone": replace(GOOD, folders={"node1": FOLDERS | {"/tasks/gone/resolv.conf"}}),
+    "nothing_is_left_of_what_is_gone": replace(GOOD, folders={"node1": FOLDERS | {"/volumes/chat/gone/data"}}),
     "endpoints_name_exactly_the_tasks_that_run": replace(GOOD, endpoints={}, traffic={}),
     "what_a_container_mounts_is_on_the_disk": replace(GOOD, folders={"node1": frozenset()}),
     "published_ports_follow_the_endpoints": replace(GOOD, traffic={"node1": (BACKENDS,), "node2": ()}),
@@ -138,15 +140,34 @@ def test_waiting_for_a_label_is_a_true_reason_and_one_of_the_past_is_none() -> N
     assert ["reason of the past" in one for one in invariants.nothing_waits_that_would_fit(past)] == [True]
 
 
+class Told:
+    """A history that is told what happens to a store."""
+
+    def __init__(self) -> None:
+        self.history, self._parts = History(), Parts({})
+
+    def wrote(self, record: Record, at: float = 0.0) -> dict[str, list[str]]:
+        return self.history.wrote(Step(record, self._parts.follow(record.operations), self._parts.world, at))
+
+    def becomes(self, world: Picture, at: float = 0.0) -> dict[str, list[str]]:
+        """In one transaction of nobody's."""
+        found: list[Operation] = []
+        for kind in PICTURED:
+            before, after = self._parts.objects[kind], getattr(world, kind)
+            found += [put(item) for key, item in after.items() if before.get(key) != item]
+            found += [Delete(f"/{kind}/{key}") for key in before if key not in after]
+        return self.wrote(Record(9, "", "", found, None, None), at)
+
+
 def test_task_on_a_node_without_its_labels_is_noticed_unless_they_have_just_gone() -> None:
     bare = replace(ZONED, nodes=GOOD.nodes)
-    assert "TasksGoWhereLabelsAllow" in History().look(bare)
-    history = History()
-    assert history.look(replace(ZONED, tasks={}), 0.0) == {}
-    assert history.look(bare, 5.0) == {}
-    history = History()
-    assert history.look(replace(ZONED, tasks={}), 0.0) == history.look(replace(bare, tasks={}), 1.0) == {}
-    assert "TasksGoWhereLabelsAllow" in history.look(bare, 15.0)
+    assert "TasksGoWhereLabelsAllow" in Told().becomes(bare)
+    told = Told()
+    assert told.becomes(replace(ZONED, tasks={}), 0.0) == {}
+    assert told.becomes(bare, 5.0) == {}
+    told = Told()
+    assert told.becomes(replace(ZONED, tasks={}), 0.0) == told.becomes(replace(bare, tasks={}), 1.0) == {}
+    assert "TasksGoWhereLabelsAllow" in told.becomes(bare, 15.0)
 
 
 @pytest.mark.parametrize(
@@ -162,18 +183,18 @@ def test_task_on_a_node_without_its_labels_is_noticed_unless_they_have_just_gone
     ],
 )
 def test_task_that_does_not_move_forward_is_noticed(after: dict[str, Task], words: str) -> None:
-    history = History()
-    assert history.look(GOOD) == {}
-    assert history.look(replace(GOOD, tasks=after)) == {"TasksOnlyMoveForward": [words]}
+    told = Told()
+    assert told.becomes(GOOD) == {}
+    assert told.becomes(replace(GOOD, tasks=after)) == {"TasksOnlyMoveForward": [words]}
 
 
 def test_end_is_final_and_what_is_gone_stays_gone() -> None:
-    history = History()
-    history.look(replace(GOOD, tasks={"t1": task(state=TaskState.FAILED)}))
-    lost = history.look(replace(GOOD, tasks={"t1": task(state=TaskState.LOST)}))
+    told = Told()
+    told.becomes(replace(GOOD, tasks={"t1": task(state=TaskState.FAILED)}))
+    lost = told.becomes(replace(GOOD, tasks={"t1": task(state=TaskState.LOST)}))
     assert lost == {"TasksOnlyMoveForward": ["t1 went from failed back to lost"]}
-    assert history.look(replace(GOOD, tasks={})) == {}
-    assert history.look(GOOD) == {"TasksOnlyMoveForward": ["t1 has come back from the dead"]}
+    assert told.becomes(replace(GOOD, tasks={})) == {}
+    assert told.becomes(GOOD) == {"TasksOnlyMoveForward": ["t1 has come back from the dead"]}
 
 
 def job(condition: Restart, state: TaskState, *more: Task, max_attempts: int = 0) -> Picture:
@@ -199,16 +220,16 @@ NEXT = task("t2", TaskState.NEW)
 def test_job_that_is_over_and_runs_again_is_noticed(over: tuple[Restart, TaskState, int]) -> None:
     condition, state, limit = over
     assert invariants.every_slot_runs_or_is_over(job(condition, state, max_attempts=limit)) == []
-    history = History()
-    assert history.look(job(condition, state, max_attempts=limit)) == {}
-    again = history.look(job(condition, state, NEXT, max_attempts=limit))
+    told = Told()
+    assert told.becomes(job(condition, state, max_attempts=limit)) == {}
+    again = told.becomes(job(condition, state, NEXT, max_attempts=limit))
     assert again == {"JobsThatAreOverStayOver": ["t2 runs again what was over with t1"]}
 
 
 def test_job_may_run_again_after_a_failure_that_counts_a_restart_or_a_change() -> None:
     def after(first: Picture, second: Picture) -> dict[str, list[str]]:
-        history = History()
-        return history.look(first) | history.look(second)
+        told = Told()
+        return told.becomes(first) | told.becomes(second)
 
     failed = job(Restart.ON_FAILURE, TaskState.FAILED)
     assert after(failed, job(Restart.ON_FAILURE, TaskState.FAILED, NEXT)) == {}
@@ -217,9 +238,9 @@ def test_job_may_run_again_after_a_failure_that_counts_a_restart_or_a_change() -
     service = again.services["chat/db"]
     assert after(done, replace(again, services={"chat/db": replace(service, round=1)})) == {}
     scaled = replace(service, spec=replace(service.spec, replicas=0))
-    history = History()
-    history.look(done)
-    assert history.look(replace(done, services={"chat/db": scaled})) == history.look(again) == {}
+    told = Told()
+    told.becomes(done)
+    assert told.becomes(replace(done, services={"chat/db": scaled})) == told.becomes(again) == {}
 
 
 def wrote(*operations: Operation, part: str = "loops", led: str = "server1", epoch: int = 5, sent: int = 5) -> Record:
@@ -240,22 +261,44 @@ def wrote(*operations: Operation, part: str = "loops", led: str = "server1", epo
     ],
 )
 def test_deposed_leader_that_writes_is_noticed(record: Record, words: str) -> None:
-    assert History().wrote([record]) == {"OnlyTheLeaderWrites": [words]}
+    assert Told().wrote(record) == {"OnlyTheLeaderWrites": [words]}
 
 
 @pytest.mark.parametrize("elected", ["server1", "server2"])
 def test_only_a_new_leader_owes_a_period_of_grace_also_over_a_store_that_has_come_back(elected: str) -> None:
-    history, term = History(), put(Leader(elected, 9.0))
-    silent = replace(GOOD.nodes["node1"], state=NodeState.UNREACHABLE)
-    history.look(GOOD, 100.0)  # of the terms before nothing is known
-    history.wrote([wrote(term, led="server1")])
-    found = history.look(replace(GOOD, nodes={"node1": silent}), 101.0)
-    words = "server2 called node1 unreachable when it had led for 0.0 s"
+    told, before = Told(), [put(item) for item in (Leader("server1", 1.0), *GOOD.nodes.values())]
+    told.wrote(Record(9, "", RESTORED, before, None, None), 100.0)  # of the terms before nothing is known
+    told.wrote(wrote(put(Leader(elected, 9.0)), led="server1"), 101.0)
+    found = told.wrote(wrote(put(replace(GOOD.nodes["node1"], state=NodeState.UNREACHABLE)), led=elected), 102.0)
+    words = "server2 called node1 unreachable when it had led for 1.0 s"
     assert found.get("ANewLeaderGrantsGrace", []) == ([words] if elected == "server2" else [])
 
 
+def test_task_that_takes_traffic_before_it_was_well_is_noticed_and_one_that_has_just_ended_is_not() -> None:
+    for state, promises in ((TaskState.STARTING, ["TasksRunBeforeTheyTakeTraffic"]), (TaskState.FAILED, [])):
+        told = Told()
+        told.becomes(replace(GOOD, tasks={"t1": task(state=state)}, endpoints={}))
+        assert list(told.wrote(wrote(put(BACKENDS)))) == promises
+
+
+@pytest.mark.parametrize(
+    ("seconds", "traffic", "proxies"),
+    [(1.0, GOOD.traffic, 2), (5.0, GOOD.traffic, 0), (1.0, {"node1": (), "node2": ()}, 0)],
+)
+def test_task_that_is_told_to_stop_while_a_proxy_sends_to_it_is_noticed_unless_it_has_drained_for_long(
+    seconds: float, traffic: dict[str, tuple[Endpoints, ...]], proxies: int
+) -> None:
+    told, leaving = Told(), replace(task(), desired_state=DesiredState.DRAINING, desired_since=10.0)
+    told.becomes(replace(GOOD, tasks={"t1": leaving}))
+    told._parts.world = replace(told._parts.world, traffic=traffic)
+    stopped = replace(leaving, desired_state=DesiredState.SHUTDOWN, desired_since=10.0 + seconds)
+    found = told.becomes(replace(GOOD, tasks={"t1": stopped}), 10.0 + seconds)
+    assert len(found.get("NobodySendsToWhatStops", [])) == proxies
+
+
 def test_leader_and_whoever_serves_a_user_may_write() -> None:
-    assert History().wrote([wrote(put(task())), wrote(put(task()), part="api", led="server2")]) == {}
+    told = Told()
+    assert told.wrote(wrote(put(task()))) == told.wrote(wrote(put(task()), part="api", led="server2")) == {}
 
 
 @pytest.mark.parametrize(
@@ -279,8 +322,9 @@ def test_leader_and_whoever_serves_a_user_may_write() -> None:
 def test_writer_who_writes_another_ones_field_is_noticed(
     part: str, before: tuple[Task, ...], after: object, words: str
 ) -> None:
-    records = [wrote(*map(put, before)), wrote(put(after), part=part)]
-    assert History().wrote(records)["EachWritesItsOwnFields"] == [words]
+    told = Told()
+    told.wrote(wrote(*map(put, before)))
+    assert told.wrote(wrote(put(after), part=part))["EachWritesItsOwnFields"] == [words]
 
 
 def test_loop_may_say_why_it_does_not_follow_a_wish_and_no_more() -> None:
@@ -289,16 +333,19 @@ def test_loop_may_say_why_it_does_not_follow_a_wish_and_no_more() -> None:
         (replace(wish, held="no node fits"), set()),
         (replace(wish, round=1), {"EachWritesItsOwnFields"}),
     ):
-        assert set(History().wrote([wrote(put(wish), part="api"), wrote(put(after))])) == wrong
+        told = Told()
+        assert told.wrote(wrote(put(wish), part="api")) == {}
+        assert set(told.wrote(wrote(put(after)))) == wrong
 
 
 def test_answer_that_tells_of_what_was_not_written_is_noticed() -> None:
-    history, app = History(), AppSpec({"db": ServiceSpec(SPEC)})
+    told, app = Told(), AppSpec({"db": ServiceSpec(SPEC)})
+    history = told.history
     assert len(history.wishes.acknowledged("chat", app, since=0, revision=9)) == 1
-    history.wrote([wrote(put(GOOD.services["chat/db"]), part="api")])
+    told.wrote(wrote(put(GOOD.services["chat/db"]), part="api"))
     assert history.wishes.acknowledged("chat", app, since=0, revision=9) == []
     assert len(history.wishes.acknowledged("chat", app, since=0, revision=8)) == 1
-    history.wrote([replace(wrote(Delete("/services/chat/db"), part="api"), revision=12)])
+    told.wrote(replace(wrote(Delete("/services/chat/db"), part="api"), revision=12))
     assert history.wishes.acknowledged("chat", app, since=3, revision=12) == []
     assert len(history.wishes.acknowledged("chat", app, since=12, revision=14)) == 1
 
@@ -313,9 +360,9 @@ def test_task_that_is_put_on_a_node_that_has_been_silent_is_noticed() -> None:
     silent = replace(GOOD, nodes={"node1": replace(GOOD.nodes["node1"], ready=False)}, tasks={})
     placed = replace(silent, tasks=GOOD.tasks)
     for seconds, wrong in ((5.0, {}), (15.0, {"OnlyReadyNodesGetTasks"})):
-        history = History()
-        history.look(silent, 100.0)
-        assert set(history.look(placed, 100.0 + seconds)) == set(wrong)
+        told = Told()
+        told.becomes(silent, 100.0)
+        assert set(told.becomes(placed, 100.0 + seconds)) == set(wrong)
 
 
 def test_address_that_is_given_again_too_soon_is_noticed_unless_the_agent_began_anew() -> None:
@@ -331,10 +378,10 @@ def test_address_that_is_given_again_too_soon_is_noticed_unless_the_agent_began_
 
 def test_slot_that_is_filled_again_and_again_is_noticed() -> None:
     for seconds, wrong in ((2.0, set()), (0.5, {"FailingSlotsAreNotHammered"})):
-        history, tasks, seen = History(), {}, set()
+        told, tasks, seen = Told(), {}, set()
         for number in range(10):
             tasks[f"t{number}"] = replace(task(f"t{number}", TaskState.FAILED), attempt=number)
-            seen |= set(history.look(replace(GOOD, tasks=dict(tasks), boxes={}), number * seconds))
+            seen |= set(told.becomes(replace(GOOD, tasks=dict(tasks)), number * seconds))
         assert seen == wrong
 
 

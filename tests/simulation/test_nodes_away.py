@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from whole_run import simulate
 
 from miniorch.codec import to_plain
 from miniorch.errors import Conflict
 from miniorch.model import NodeState, Task, TaskState
 from miniorch.simulation.day import APP, Day
-from miniorch.simulation.world import World, simulate
+from miniorch.simulation.world import World
 from miniorch.spec import AppSpec, Mount, ServiceSpec, TaskSpec
 
 DOWN_SECONDS, REPLACED_SECONDS = 5.0, 8.0

@@ -17,7 +17,6 @@ from miniorch.simulation.chaos import KINDS, Case
 from miniorch.simulation.command import live
 from miniorch.simulation.history import History
 from miniorch.simulation.invariants import ALWAYS, Picture
-from miniorch.simulation.store import Record
 
 
 class Twins(History):
@@ -28,10 +27,6 @@ class Twins(History):
     def __init__(self) -> None:
         super().__init__()
         self.other = History()
-
-    def wrote(self, records: Sequence[Record]) -> dict[str, list[str]]:
-        self.other.wrote(records)
-        return super().wrote(records)
 
     def agent_started(self, node: str) -> None:
         self.other.agent_started(node)
@@ -46,7 +41,7 @@ class Twins(History):
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How large the parts were that were compared with the whole, and how large that was: how many tasks."""
+    """How large the parts were that were compared with the whole, and how large that was: how many machines."""
     sizes = [0, 0]
     check = witness.Witness.check
 
@@ -55,8 +50,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ) -> None:
         if world.whole is not None:
             Twins.everything = self.picture()
-            sizes[0] += len(world.tasks)
-            sizes[1] += len(Twins.everything.tasks)
+            sizes[0] += len(world.boxes)
+            sizes[1] += len(Twins.everything.boxes)
             found = {one.__name__ for one in promises if one(world)}
             assert found == {one.__name__ for one in promises if one(Twins.everything)}
         check(self, world, promises)

@@ -17,8 +17,8 @@ from mutants import MUTANTS
 
 from miniorch.codec import from_plain, to_plain
 from miniorch.errors import UsageError
-from miniorch.simulation.chaos import KINDS, USERS, Case, draw, kinds_named
-from miniorch.simulation.command import command, failure, live, many
+from miniorch.simulation.chaos import KINDS, USERS, Case, check, draw, kinds_named
+from miniorch.simulation.command import Outcome, command, failure, live, many, smallest
 
 ROOT = Path(__file__).parents[2]
 CASE = Case(5, nodes=2, seconds=90.0).with_faults(KINDS)
@@ -192,6 +192,7 @@ def test_case_that_was_kept_is_run_as_it_is() -> None:
         (("--nodes", "9999"), "--nodes wants 1 to 4000, got 9999"),
         (("--tasks", "5000"), "5000 tasks are too many for 5 nodes: each takes at most 200"),
         (("--seconds", "1"), "--seconds"),
+        (("--seconds", "nan"), "--seconds wants 1 to 1000000, got nan"),
         (("--case", "/nowhere.json"), "--case /nowhere.json: no such file or directory"),
         (("--case", "pyproject.toml"), "--case pyproject.toml: not JSON"),
     ],
@@ -200,6 +201,59 @@ def test_what_makes_no_sense_is_refused_with_a_remedy(words: tuple[str, ...], sa
     told = simulate(*words, code=2)
     assert said in told
     assert "help: " in told
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ('{"nodes": 0}', "nodes wants 1 to 4000, got 0"),
+        ('{"servers": 0}', "servers wants 1 to 99, got 0"),
+        ('{"seconds": -60}', "seconds wants 1 to 1000000, got -60"),
+        ('{"nodes": 1, "tasks": 201}', "201 tasks are too many for 1 nodes"),
+        ('{"faults": [{"at": 20, "kind": "kil"}]}', "faults[0].kind wants one of scale, "),
+        ('{"faults": [{"at": 20, "kind": "kill", "target": "node9"}]}', 'faults[0].target wants something like "node'),
+        ('{"faults": [{"at": 20, "kind": "crash", "target": "agent"}]}', 'got "agent"'),
+        ('{"faults": [{"at": 20, "kind": "clock", "target": "node1 soon"}]}', 'got "node1 soon"'),
+        ('{"faults": [{"at": 2000, "kind": "compact"}]}', "faults[0] wants at from 0 to 180 "),
+        ('{"faults": [{"at": 1, "kind": "freeze", "seconds": -1}]}', "got 1 and -1"),
+    ],
+)
+def test_case_that_cannot_be_run_is_refused_with_the_place_and_what_would_be_right(case: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        check(from_plain(Case, {"seed": 3, **json.loads(case)}))
+
+
+def test_case_that_cannot_be_run_is_refused_with_its_file() -> None:
+    assert "--case -: nodes wants 1 to 4000, got 0" in simulate("--case", "-", code=2, stdin='{"seed": 3, "nodes": 0}')
+
+
+def test_all_that_is_drawn_can_be_run_as_a_case() -> None:
+    for seed in range(20):
+        check(Case(seed, nodes=1 + seed, servers=1 + seed % 3, seconds=60.0 + 30 * seed).with_faults(KINDS))
+
+
+def smallest_until(end: KeyboardInterrupt | bool) -> tuple[Case, int]:
+    """What is left of a case when `end` comes in the middle of the first attempt, and how often it was asked."""
+    case, asked = replace(CASE, nodes=1, servers=1, faults=CASE.faults[:1]), 0
+
+    def out_of_time() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 5 and not isinstance(end, bool):
+            raise end
+        return asked >= 5 and end is True
+
+    return smallest(Outcome(case, "", case.seconds, 0, ("TimeoutError",)), out_of_time), asked
+
+
+def test_search_for_the_smallest_case_takes_the_end_of_its_time_for_no_broken_promise() -> None:
+    assert len(smallest_until(True)[0].faults) == 1
+
+
+def test_search_for_the_smallest_case_ends_with_ctrl_c() -> None:
+    case, asked = smallest_until(KeyboardInterrupt())
+    assert len(case.faults) == 1
+    assert asked == 5
 
 
 def test_kinds_are_named_once_and_in_any_order() -> None:

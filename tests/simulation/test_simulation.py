@@ -10,8 +10,10 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from whole_run import simulate
 
 from agent.engine import Container
 from miniorch.codec import decode, to_plain
@@ -21,7 +23,7 @@ from miniorch.simulation.chaos import KINDS, Case, Fault
 from miniorch.simulation.command import command, failure, live, many
 from miniorch.simulation.day import APP, Day, dockchat
 from miniorch.simulation.engine import FakeEngine
-from miniorch.simulation.world import PromiseBroken, World, simulate
+from miniorch.simulation.world import PromiseBroken, World
 
 SHORT = Case(17, nodes=3, servers=3, seconds=120.0).with_faults(KINDS)
 
@@ -39,11 +41,11 @@ def test_one_seed_is_one_history() -> None:
 
 def test_one_seed_is_one_history_in_every_python_process() -> None:
     """Sets of text are ordered differently in every process: nothing may depend on it."""
-    program = "from tests.simulation.test_simulation import SHORT, live; print(live(SHORT).hash)"
+    program = "from test_simulation import SHORT, live; print(live(SHORT).hash)"
     told = [
         subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": salt},
+            env={**os.environ, "PYTHONHASHSEED": salt, "PYTHONPATH": str(Path(__file__).parent)},
             capture_output=True,
             text=True,
             timeout=120,

@@ -117,6 +117,20 @@ def stop_without_draining(right: Any, self: Any, task: Task, goal: DesiredState,
         right(self, task, goal, why)
 
 
+@mutant("none", at=(services._Look, "_drained"))
+def nobody_waits_for_proxies(right: Any, self: Any, task: Task) -> bool:
+    """A task that leaves traffic is told to stop before the proxies know of it."""
+    return True
+
+
+@mutant("none")
+def traffic_before_the_health_check() -> Iterator[None]:
+    """A task takes traffic as soon as its container runs."""
+    early = (TaskState.STARTING, TaskState.RUNNING)
+    with instead(endpoints, "_takes_traffic", lambda task, node: task.status.state in early):
+        yield
+
+
 @mutant("fail,kill,pull")
 def failures_are_forgotten() -> Iterator[None]:
     """A slot that fails gets its next task at once, however often it has failed."""
@@ -140,7 +154,7 @@ def dead_backends_stay() -> Iterator[None]:
     visible = (*endpoints.VISIBLE, TaskState.FAILED, TaskState.SHUTDOWN)
     with (
         instead(endpoints, "VISIBLE", visible),
-        instead(endpoints, "_takes_traffic", lambda task: task.status.state.order >= TaskState.RUNNING.order),
+        instead(endpoints, "_takes_traffic", lambda task, node: task.status.state.order >= TaskState.RUNNING.order),
     ):
         yield
 
