@@ -9,23 +9,21 @@ Who does this for real: swarmkit's `ca/`, kubeadm's /etc/kubernetes/pki. Where w
 It lasts ten years. Next file: `miniorch/tokens.py`.
 """
 
-import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from miniorch.certificates import SKEW_SECONDS, Subject, certificate_for
+from miniorch.certificates import PEM, SKEW_SECONDS, Subject, certificate_for, new_key, private_key
 from miniorch.errors import Conflict, UsageError
 from miniorch.identity import AUTHORITY_FILE as CERTIFICATE_FILE
 from miniorch.identity import AUTHORITY_KEY_FILE as KEY_FILE
+from miniorch.identity import KEY_FILE as OWN_KEY_FILE
 
-LIFE = datetime.timedelta(days=3653)  # ten years
-SKEW = datetime.timedelta(seconds=SKEW_SECONDS)
+LIFE_SECONDS = 3653 * 86400.0  # ten years
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +36,10 @@ class Authority:
     @classmethod
     def make(cls, cluster: str, now: float) -> "Authority":
         """A new one for a cluster (its id), at `now` (seconds since 1970)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name(
-            [
-                x509.NameAttribute(NameOID.COMMON_NAME, "miniorch authority"),
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster),
-            ]
-        )
-        begin = datetime.datetime.fromtimestamp(now, datetime.UTC)
-        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        signs = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # certificates, their end
-        certificate = (
-            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-            .not_valid_before(begin - SKEW)
-            .not_valid_after(begin + LIFE)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(signs, critical=True)
-            .add_extension(own, critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        pem = serialization.Encoding.PEM
-        secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        return cls(certificate.public_bytes(pem).decode(), secret.decode())
+        key, until = new_key(), now + LIFE_SECONDS
+        own = Subject("miniorch authority", "", cluster, since=now - SKEW_SECONDS, until=until)
+        signed = certificate_for(own, private_key(key).public_key(), None).sign(private_key(key), hashes.SHA256())
+        return cls(signed.public_bytes(PEM).decode(), key)
 
     @classmethod
     def load(cls, folder: Path) -> "Authority | None":
@@ -77,8 +57,8 @@ class Authority:
     def check(self) -> None:
         """Raises `UsageError` unless the key is that of the certificate."""
         try:
-            key = serialization.load_pem_private_key(self.key.encode(), None)
-            same = x509.load_pem_x509_certificate(self.certificate.encode()).public_key() == key.public_key()
+            certificate = x509.load_pem_x509_certificate(self.certificate.encode())
+            same = certificate.public_key() == private_key(self.key).public_key()
         except (ValueError, TypeError):
             same = False
         if not same:
@@ -86,16 +66,21 @@ class Authority:
 
     def sign(self, subject: Subject, key: ec.EllipticCurvePublicKey) -> str:
         """A certificate (PEM) that says that `key` is `subject`'s."""
-        own = serialization.load_pem_private_key(self.key.encode(), None)
-        assert isinstance(own, ec.EllipticCurvePrivateKey)
         authority = x509.load_pem_x509_certificate(self.certificate.encode())
-        signed = certificate_for(subject, key, authority).sign(own, hashes.SHA256())
-        return signed.public_bytes(serialization.Encoding.PEM).decode()
+        signed = certificate_for(subject, key, authority).sign(private_key(self.key), hashes.SHA256())
+        return signed.public_bytes(PEM).decode()
 
     def save(self, folder: Path) -> None:
         """Write both files, readable by their owner alone, the key first: a certificate says that its key is there."""
         write_private(folder / KEY_FILE, self.key.encode())
         write_private(folder / CERTIFICATE_FILE, self.certificate.encode())
+
+
+def own_key(folder: Path) -> str:
+    """This machine's private key (PEM), made when it is first needed."""
+    if not (folder / OWN_KEY_FILE).exists():
+        write_private(folder / OWN_KEY_FILE, new_key().encode())
+    return (folder / OWN_KEY_FILE).read_text()
 
 
 def write_private(path: Path, data: bytes) -> None:

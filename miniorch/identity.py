@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SERVER_PORT, AGENT_PORT = 7440, 7441
 AUTHORITY_KEY_FILE = "authority.key"  # on managers
 AUTHORITY_FILE, KEY_FILE, CERTIFICATE_FILE, SERVERS_FILE = "authority.crt", "identity.key", "identity.crt", "servers"
+ADVERTISE_FILE = "advertise"  # of `init`: name and address of a manager to be, until its server has read them
 
 
 @dataclass(frozen=True, slots=True)

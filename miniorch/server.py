@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 
 from miniorch.api.handlers import Handlers
-from miniorch.authority import Authority
-from miniorch.certificates import own_certificate
+from miniorch.api.routes import Call
+from miniorch.authority import Authority, own_key, write_private
+from miniorch.certificates import own_certificate, request_for
 from miniorch.clock import Clock, SystemClock, new_id, unseeded
 from miniorch.controllers.endpoints import Reachability
 from miniorch.controllers.leadership import TTL_SECONDS, Leadership
@@ -33,7 +34,16 @@ from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
 from miniorch.ending import end
 from miniorch.errors import Conflict, MiniorchError, NotFound, Temporary, UsageError
-from miniorch.identity import AGENT_PORT, SERVER_PORT, has_identity
+from miniorch.garbage import sparing
+from miniorch.identity import (
+    ADVERTISE_FILE,
+    AGENT_PORT,
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    LOCAL,
+    SERVER_PORT,
+    has_identity,
+)
 from miniorch.model import Cluster, Leader, Member, Node, Task
 from miniorch.state.open import open_store
 from miniorch.state.records import Write, commit, read
@@ -165,6 +175,8 @@ async def authority_of(store: Store, folder: Path, clock: Clock) -> Authority | 
         if await commit(store, [Write(replace(cluster.item, authority=own.certificate), cluster.modified)]) is None:
             return await authority_of(store, folder, clock)
         return own
+    if not (folder / AUTHORITY_FILE).exists():  # a restore was killed before its end, say
+        write_private(folder / AUTHORITY_FILE, cluster.item.authority.encode())
     found = Authority.load(folder)
     if found is None or found.certificate != cluster.item.authority:
         log.warning("%s does not hold the key of the cluster's authority; another server's state does", folder)
@@ -217,9 +229,21 @@ async def prepared(options: argparse.Namespace, store: Store, chance: random.Ran
             await asyncio.sleep(STORE_AWAY_SECONDS)
 
 
+async def become_manager(server: Server, state: Path) -> None:
+    """A certificate for this machine, if `init` has left its name and the address at which others shall reach it."""
+    file = state / ADVERTISE_FILE
+    if file.exists():
+        name, address = file.read_text().split()
+        said = {"request": request_for(own_key(state)), "name": name, "role": "manager", "address": address}
+        try:
+            signed = await server.handlers.certify(Call(LOCAL, body=said))
+            write_private(state / CERTIFICATE_FILE, signed["certificate"].encode())
+        finally:
+            file.unlink()  # the agent waits for this; and what is refused now would be refused at each start
+
+
 async def serve(options: argparse.Namespace) -> None:
     """Run the server process until SIGTERM or SIGINT."""
-    from miniorch.api.app import make_app
     from miniorch.listener import QuietServer, listen, listen_at, take_lock, until_told_to_end
 
     store = open_store(options.store)
@@ -227,6 +251,9 @@ async def serve(options: argparse.Namespace) -> None:
         lock = take_lock(Path(options.state_directory) / "server.lock", f"a server in {options.state_directory}")
         server = await prepared(options, store, unseeded())
         state, nodes = Path(options.state_directory), server.loop.cache.nodes
+        await become_manager(server, state)
+        from miniorch.api.app import make_app  # takes as long as all before: the agent need not wait for that
+
         own = own_certificate(state).name if has_identity(state) else ""
         app = make_app(server.handlers, partial(agent_at, own, nodes), state)
         http = QuietServer(app, state, listen_at(state, SERVER_PORT, options.listen))
@@ -234,7 +261,8 @@ async def serve(options: argparse.Namespace) -> None:
         told = asyncio.create_task(until_told_to_end().wait(), name="signals")
         controlling = asyncio.create_task(server.run(), name="control loops")
         serving = asyncio.create_task(http.serve([listen(Path(options.socket), 0o660, "docker")]), name="api")
-        done, _ = await asyncio.wait([told, controlling, serving], return_when=asyncio.FIRST_COMPLETED)
+        with sparing():
+            done, _ = await asyncio.wait([told, controlling, serving], return_when=asyncio.FIRST_COMPLETED)
         http.stop()
         await serving
         await end(told, controlling)

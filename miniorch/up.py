@@ -26,8 +26,8 @@ from typing import Any
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, Unreachable, Unsupported
 from miniorch.identity import is_worker
 from miniorch.processes import PidFile, Process, last_lines, rotate, table, unit
-from miniorch.servers import one_transport, ways
-from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY, UnixTransport
+from miniorch.servers import ways
+from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY, HttpTransport
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -82,7 +82,7 @@ class Machine:
         if all(self.answers(process.name) for process in self._visible()):
             return []
         need_root("start miniorch's processes", "sudo miniorch up")
-        started = []
+        started, awaited = [], []
         with self._lock():
             self._remember("node", self.node)
             for process in self.processes:
@@ -95,6 +95,10 @@ class Machine:
                     self.say(f"starting {process.name} ({process.what})")
                     self._start(process)
                     started.append(process.name)
+                awaited.append(process)
+                if process.name == "net":  # Docker asks it as soon as the agent knows its node
+                    self._wait_for(process)
+            for process in awaited:
                 self._wait_for(process)
             self._remember("store", self.store)
         return started
@@ -185,7 +189,7 @@ class Machine:
         stopped += self.down(("net",))
         _undo("netplugin.main")
         self._remove_units()
-        names = ("state.db*", "server*", "authority.*", "identity.*", "net.json", "node", "store")
+        names = ("state.db*", "server*", "authority.*", "identity.*", "advertise", "net.json", "node", "store")
         files = [self.state.glob(name) for name in names]
         for file in itertools.chain(*files):
             file.unlink(missing_ok=True)
@@ -230,7 +234,7 @@ class Machine:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """A question to this machine's own server, as its administrator."""
-        return UnixTransport(self.sockets["server"]).request_now(method, path, body)
+        return HttpTransport(self.sockets["server"]).request_now(method, path, body)
 
     def answers(self, name: str) -> bool:
         """Whether a process does what it is there for."""
@@ -251,7 +255,7 @@ class Machine:
     def _ask(self, path: str, servers: Sequence[str]) -> Any:
         for url in servers:
             try:
-                return one_transport(url, self.state, ASK_SECONDS).request_now("GET", path)
+                return HttpTransport(url, folder=self.state, timeout_seconds=ASK_SECONDS).request_now("GET", path)
             except NotAllowed:
                 raise
             except MiniorchError:

@@ -7,15 +7,18 @@ this file runs, anybody can run by hand (docs/network.md). Next file: `netplugin
 import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from miniorch.errors import Conflict, MiniorchError
 from netplugin import verify
-from netplugin.overlay import DEVICE, OVERHEAD, ROUTE_PROTOCOL, Snapshot
+from netplugin.overlay import DEVICE, OVERHEAD, PORT, ROUTE_PROTOCOL, Snapshot
 from netplugin.topology import LABEL, TABLE, Topology
 
 COMMAND_SECONDS = 10.0
 DEFAULT_MTU = 1450
+COMMENT = ("-m", "comment", "--comment", "miniorch")
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 Link = Mapping[str, Any]
 
 
@@ -69,6 +72,44 @@ def wanted_rules(ruleset: str) -> Snapshot:
     """The same of a table that is not loaded here: nft lists it in a network namespace that vanishes at once."""
     load_and_list = f"nft -f - && nft -s list table ip {TABLE}"
     return verify.rules(command(["unshare", "--net", "sh", "-c", load_and_list], ruleset))
+
+
+def gates(wanted: Topology) -> list[tuple[str, ...]]:
+    """What lets the pool through whatever Docker or an administrator has closed: a chain of iptables, and a rule.
+
+    An accept in our own table would not help.
+    """
+    pool, accept = wanted.container_pool, (*COMMENT, "-j", "ACCEPT")
+    rules: list[tuple[str, ...]] = []
+    forward = "DOCKER-USER" if chain("DOCKER-USER") else "FORWARD"
+    if forward == "DOCKER-USER" or "-P FORWARD DROP" in chain("FORWARD"):
+        rules += [(forward, "-s", pool, *accept), (forward, "-d", pool, *accept)]
+    if "-P INPUT DROP" in chain("INPUT"):
+        for protocol in ("udp", "tcp"):  # DNS, asked by containers
+            rules.append(("INPUT", "-s", pool, "-d", wanted.pool_address, "-p", protocol, "--dport", "53", *accept))
+        if wanted.overlay:  # from whom, says our own table
+            rules.append(("INPUT", "-p", "udp", "--dport", str(PORT), *accept))
+    return rules
+
+
+def has_gate(gate: tuple[str, ...]) -> bool:
+    """Whether iptables has a rule."""
+    return _run(["iptables", "-w", "5", "-C", *gate], "").returncode == 0
+
+
+def forwarding(wanted: Topology) -> tuple[Snapshot, Snapshot]:
+    """What a packet of a container needs before our own table is asked: as it should be, and as it is."""
+    there = {" ".join(word for word in gate if word not in COMMENT): has_gate(gate) for gate in gates(wanted)}
+    there["ip_forward 1"] = IP_FORWARD.read_text().strip() == "1"
+    return {"forwarding": tuple(there)}, {"forwarding": tuple(words for words, held in there.items() if held)}
+
+
+def chain(name: str) -> list[str]:
+    """The lines of `iptables -S NAME`; none if there is no such chain, or no iptables at all."""
+    try:
+        return command(["iptables", "-w", "5", "-S", name]).splitlines()
+    except MiniorchError:
+        return []
 
 
 def batch(todo: verify.Commands) -> str:

@@ -60,12 +60,8 @@ def members(endpoints: Iterable[Endpoints], wired: Iterable[Endpoint]) -> dict[s
     return {str(IPv4Address(address)): networks for address, (_, networks) in sorted(known.items())}
 
 
-def isolation(
-    found: Mapping[str, Networks], nodes: Iterable[str], container_pool: str, vip_pool: str, first: Iterable[str] = ()
-) -> list[str]:
-    """The part of the table that holds containers apart. `nodes` are the pool addresses of this node and its peers,
-    `first` are rules for all that is forwarded.
-    """
+def isolation(found: Mapping[str, Networks], nodes: Iterable[str], container_pool: str, vip_pool: str) -> list[str]:
+    """The part of the table that holds containers apart. `nodes` are the pool addresses of this node and its peers."""
     groups = sorted({tuple(sorted(networks)) for networks in found.values()})
     lines = []
     for network in sorted({network for group in groups for network in group}):
@@ -78,7 +74,6 @@ def isolation(
     elements = f" elements = {{ {verdicts} }};" if verdicts else ""
     rules = [
         "type filter hook forward priority -10; policy accept;",
-        *first,
         "ct state established,related accept",
         f"ip daddr {vip_pool} goto refuse",  # met no chain of `services`: no such service, or no task of it is ready
         f"ip daddr != {container_pool} accept",

@@ -30,13 +30,26 @@ from pyroute2.netlink.exceptions import NetlinkError
 from miniorch.clock import Clock
 from miniorch.errors import Conflict, MiniorchError
 from netplugin.conntrack import forget_udp
-from netplugin.iproute import DEFAULT_MTU, batch, command, found, links, listed_rules, underlay_mtu, wanted_rules
+from netplugin.iproute import (
+    DEFAULT_MTU,
+    IP_FORWARD,
+    batch,
+    chain,
+    command,
+    forwarding,
+    found,
+    gates,
+    has_gate,
+    links,
+    listed_rules,
+    underlay_mtu,
+    wanted_rules,
+)
 from netplugin.nft import Nft
-from netplugin.overlay import PORT, ROUTE_PROTOCOL, Snapshot
-from netplugin.topology import TABLE, Topology
+from netplugin.overlay import ROUTE_PROTOCOL, Snapshot
+from netplugin.topology import CABLES, TABLE, Topology
 from netplugin.verify import Difference, commands, compare
 
-COMMENT = ("-m", "comment", "--comment", "miniorch")
 OURS = re.compile(r"m[oc][0-9a-f]{8}")
 CONTAINER = re.compile(r"route \S+/32")
 LEFTOVER_SECONDS = 30.0
@@ -84,6 +97,8 @@ class Kernel:
                 return
             self._looked_for = None
             self._accept(wanted)
+            if self.devices():
+                _forward()
             try:
                 self._mtu = underlay_mtu(links(), wanted)
             except Conflict:  # no way to other nodes; what runs here has its network all the same
@@ -117,6 +132,9 @@ class Kernel:
         for endpoint, address in endpoints().items():
             if outer_name(endpoint) in devices:
                 should[f"route {address}/32"] = (f"dev {outer_name(endpoint)} src {wanted.pool_address}",)
+        if self.devices():
+            let, lets = forwarding(wanted)
+            should, held = should | let, held | lets
         return compare(should, held)
 
     def repair(self, wanted: Topology, differences: Iterable[Difference]) -> None:
@@ -137,11 +155,11 @@ class Kernel:
         outer, inner = outer_name(endpoint), inner_name(endpoint)
         with _netlink() as ip:
             _delete(ip, outer)
-            # ip link add mo... mtu 1450 numtxqueues 1 type veth peer name mc... mtu 1450 numtxqueues 1
+            # ip link add mo... group 109 mtu 1450 numtxqueues 1 type veth peer name mc... mtu 1450 numtxqueues 1
             # Made with more queues the kernel takes all but one away again, and every other change of the machine's
             # network waits until no processor can still be using them.
             end = {"mtu": self._mtu, "num_tx_queues": 1, "num_rx_queues": 1}
-            ip.link("add", ifname=outer, kind="veth", **end, peer={"ifname": inner, **end})
+            ip.link("add", ifname=outer, group=CABLES, kind="veth", **end, peer={"ifname": inner, **end})
             index = socket.if_nametoindex(outer)
             # sysctl net.ipv4.conf.mo....proxy_arp=1: answer for the subnet that Docker routes to the device
             (SYSCTL / "conf" / outer / "proxy_arp").write_text("1")
@@ -156,8 +174,7 @@ class Kernel:
             )
         # Only now, with dockerd surely up: had we switched forwarding on before it, Docker would not set the policy
         # of FORWARD to DROP, and this machine would route for everybody.
-        if (SYSCTL / "ip_forward").read_text().strip() != "1":
-            (SYSCTL / "ip_forward").write_text("1")
+        _forward()
         if not self._accepted:
             with self._lock:
                 self._accept(wanted)
@@ -197,19 +214,10 @@ class Kernel:
     # ---- the machine's firewall ----
 
     def _accept(self, wanted: Topology) -> None:
-        """Let the pool through what Docker or an administrator closed. An accept in our own table would not help."""
-        pool = wanted.container_pool
-        forward = "DOCKER-USER" if _rules("DOCKER-USER") else "FORWARD"
-        self._accepted = forward == "DOCKER-USER"
-        if self._accepted or "-P FORWARD DROP" in _rules("FORWARD"):
-            _insert(forward, "-s", pool, "-j", "ACCEPT")
-            _insert(forward, "-d", pool, "-j", "ACCEPT")
-        if "-P INPUT DROP" in _rules("INPUT"):
-            for protocol in ("udp", "tcp"):  # DNS, asked by containers
-                to = ("-s", pool, "-d", wanted.pool_address, "-p", protocol, "--dport", "53")
-                _insert("INPUT", *to, "-j", "ACCEPT")
-            if wanted.overlay:  # from whom, says our own table
-                _insert("INPUT", "-p", "udp", "--dport", str(PORT), "-j", "ACCEPT")
+        self._accepted = bool(chain("DOCKER-USER"))
+        for gate in gates(wanted):
+            if not has_gate(gate):
+                command(["iptables", "-w", "5", "-I", *gate])
 
     # ---- the end ----
 
@@ -221,8 +229,8 @@ class Kernel:
         self._mend({}, None)
         if shutil.which("nft"):
             self._nft.run(f"table ip {TABLE}\ndelete table ip {TABLE}\n")
-        for chain in ("DOCKER-USER", "FORWARD", "INPUT"):
-            for rule in _rules(chain):
+        for name in ("DOCKER-USER", "FORWARD", "INPUT"):
+            for rule in chain(name):
                 if "--comment miniorch" in rule:
                     command(["iptables", "-w", "5", "-D", *rule.split()[1:]])
         self._topology = None
@@ -238,6 +246,11 @@ def _netlink() -> Iterator[Any]:
         raise MiniorchError(f"the kernel refused a change of the network: {error}") from None
 
 
+def _forward() -> None:
+    if IP_FORWARD.read_text().strip() != "1":
+        IP_FORWARD.write_text("1")
+
+
 def _exists(device: str) -> bool:
     with contextlib.suppress(OSError):
         return socket.if_nametoindex(device) > 0
@@ -249,19 +262,3 @@ def _delete(ip: Any, name: str) -> None:
     for index in ip.link_lookup(ifname=name):
         with contextlib.suppress(NetlinkError):
             ip.link("del", index=index)
-
-
-def _rules(chain: str) -> list[str]:
-    """The lines of `iptables -S CHAIN`; none if there is no such chain, or no iptables at all."""
-    try:
-        return command(["iptables", "-w", "5", "-S", chain]).splitlines()
-    except MiniorchError:
-        return []
-
-
-def _insert(chain: str, *rule: str) -> None:
-    """iptables -I CHAIN RULE, once."""
-    try:
-        command(["iptables", "-w", "5", "-C", chain, *rule[:-2], *COMMENT, *rule[-2:]])
-    except MiniorchError:
-        command(["iptables", "-w", "5", "-I", chain, *rule[:-2], *COMMENT, *rule[-2:]])

@@ -103,15 +103,10 @@ class Net:
 
     async def follow(self, kind: type[Cluster] | type[Node] | type[Endpoints], query: str = "") -> None:
         """Take in each complete snapshot of a kind, for ever."""
-        while True:
-            try:
-                async for snapshot in mirror(self.transport, kind, query):
-                    before, self.known = self.known, learn(self.known, self.node, kind, snapshot)
-                    if self.known != before or kind is Endpoints:  # a server that restarted wants to hear it again
-                        self.changed.set()
-            except MiniorchError as error:  # not a passing one, or mirror would have gone on: say it and try again
-                self.say(f"cannot follow {kind.__name__}: {error.message}")
-                await asyncio.sleep(RETRY_SECONDS)
+        async for snapshot in mirror(self.transport, kind, query):
+            before, self.known = self.known, learn(self.known, self.node, kind, snapshot)
+            if self.known != before or kind is Endpoints:  # a server that restarted wants to hear it again
+                self.changed.set()
 
     async def report(self) -> None:
         """Tell the server that this node's traffic follows what drains, and soon again: there may be another leader."""

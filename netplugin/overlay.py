@@ -26,12 +26,9 @@ from miniorch.model import Node, NodeState
 DEVICE = "mo-vxlan"
 PORT = 4789
 OVERHEAD = 50  # bytes: Ethernet 14 + VXLAN 8 + UDP 8 + IP 20
+ROOM = 4096  # of a set: one that cannot grow is faster, and each frame is looked for in one
 ROUTE_PROTOCOL = 109  # `ip route show proto 109` lists our routes
-# Two rules for chains that exist anyway, since each chain costs every packet a little.
-# Connections inside the tunnel are tracked: to track the tunnel, too, would be two looks more per packet, for nothing.
-TUNNEL_UNTRACKED = f"udp dport {PORT} ip saddr @peers notrack"
-# What this machine forwards is masqueraded, so a container could pass for its node.
-TUNNEL_NOT_FORWARDED = f"udp dport {PORT} ip daddr @peers drop"
+TUNNEL = f"udp dport {PORT} goto tunnel"  # for a chain that exists anyway: each one costs every packet a little
 
 Snapshot = dict[str, tuple[str, ...]]  # "neighbour 10.200.2.1" -> ("lladdr 0a:6d:0a:c8:02:01",)
 
@@ -109,14 +106,16 @@ def guard(wanted: Overlay | None) -> list[str]:
     source = f"ip saddr . @th,336,{bits}"
     pairs = (f"{peer.address} . {_prefix(peer.subnet)}" for peer in wanted.peers)
     addresses = ", ".join(dict.fromkeys(peer.address for peer in wanted.peers))
+    room = max(ROOM, len(wanted.peers))
     return [
-        f"    set peers {{ type ipv4_addr; elements = {{ {addresses} }}; }}",
-        f"    set senders {{ typeof {source}; elements = {{ {', '.join(pairs)} }}; }}",
+        f"    set peers {{ type ipv4_addr; size {room}; elements = {{ {addresses} }}; }}",
+        f"    set senders {{ typeof {source}; size {room}; elements = {{ {', '.join(pairs)} }}; }}",
         "    chain tunnel {",
-        "        type filter hook input priority -10; policy accept;",
-        # The inner frame's type: IPv4 alone. What is too short to be compared does not match, so it is dropped as well.
-        f"        udp dport {PORT} {source} @senders @th,224,16 0x0800 accept",
-        f"        udp dport {PORT} drop",
+        # The inner frame's type: IPv4 alone. What is too short to be compared does not match. Connections inside the
+        # tunnel are tracked: to track the tunnel, too, would be two looks more per packet, for nothing.
+        f"        {source} @senders @th,224,16 0x0800 notrack accept",
+        "        ip daddr @peers drop",  # what this machine forwards is masqueraded, and would pass for its own
+        "        fib daddr type != unicast drop",  # to this machine, in whatever way
         "    }",
         "    chain tunnel_out {",
         "        type filter hook output priority -300; policy accept;",

@@ -22,8 +22,7 @@ from miniorch.model import Cluster, Endpoints, Node
 from netplugin.isolation import isolation, members
 from netplugin.overlay import (
     DEVICE,
-    TUNNEL_NOT_FORWARDED,
-    TUNNEL_UNTRACKED,
+    TUNNEL,
     Overlay,
     Peer,
     Snapshot,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 TABLE = "miniorch"
 GATEWAY = "169.254.1.1"  # every container's default gateway, the same on every node
+CABLES = 109  # group of containers' devices: `ip link show group 109`
 LABEL = "lo:miniorch"  # `ip address show label lo:miniorch` lists our addresses
 
 
@@ -82,8 +82,8 @@ def topology(
     way = overlay(cluster.id, node, peers)
     served = {item.vip: tuple(ready_addresses(item)) for item in services if item.vip}
     nodes = [own, *(peer.pool_address for peer in way.peers)] if way else [own]
-    apart = isolation(members(services, wired), nodes, containers, vips, [TUNNEL_NOT_FORWARDED] if way else ())
-    rules = ruleset(own, containers, vips, services, [TUNNEL_UNTRACKED] if way else (), [*guard(way), *apart])
+    apart = isolation(members(services, wired), nodes, containers, vips)
+    rules = ruleset(own, containers, vips, services, [TUNNEL] if way else (), [*guard(way), *apart])
     return Topology(own, containers, vips, rules, way, served)
 
 
@@ -114,7 +114,8 @@ def ruleset(
     lines += _chain("output_refuse", ["type filter hook output priority -10; policy accept;", refused])
     # A container sends with its own address only. The device's rp_filter=1 says the same, but loses against
     # Ubuntu's net.ipv4.conf.all.rp_filter=2: the kernel takes the greater of the two. The tunnel has its own guard.
-    spoof = f'iifname "mo*" iifname != "{DEVICE}" fib saddr . iif oif missing drop'
+    # Each packet is asked this, up to three times on its way: a number is compared in a third of a name's time.
+    spoof = f"iifgroup {CABLES} fib saddr . iif oif missing drop"
     lines += _chain("raw", ["type filter hook prerouting priority -300; policy accept;", spoof, *raw])
     return "\n".join([*lines, *more, "}", ""])
 

@@ -22,7 +22,7 @@ from dnslib import RCODE, DNSRecord
 
 from miniorch.errors import Conflict
 from netplugin.driver import Endpoint
-from netplugin.iproute import found, links, listed_rules, underlay_mtu, wanted_rules
+from netplugin.iproute import forwarding, found, links, listed_rules, underlay_mtu, wanted_rules
 from netplugin.kernel import outer_name
 from netplugin.overlay import DEVICE, Snapshot, mac
 from netplugin.topology import Topology
@@ -100,6 +100,7 @@ def steps(
         add("service", f"chain {asked.chain}", lambda view: _backends(view, asked.chain, verdict))
     if asked.target:
         add("networks", "sets in-...", lambda view: _shared(view, asked.address, asked.target))
+        add("forwarding", "forwarding")
         if asked.target in devices:
             add("route", f"route {asked.target}/32")
         for peer in wanted.overlay.peers if wanted.overlay else ():
@@ -108,7 +109,7 @@ def steps(
                 add("device", f"device {DEVICE}")
                 add("neighbour", f"neighbour {peer.pool_address}")
                 add("fdb", f"fdb {mac(peer.pool_address)}")
-        if picked[-1].name == "networks":  # the target is nobody's: only the route to nowhere is left
+        if picked[-1].name == "forwarding":  # the target is nobody's: only the route to nowhere is left
             add("route", f"route {asked.target}/32", lambda view: local.get(f"route {asked.target}/32", ()))
     return picked
 
@@ -130,14 +131,24 @@ def _shared(rules: Snapshot, source: str, target: str) -> tuple[str, ...]:
 # --- the live half ---
 
 
+def must_be_ours(asked: Question, wanted: Topology) -> None:
+    """Raises `Conflict` for an address outside of the pools: whoever may look may not knock at every door in reach."""
+    pools = [IPv4Network(pool) for pool in (wanted.container_pool, wanted.vip_pool)]
+    for address in filter(None, (asked.vip, asked.target)):
+        if not any(IPv4Address(address) in pool for pool in pools):
+            raise Conflict(f"{address} is no address of a task or a service", remedy="miniorch services")
+
+
 def look(node: str, asked: Question, wanted: Topology, wired: Iterable[Endpoint]) -> View:
     """Compare, then probe. Ends inside the container's network namespace: for a process that does nothing else.
 
-    Raises `Conflict` if the container has ended.
+    Raises `Conflict` if the container has ended, or an address is not one of the cluster's.
     """
+    must_be_ours(asked, wanted)
     seen = links()
     should = wanted.entries(underlay_mtu(seen, wanted)) | wanted_rules(wanted.ruleset)
-    compared = steps(asked, wired, wanted, should, found(wanted, seen) | listed_rules())
+    let, lets = forwarding(wanted)
+    compared = steps(asked, wired, wanted, should | let, found(wanted, seen) | listed_rules() | lets)
     try:
         listening = listeners(*(Path(f"/proc/{asked.pid}/net/{table}").read_text() for table in ("tcp", "tcp6")))
         with Path(f"/proc/{asked.pid}/ns/net").open() as namespace:

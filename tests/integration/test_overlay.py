@@ -256,7 +256,7 @@ def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machi
         nft 'delete element ip miniorch peers {{ 198.51.100.3 }}'
         nft 'flush chain ip miniorch raw'""")  # fmt: skip
     damaged = [
-        'chain raw: is absent; should be iifname "mo*" iifname != "mo-vxlan" fib saddr . iif oif missing drop',
+        "chain raw: is absent; should be iifgroup 109 fib saddr . iif oif missing drop",
         "device mo-vxlan: is ",
         "fdb 0a:6d:0a:c8:02:01: is dst 198.51.100.9; should be dst 198.51.100.2",
         "neighbour 10.200.2.1: is absent; should be lladdr 0a:6d:0a:c8:02:01",
@@ -275,6 +275,9 @@ def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machi
     assert one.run("cat", "/sys/class/net/mo-vxlan/mtu") == "1250", "the wire has become narrower"
     assert one.script(ASK, VIP, inside="front") == f"{FRONT} True", "big packets find their way, too"
     assert machines[1].script(ASK, FRONT, inside="web") == f"{WEB} True"
+    one.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")
+    mended = one.verify("--repair")
+    assert (mended["differences"], mended["repaired"]) == ([], ["forwarding: is absent; should be ip_forward 1"])
 
 
 def test_address_on_no_device_is_said_and_containers_here_keep_their_network(machines: list[Machine]) -> None:

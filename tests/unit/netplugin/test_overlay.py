@@ -61,18 +61,24 @@ def test_tunnel_takes_from_each_peer_what_its_own_containers_send() -> None:
     text = "\n".join(guard(overlay("c1", ONE, peers_of(ONE, [TWO, THREE]))))
     assert "elements = { 192.0.2.2, 192.0.2.3 }" in text
     assert "elements = { 192.0.2.2 . 0xac802, 192.0.2.3 . 0xac803 }" in text
-    rules = [line.strip() for line in text.splitlines() if "dport" in line and "notrack" not in line]
-    assert rules == ["udp dport 4789 ip saddr . @th,336,24 @senders @th,224,16 0x0800 accept", "udp dport 4789 drop"]
+    assert [line.strip() for line in text.partition("chain tunnel {")[2].splitlines()][1:4] == [
+        "ip saddr . @th,336,24 @senders @th,224,16 0x0800 notrack accept",
+        "ip daddr @peers drop",
+        "fib daddr type != unicast drop",
+    ]
 
 
 def test_only_frames_between_peers_are_left_out_of_tracking_and_no_container_may_send_any() -> None:
     three = topology(Cluster("c1"), ONE, [], peers_of(ONE, [TWO, THREE])).ruleset
-    assert re.findall("udp dport 4789 .* notrack", three) == [
-        "udp dport 4789 ip saddr @peers notrack",
+    assert re.findall("udp dport 4789 .*", three) == [
+        "udp dport 4789 goto tunnel",
         "udp dport 4789 ip daddr @peers notrack",
     ]
-    forward = three.partition("hook forward")[2].splitlines()
-    assert forward[1].strip() == "udp dport 4789 ip daddr @peers drop", "before the rule for established connections"
+    raw = three.partition("hook prerouting priority -300")[2].splitlines()
+    assert [line.strip() for line in raw[1:3]] == [
+        "iifgroup 109 fib saddr . iif oif missing drop",
+        "udp dport 4789 goto tunnel",
+    ], "before connections are tracked: none becomes an established one"
     assert "peers" not in topology(Cluster("c1"), ONE, []).ruleset
 
 

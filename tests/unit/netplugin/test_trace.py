@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 
+import pytest
+
+from miniorch.errors import Conflict
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Resources
 from netplugin.driver import Endpoint
 from netplugin.overlay import Peer, Snapshot
 from netplugin.topology import topology
-from netplugin.trace import Question, Step, knock, listeners, steps
+from netplugin.trace import Question, Step, knock, listeners, must_be_ours, steps
 
 WEB, DB = "10.200.0.5", "10.200.1.7"
 NODE = Node("node1", "10.200.0.0/24", "10.200.0.1", Resources(), address="192.0.2.1")
@@ -29,7 +32,7 @@ RULES: Snapshot = {
     "set in-shop/back": ("type ipv4_addr", WEB, DB),
     "set in-shop/front": ("type ipv4_addr", WEB),
 }
-SHOULD = WANTED.entries(1450) | RULES
+SHOULD = WANTED.entries(1450) | RULES | {"forwarding": ("ip_forward 1",)}
 
 
 def picked(holds: Snapshot, asked: Question = ASKED) -> dict[str, Step]:
@@ -39,7 +42,7 @@ def picked(holds: Snapshot, asked: Question = ASKED) -> dict[str, Step]:
 def test_a_packet_to_another_node_needs_these_and_no_others() -> None:
     holds = SHOULD | {f"route {WEB}/32": ("dev moabcdef01 src 10.200.0.1",)}
     found = picked(holds)
-    assert list(found) == ["cable", "service", "networks", "route", "device", "neighbour", "fdb"]
+    assert list(found) == ["cable", "service", "networks", "forwarding", "route", "device", "neighbour", "fdb"]
     assert all(step.state == step.kernel != () for step in found.values())
     assert (found["networks"].kernel, found["route"].what) == (("shop/back",), "route 10.200.1.0/24")
 
@@ -61,6 +64,14 @@ def test_an_address_that_is_missing_in_a_set_shows() -> None:
 
 def test_an_address_of_nobody_has_no_way() -> None:
     assert picked(SHOULD, Question(1, WEB, "10.200.9.9"))["route"].state == ()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "127.0.0.1", "169.254.1.1"])
+def test_nobody_has_containers_knock_at_what_is_not_the_clusters(address: str) -> None:
+    must_be_ours(Question(1, WEB, DB, "10.201.0.2"), WANTED)
+    for asked in (Question(1, WEB, address), Question(1, WEB, vip=address)):
+        with pytest.raises(Conflict, match=f"{address} is no address of a task"):
+            must_be_ours(asked, WANTED)
 
 
 def test_listeners_are_those_of_the_kernels_table() -> None:
