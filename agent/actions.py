@@ -56,7 +56,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Create(_OfTask):
-    """Volume folders, task folder, address, container."""
+    """Volume folders, address, container."""
 
     image_id: str
 
@@ -113,16 +113,6 @@ class Remove(_OfTask):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveFiles:
-    """Remove the folder of a task that is gone."""
-
-    key: str
-
-    def describe(self) -> str:
-        return f"remove the files of {self.key}"
-
-
-@dataclass(frozen=True, slots=True)
 class Discard:
     """Stop and remove a container that belongs to nothing the server knows."""
 
@@ -136,6 +126,4 @@ class Discard:
         return f"remove container {self.container.id[:12]}: the server does not know its task {self.container.task}"
 
 
-Action = (
-    Report | FetchImage | Abandon | Create | Start | Probe | Stop | Conclude | Remove | RemoveFiles | Discard
-)  # fmt: skip
+Action = Report | FetchImage | Abandon | Create | Start | Probe | Stop | Conclude | Remove | Discard

@@ -8,16 +8,12 @@ other; whoever drops out of it loses what is still open at once. Before the list
 Who does this for real: the kubelet asks the API server about each request (webhook mode), and is deaf without it.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping
 
-from miniorch.client import RECONNECT_SECONDS, Transport, mirror
-from miniorch.errors import MiniorchError, NotAllowed, Unreachable
+from miniorch.client import Transport, mirror
+from miniorch.errors import NotAllowed, Unreachable
 from miniorch.identity import LOCAL, Caller
 from miniorch.model import Member, Role
-
-log = logging.getLogger("agent")
 
 FOR_NODES = "/v1/images"
 
@@ -52,14 +48,9 @@ class Admission:
 
     async def follow(self, transport: Transport) -> None:
         """Keep the list of members current, for ever."""
-        while True:
-            try:
-                async for snapshot in mirror(transport, Member):
-                    before, self._members = self._members or {}, snapshot.items
-                    for name, member in before.items():
-                        now = snapshot.items.get(name)
-                        if now != member:
-                            self._hang_up(name, now.key if now else "")
-            except MiniorchError as error:
-                log.error("following the members: %s", error.message)
-                await asyncio.sleep(RECONNECT_SECONDS)
+        async for snapshot in mirror(transport, Member):
+            before, self._members = self._members or {}, snapshot.items
+            for name, member in before.items():
+                now = snapshot.items.get(name)
+                if now != member:
+                    self._hang_up(name, now.key if now else "")

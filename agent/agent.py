@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -47,47 +48,38 @@ T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
+@dataclass(eq=False)
 class Agent:
     """The agent of one node. `run` it; cancelling that is like killing it: containers stay as they are."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        engine: Engine,
-        ingress: Ingress,
-        node_name: str,
-        clock: Clock,
-        chance: random.Random,
-        files: Files,
-        *,
-        avx: bool = True,
-        beats: Transport | None = None,
-        address: str = "",
-        peers: Peers | None = None,
-    ) -> None:
-        """`beats` is a transport for heartbeats that gives up sooner than others."""
-        self._transport = transport
-        self._stock = Stock(engine)
-        self._contact = Contact(beats or transport, node_name, ingress, self._stock, clock, chance)
-        self._engine = engine
-        self._ingress = ingress
-        self._name = node_name
-        self._clock = clock
-        self._chance = chance
-        self._files = files
-        self._avx = avx
-        self._address = address
+    _transport: Transport
+    _engine: Engine
+    _ingress: Ingress
+    _name: str  # the node's
+    _clock: Clock
+    _chance: random.Random
+    _files: Files
+    _: KW_ONLY
+    avx: bool = True
+    beats: Transport | None = None  # a transport for heartbeats that gives up sooner than others
+    address: str = ""
+    peers: Peers | None = None
+
+    def __post_init__(self) -> None:
+        self._stock = Stock(self._engine)
+        beats = self.beats or self._transport
+        self._contact = Contact(beats, self._name, self._ingress, self._stock, self._clock, self._chance)
         self._tasks: dict[str, Task] | None = None  # None: never heard
         self._volumes: dict[str, Volume] = {}
         self._endpoints: Snapshot[Endpoints] | None = None
         self._published: list[Endpoints] = []  # those that have ports on every node
         self._endpoints_changed = asyncio.Event()
-        self._reporter = Reporter(transport, node_name, clock)
-        self._probes = Probes(engine, clock, self._look)
-        self._peers = peers
+        self._reporter = Reporter(self._transport, self._name, self._clock)
+        self._probes = Probes(self._engine, self._clock, self._look)
         self._executor = Executor(
-            engine, files, self._reporter, clock, self._current_tasks, self._current_endpoints, peers
-        )
+            self._engine, self._files, self._reporter, self._clock,
+            self._current_tasks, self._current_endpoints, self.peers,
+        )  # fmt: skip
         self._wake = asyncio.Event()
         self._stale = True  # the picture of the containers may be wrong
         self._listed = False
@@ -113,12 +105,11 @@ class Agent:
             self._stock.run,
             self._work,
         ]
-        if self._peers is not None:
+        if self.peers is not None:
             loops.append(lambda: self._follow(Node, "", self._heard_nodes))
         running: list[asyncio.Task[None]] = []
         try:
             await self._register_until_done()
-            self._executor.folders.update(await self._files.tasks())
             running += [asyncio.create_task(loop(), name=f"agent {number}") for number, loop in enumerate(loops)]
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for one in done:
@@ -147,8 +138,8 @@ class Agent:
 
     async def _register(self) -> None:
         info = await self._engine.info()
-        body = {"capacity": info.capacity, "engine": info.name, "avx": self._avx, "platform": info.platform}
-        body |= {"address": self._address, "labels": info.labels, "images": await self._stock.look()}
+        body = {"capacity": info.capacity, "engine": info.name, "avx": self.avx, "platform": info.platform}
+        body |= {"address": self.address, "labels": info.labels, "images": await self._stock.look()}
         node = from_plain(Node, await self._transport.request("POST", f"/v1/nodes/{self._name}/register", body))
         await self._engine.use_network(node.subnet)
         self._executor.node = node
@@ -169,13 +160,8 @@ class Agent:
             await asyncio.sleep(pause)
 
     async def _follow(self, kind: type[T], query: str, heard: Callable[[Snapshot[T]], None]) -> None:
-        while True:
-            try:
-                async for snapshot in mirror(self._transport, kind, query):
-                    heard(snapshot)
-            except MiniorchError as error:  # not a temporary one, which `mirror` takes care of
-                log.error("following %s: %s", kind.__name__, error.message)
-                await asyncio.sleep(RECONNECT_SECONDS)
+        async for snapshot in mirror(self._transport, kind, query):
+            heard(snapshot)
 
     def _heard_tasks(self, snapshot: Snapshot[Task]) -> None:
         self._tasks = snapshot.items
@@ -194,8 +180,8 @@ class Agent:
         self._endpoints, self._published = snapshot, published
 
     def _heard_nodes(self, snapshot: Snapshot[Node]) -> None:
-        assert self._peers is not None
-        self._peers.nodes = list(snapshot.items.values())
+        assert self.peers is not None
+        self.peers.nodes = list(snapshot.items.values())
 
     async def _watch_engine(self) -> None:
         """Engine events make us look at once. While they cannot be had, we look every `ENGINE_RETRY_SECONDS`."""
@@ -302,8 +288,7 @@ class Agent:
             retry_at=self._retry_at,
             images=self._executor.images,
             health=self._probes.health,
-            folders=sorted(self._executor.folders),
-            avx=self._avx,
+            avx=self.avx,
             alone_seconds=self._contact.alone_seconds(),
         )
         for action in plan(tasks, containers, known, now):

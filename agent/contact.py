@@ -8,6 +8,7 @@ while its node is cut off counts anew, and hears of its tasks only when it is no
 """
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 from agent.ingress import Ingress
@@ -20,20 +21,20 @@ BEAT_TIMEOUT_SECONDS = 3.0  # for who makes the transport: then another server m
 EARLIEST = 0.8  # of the time between two: a thousand nodes that start together do not speak together for ever
 
 
+@dataclass(eq=False)
 class Contact:
     """The heartbeats of one node."""
 
-    def __init__(
-        self, transport: Transport, node: str, ingress: Ingress, stock: Stock, clock: Clock, chance: random.Random
-    ) -> None:
-        self._transport = transport
-        self._node = node
-        self._ingress = ingress
-        self._stock = stock
-        self._clock = clock
-        self._chance = chance
+    _transport: Transport
+    _node: str
+    _ingress: Ingress
+    _stock: Stock
+    _clock: Clock
+    _chance: random.Random
+
+    def __post_init__(self) -> None:
         self._every = HEARTBEAT_SECONDS
-        self._answered = clock.monotonic()  # when the last one was sent that a server has answered
+        self._answered = self._clock.monotonic()  # when the last one was sent that a server has answered
         self._said_held: dict[int, str] = {}
 
     def alone_seconds(self) -> float:

@@ -17,18 +17,12 @@ def container_name(task: Task) -> str:
     return f"{task.app}-{task.service}.{task.slot}-{task.id}"
 
 
-def resolv_conf(app: str, pool_address: str) -> str:
-    """The task's own /etc/resolv.conf: Docker's resolver would answer with the names of other apps first."""
-    return f"nameserver {pool_address}\nsearch {app}.{DNS_ZONE}\noptions ndots:1 timeout:2 attempts:2\n"
-
-
 def container_spec(
     task: Task,
     node: Node,
     image_id: str,
     address: str,
     volumes: Mapping[str, str],
-    resolv_path: str,
     discovered: Mapping[str, str] = {},
 ) -> ContainerSpec:
     """`volumes`: name -> folder on this machine, for every mount of the task that names a volume. `discovered`: see
@@ -43,7 +37,6 @@ def container_spec(
         return TEMPLATE.sub(lambda found: words[found[1]], text)
 
     binds = {one.target: (one.host_path or volumes[one.volume], one.read_only) for one in task.spec.mounts}
-    binds["/etc/resolv.conf"] = (resolv_path, True)
     return ContainerSpec(
         name=container_name(task),
         task=task.id,
@@ -61,6 +54,8 @@ def container_spec(
             "MINIORCH_NODE": node.name,
         },
         binds=binds,
+        dns=node.pool_address,
+        dns_search=f"{task.app}.{DNS_ZONE}",
         limit=task.spec.limit,
         labels={
             **task.spec.options.labels,

@@ -8,132 +8,59 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 from urllib.parse import quote
 
 from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
-from agent.docker_connection import Connection, said_by, unless_it_breaks
+from agent.docker_connection import Connection, accepted, said_by
 from agent.engine import Progress
-from agent.images import BuildProgress, PullProgress, pull_error
+from agent.images import BuildProgress, PullProgress
 from miniorch.errors import EngineError
 from miniorch.spec import Build
 
 
-class DockerImages:
+class DockerImages(Connection):
     """The images of one dockerd."""
 
-    def __init__(self, docker: Connection) -> None:
-        self._docker = docker
+    def __init__(self, base_url: str | None = None) -> None:
+        super().__init__(base_url)
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def find(self, image: str) -> str:
-        return await self._docker.call(self._docker.waiting, lambda: self._id_of(image))
-
-    async def names(self) -> list[str]:
-        def ask() -> list[str]:
-            newest = sorted(self._docker.client().images(), key=lambda image: -image["Created"])
-            named = (name for image in newest for name in image["RepoTags"] or ())
-            return [name for name in named if "<none>" not in name]
-
-        return await self._docker.call(self._docker.waiting, ask)
+    async def image_names(self) -> list[str]:
+        newest = sorted(await self.call(lambda api: api.images()), key=lambda image: -image["Created"])
+        return [name for image in newest for name in image["RepoTags"] or () if "<none>" not in name]
 
     async def pull(self, image: str, progress: Progress) -> str:
-        async with self._lock(image):
-            return await self._with_progress(progress, lambda tell: self._pull(image, tell))
+        repository, tag = parse_repository_tag(image)
+
+        def begin(api: Any) -> Iterable[Any]:
+            return api.pull(repository, tag or "latest", stream=True, decode=True)  # type: ignore[no-any-return]
+
+        return await self._made(image, PullProgress(image), begin, progress)
 
     async def build(self, image: str, build: Build, progress: Progress) -> str:
-        async with self._lock(image):
-            return await self._with_progress(progress, lambda tell: self._build(image, build, tell))
-
-    async def save(self, image: str) -> AsyncGenerator[bytes, None]:
-        """What `docker save` writes. Raises `EngineError` before the first piece if there is no such image."""
-        exchange = await self._docker.open("GET", f"/images/{quote(image, safe='')}/get")
-        try:
-            with unless_it_breaks():
-                await exchange.head()
-                if exchange.status != 200:
-                    raise EngineError(f"there is no image {image} on this node")
-                async for piece in exchange.body():
-                    yield piece
-        finally:
-            exchange.close()
-
-    async def load(self, tar: AsyncIterator[bytes]) -> None:
-        """What `docker load` reads. Raises `EngineError` with Docker's own words."""
-        exchange = await self._docker.open("POST", "/images/load?quiet=1", {"content-type": "application/x-tar"})
-        try:
-            async for piece in tar:
-                with unless_it_breaks():
-                    await exchange.send(piece)
-            with unless_it_breaks():
-                await exchange.end()
-                await exchange.head()
-                said = b"".join([piece async for piece in exchange.body()])
-        finally:
-            exchange.close()
-        lines = [json.loads(line) for line in said.splitlines() if line.strip()]
-        wrong = next((str(line["error"]) for line in lines if "error" in line), "")
-        if exchange.status != 200 or wrong:
-            raise EngineError(f"Docker did not take the image: {wrong or said.decode(errors='replace')[:200]}")
-
-    def _pull(self, image: str, tell: Callable[[str], None]) -> str:
-        found = self._id_of(image)
-        if found:
-            return found
-        reading = PullProgress(image)
-        repository, tag = parse_repository_tag(image)
-        tell(f"pulling {image}")
-        try:
-            for event in self._docker.client().pull(repository, tag or "latest", stream=True, decode=True):
-                tell(reading.feed(event))
-        except APIError as error:
-            raise pull_error(image, said_by(error)) from None
-        if reading.error:
-            raise pull_error(image, reading.error)
-        found = self._id_of(image)
-        if not found:
-            raise pull_error(image, "the pull ended without an image")
-        return found
-
-    def _build(self, image: str, build: Build, tell: Callable[[str], None]) -> str:
-        found = self._id_of(image)
-        if found:
-            return found
-        if not os.path.isdir(build.context):
-            raise EngineError(f"the build of {image} failed: there is no folder {build.context} on this machine")
-        reading = BuildProgress(image)
-        tell(f"building {image}")
-        try:
-            for event in self._docker.client().build(
+        def begin(api: Any) -> Iterable[Any]:
+            if not os.path.isdir(build.context):
+                raise EngineError(f"the build of {image} failed: there is no folder {build.context} on this machine")
+            return api.build(  # type: ignore[no-any-return]
                 path=build.context, dockerfile=build.dockerfile, tag=image, buildargs=dict(build.args),
                 target=build.target or None, rm=True, forcerm=True, decode=True,
-            ):  # fmt: skip
-                tell(reading.feed(event))
-        except APIError as error:
-            reading.error = said_by(error)
-        if reading.error:
-            raise reading.failure()
-        found = self._id_of(image)
-        if not found:
-            raise reading.failure()
-        return found
+            )  # fmt: skip
 
-    def _id_of(self, image: str) -> str:
-        try:
-            return str(self._docker.client().inspect_image(image)["Id"])
-        except NotFound:
-            return ""
+        return await self._made(image, BuildProgress(image), begin, progress)
 
-    def _lock(self, image: str) -> asyncio.Lock:
-        return self._locks.setdefault(image, asyncio.Lock())
-
-    async def _with_progress(self, progress: Progress, work: Callable[[Callable[[str], None]], str]) -> str:
-        """Run image work in a thread; its lines come back to the loop. Giving up ends it at its next line."""
-        loop = asyncio.get_running_loop()
-        given_up = threading.Event()
-        last = ""
+    async def _made(
+        self,
+        image: str,
+        reading: PullProgress | BuildProgress,
+        begin: Callable[[Any], Iterable[Any]],
+        progress: Progress,
+    ) -> str:
+        """The id of an image, which `begin` makes if it is not there. Giving up ends that at its next line."""
+        loop, given_up, last = asyncio.get_running_loop(), threading.Event(), ""
 
         def tell(line: str) -> None:
             nonlocal last
@@ -143,8 +70,51 @@ class DockerImages:
                 last = line
                 loop.call_soon_threadsafe(progress, line)
 
-        try:
-            return await self._docker.call(self._docker.images, lambda: work(tell))
-        except asyncio.CancelledError:
-            given_up.set()
-            raise
+        def make(api: Any) -> str:
+            if found := _id_of(api, image):
+                return found
+            tell(reading.feed({}))
+            try:
+                for event in begin(api):
+                    tell(reading.feed(event))
+            except APIError as error:
+                reading.error = said_by(error)
+            if reading.error or not (found := _id_of(api, image)):
+                raise reading.failure()
+            return found
+
+        async with self._locks.setdefault(image, asyncio.Lock()):
+            try:
+                return await self.call(make, self._fetching)
+            except asyncio.CancelledError:
+                given_up.set()
+                raise
+
+    # ---- for other nodes: `agent/peers.py` ----
+
+    async def find(self, image: str) -> str:
+        return await self.call(lambda api: _id_of(api, image))
+
+    async def save(self, image: str) -> AsyncIterator[bytes]:
+        """What `docker save` writes. Raises `EngineError` before the first piece if there is no such image."""
+        async with self.open("GET", f"/images/{quote(image, safe='')}/get") as wire:
+            await accepted(wire, EngineError(f"there is no image {image} on this node"))
+            async for piece in wire.body():
+                yield piece
+
+    async def load(self, tar: AsyncIterator[bytes]) -> None:
+        """What `docker load` reads. Raises `EngineError` with Docker's own words."""
+        async with self.open("POST", "/images/load?quiet=1", {"content-type": "application/x-tar"}) as wire:
+            await wire.send_all(tar)
+            await accepted(wire)
+            lines = [json.loads(line) for line in (await wire.text()).splitlines() if line.strip()]
+            if wrong := [line["error"] for line in lines if "error" in line]:
+                raise EngineError(f"Docker did not take the image: {wrong[0]}")
+
+
+def _id_of(api: Any, image: str) -> str:
+    """ "" if it is not here."""
+    try:
+        return str(api.inspect_image(image)["Id"])
+    except NotFound:
+        return ""

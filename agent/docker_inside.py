@@ -1,6 +1,6 @@
-"""Inside a container of Docker's: run a command in it, take files out, put files in.
+"""Inside a container of Docker's: run a command in it, read its output, take files out, put files in.
 
-The problem: all three are streams of any size, and people hang up in the middle. The idea: one connection to dockerd
+The problem: all of these are streams of any size, and people hang up in the middle. The idea: one connection to dockerd
 for each, nothing in between but the sockets' own buffers. For a command Docker gives its connection away: after the
 head of the answer, what we write is the command's input and what comes is its output, each piece with eight bytes that
 say which of stdout and stderr it is (with a terminal there is only one, and no such heads).
@@ -20,8 +20,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-from agent.docker_connection import Connection, unless_it_breaks
-from agent.engine import Stat
+from agent.docker_connection import Connection, accepted
+from agent.engine import ExecResult, Processes, Stat
 from agent.images import start_error
 from agent.listeners import processes
 from miniorch.errors import EngineError, NotFound
@@ -32,54 +32,124 @@ PIECE_HEAD = struct.Struct("!BxxxI")  # which stream, how long
 FAILED = (b"OCI runtime exec failed: ", b"unable to find user ")
 START_TRIES = 50
 NOT_STARTED = (126, 127, 128)  # what Docker gives a command that it could not start
+OUTPUT_BYTES = 4096
 
 
-async def run(
-    docker: Connection, container: str, what: Command, input: AsyncIterator[Frame]
-) -> AsyncGenerator[Frame, None]:
-    """`Engine.exec`."""
-    api = await docker.call(docker.waiting, docker.client)
+class DockerInside(Connection):
+    """What the engine's protocol calls inside."""
 
-    def make() -> str:
+    # ---- commands ----
+
+    async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
+        output, code = b"", -1
+        async with contextlib.aclosing(self.exec(container, Command(command), _no_input())) as run:
+            await anext(run)  # until here Docker's time, from here the command's
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    async for kind, payload in run:
+                        if kind is Kind.EXIT:
+                            code = int(payload)
+                        else:
+                            output = (output + payload)[-OUTPUT_BYTES:]
+            except TimeoutError:
+                raise EngineError(f"`{' '.join(command)}` did not end within {timeout_seconds:g} s") from None
+        return ExecResult(code, output.decode(errors="replace"))
+
+    async def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         options = {"stdin": what.stdin, "tty": what.tty, "user": what.user, "workdir": what.workdir or None}
-        return str(api.exec_create(container, list(what.command), **options)["Id"])
+        made = await self.call(lambda api: str(api.exec_create(container, list(what.command), **options)["Id"]))
+        upgrade = {"connection": "Upgrade", "upgrade": "tcp"}
+        feeding, ended = None, False
+        async with self.open("POST", f"/exec/{made}/start", upgrade, {"Detach": False, "Tty": what.tty}) as wire:
+            try:
+                await accepted(wire)
+                # Not earlier: what reaches dockerd together with the request is lost.
+                feeding = asyncio.create_task(self._feed(wire, made, what, input), name=f"input of {made[:12]}")
+                yield Kind.STARTED, b""
+                held, spoken = b"", False
+                async for kind, piece in apart(wire.body(), what.tty):
+                    if not spoken and (held + piece).startswith(FAILED) and len(held) < PIECE:
+                        held += piece  # Docker tells of a failed start in the command's output
+                        continue
+                    yield kind, held + piece
+                    held, spoken = b"", True
+                found = await self.call(lambda api: api.exec_inspect(made))
+                while found["Running"]:  # its output has ended; dockerd hears of its own end a moment later
+                    await asyncio.sleep(0.05)
+                    found = await self.call(lambda api: api.exec_inspect(made))
+                ended, code = True, found["ExitCode"]
+                if held and code in NOT_STARTED and not found["Pid"]:
+                    why, code = _why(held.decode(errors="replace"), code, what)
+                    yield Kind.ERROR, why.encode()
+                elif held:
+                    yield Kind.STDOUT, held
+                yield Kind.EXIT, b"%d" % (-1 if code is None else code)
+            finally:
+                if feeding is not None:
+                    feeding.cancel()
+                wire.close()
+                if not ended and wire.status < 400:
+                    # A task of its own: whoever is being cancelled here may be cancelled again.
+                    await asyncio.shield(self.call(lambda api: kill(api, made)))
 
-    made = await docker.call(docker.waiting, make)
-    upgrade = {"connection": "Upgrade", "upgrade": "tcp"}
-    wire = await docker.open("POST", f"/exec/{made}/start", upgrade, {"Detach": False, "Tty": what.tty})
-    feeding, ended = None, False
-    try:
-        with unless_it_breaks():
-            await wire.head()
-            await refuse(wire, "")
-            # Not earlier: what reaches dockerd together with the request is lost.
-            feeding = asyncio.create_task(_feed(docker, made, wire, what, input), name=f"input of {made[:12]}")
-            yield Kind.STARTED, b""
-            held, spoken = b"", False
-            async for kind, piece in apart(wire.body(), what.tty):
-                if not spoken and (held + piece).startswith(FAILED) and len(held) < PIECE:
-                    held += piece  # Docker tells of a failed start in the command's output
-                    continue
-                yield kind, held + piece
-                held, spoken = b"", True
-        found = await docker.call(docker.waiting, lambda: api.exec_inspect(made))
-        while found["Running"]:  # its output has ended; dockerd hears of its own end a moment later
-            await asyncio.sleep(0.05)
-            found = await docker.call(docker.waiting, lambda: api.exec_inspect(made))
-        ended, code = True, found["ExitCode"]
-        if held and code in NOT_STARTED and not found["Pid"]:
-            why, code = _why(held.decode(errors="replace"), code, what)
-            yield Kind.ERROR, why.encode()
-        elif held:
-            yield Kind.STDOUT, held
-        yield Kind.EXIT, b"%d" % (-1 if code is None else code)
-    finally:
-        if feeding is not None:
-            feeding.cancel()
-        wire.close()
-        if not ended and wire.status < 400:
-            # A task of its own: whoever is being cancelled here may be cancelled again.
-            await asyncio.shield(docker.call(docker.waiting, lambda: kill(api, made)))
+    async def _feed(self, wire: Exchange, made: str, what: Command, input: AsyncIterator[Frame]) -> None:
+        """Hand on what is typed, until the process has ended or somebody hangs up."""
+        with contextlib.suppress(OSError, EngineError):
+            if what.tty and what.rows:
+                await self._resize(made, what.rows, what.columns)
+            async for kind, payload in input:
+                match kind:
+                    case Kind.STDIN:
+                        wire.writer.write(payload)
+                        await wire.writer.drain()
+                    case Kind.STDIN_END if what.tty:
+                        wire.writer.write(b"\x04")  # closing it would hang the terminal up, and lose output
+                    case Kind.STDIN_END:
+                        wire.writer.write_eof()
+                    case Kind.RESIZE:
+                        await self._resize(made, *SIZE.unpack(payload))
+
+    async def _resize(self, made: str, rows: int, columns: int) -> None:
+        with contextlib.suppress(EngineError):  # it has just ended
+            await self.call(lambda api: api.exec_resize(made, height=rows, width=columns))
+
+    async def top(self, container: str) -> Processes:
+        found = await self.call(lambda api: api.top(container))
+        return Processes(tuple(found["Titles"]), tuple(map(tuple, found["Processes"])))
+
+    # ---- what it says ----
+
+    async def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
+        found = await self.call(lambda api: api.inspect_container(container))
+        query = f"stdout=1&stderr=1&tail={tail}&follow={int(follow)}"
+        async with self.open("GET", f"/containers/{container}/logs?{query}") as wire:
+            await accepted(wire)
+            async for _, piece in apart(wire.body(), found["Config"]["Tty"]):
+                yield piece
+
+    # ---- files ----
+
+    async def stat(self, container: str, path: str) -> Stat:
+        async with self.open("HEAD", _archive(container, path)) as wire:
+            await wire.head()  # an answer to HEAD has no body, and says nothing more of an error
+        if wire.status == 404:
+            raise _nothing_at(path)
+        if "x-docker-container-path-stat" not in wire.headers:
+            remedy = f"miniorch exec TASK -- ls -la {os.path.dirname(path) or '/'}"
+            raise EngineError(f"Docker cannot follow {path}; do its links lead in a circle?", remedy=remedy)
+        found = json.loads(base64.b64decode(wire.headers["x-docker-container-path-stat"]))
+        return Stat(found["name"], bool(found["mode"] & 1 << 31), found["linkTarget"])
+
+    async def archive(self, container: str, path: str) -> AsyncIterator[bytes]:
+        async with self.open("GET", _archive(container, path)) as wire:
+            await accepted(wire, _nothing_at(path))
+            async for piece in wire.body():
+                yield piece
+
+    async def unpack(self, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
+        async with self.open("PUT", _archive(container, path), {"content-type": "application/x-tar"}) as wire:
+            await wire.send_all(tar)
+            await accepted(wire, _nothing_at(path))
 
 
 async def apart(pieces: AsyncIterator[bytes], tty: bool) -> AsyncIterator[Frame]:
@@ -100,29 +170,6 @@ async def apart(pieces: AsyncIterator[bytes], tty: bool) -> AsyncIterator[Frame]
         if tty:
             yield kind, piece
             rest.clear()
-
-
-async def _feed(docker: Connection, made: str, wire: Exchange, what: Command, input: AsyncIterator[Frame]) -> None:
-    """Hand on what is typed, until the process has ended or somebody hangs up."""
-    with contextlib.suppress(OSError, EngineError):
-        if what.tty and what.rows:
-            await _resize(docker, made, what.rows, what.columns)
-        async for kind, payload in input:
-            match kind:
-                case Kind.STDIN:
-                    wire.writer.write(payload)
-                    await wire.writer.drain()
-                case Kind.STDIN_END if what.tty:
-                    wire.writer.write(b"\x04")  # closing it would hang the terminal up, and lose output
-                case Kind.STDIN_END:
-                    wire.writer.write_eof()
-                case Kind.RESIZE:
-                    await _resize(docker, made, *SIZE.unpack(payload))
-
-
-async def _resize(docker: Connection, made: str, rows: int, columns: int) -> None:
-    with contextlib.suppress(EngineError):  # it has just ended
-        await docker.call(docker.waiting, lambda: docker.client().exec_resize(made, height=rows, width=columns))
 
 
 def _why(said: str, code: int, what: Command) -> tuple[str, int]:
@@ -152,83 +199,14 @@ def kill(api: Any, made: str) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-# ---- what it says ----
+async def _no_input() -> AsyncIterator[Frame]:
+    return
+    yield
 
 
-async def logs(docker: Connection, container: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
-    """`Engine.logs`."""
-    found = await docker.call(docker.waiting, lambda: docker.client().inspect_container(container))
-    query = f"stdout=1&stderr=1&tail={tail}&follow={int(follow)}"
-    wire = await docker.open("GET", f"/containers/{container}/logs?{query}")
-    try:
-        with unless_it_breaks():
-            await wire.head()
-            await refuse(wire, "")
-            async for _, piece in apart(wire.body(), found["Config"]["Tty"]):
-                yield piece
-    finally:
-        wire.close()
-
-
-# ---- files ----
-
-
-async def stat(docker: Connection, container: str, path: str) -> Stat:
-    """`Engine.stat`."""
-    wire = await docker.open("HEAD", _archive_path(container, path))
-    try:
-        with unless_it_breaks():
-            await wire.head()
-        if wire.status == 404:
-            raise NotFound(f"there is no {path} in the container")
-        if "x-docker-container-path-stat" not in wire.headers:
-            remedy = f"miniorch exec TASK -- ls -la {os.path.dirname(path) or '/'}"
-            raise EngineError(f"Docker cannot follow {path}; do its links lead in a circle?", remedy=remedy)
-        found = json.loads(base64.b64decode(wire.headers["x-docker-container-path-stat"]))
-        return Stat(found["name"], bool(found["mode"] & 1 << 31), found["linkTarget"])
-    finally:
-        wire.close()
-
-
-async def archive(docker: Connection, container: str, path: str) -> AsyncIterator[bytes]:
-    """`Engine.archive`."""
-    wire = await docker.open("GET", _archive_path(container, path))
-    try:
-        with unless_it_breaks():
-            await wire.head()
-            await refuse(wire, path)
-            async for piece in wire.body():
-                yield piece
-    finally:
-        wire.close()
-
-
-async def unpack(docker: Connection, container: str, path: str, tar: AsyncIterator[bytes]) -> None:
-    """`Engine.unpack`."""
-    wire = await docker.open("PUT", _archive_path(container, path), {"content-type": "application/x-tar"})
-    try:
-        with unless_it_breaks():
-            with contextlib.suppress(OSError):  # refused before all was sent: the answer says why
-                async for piece in tar:
-                    await wire.send(piece)
-                await wire.end()
-            await wire.head()
-            await refuse(wire, path)
-    finally:
-        wire.close()
-
-
-def _archive_path(container: str, path: str) -> str:
+def _archive(container: str, path: str) -> str:
     return f"/containers/{container}/archive?path={quote(path, safe='')}"
 
 
-async def refuse(wire: Exchange, path: str) -> None:
-    """Raise what Docker has answered, if it is an error."""
-    if wire.status < 400:
-        return
-    text = await wire.text()
-    with contextlib.suppress(ValueError):
-        text = json.loads(text)["message"]
-    if wire.status == 404 and path:
-        raise NotFound(f"there is no {path} in the container")
-    raise EngineError(f"Docker: {text.strip()}", temporary=wire.status == 409)
+def _nothing_at(path: str) -> NotFound:
+    return NotFound(f"there is no {path} in the container")

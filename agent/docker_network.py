@@ -17,33 +17,31 @@ from typing import Any, TypeVar
 
 from docker.errors import APIError, NotFound
 
-from agent.docker_connection import Connection, said_by
+from agent.docker_connection import said_by
 from miniorch.errors import EngineError
 
+DRIVER = "miniorch"
 NETWORK = "container:miniorch"
 SUBNET_LABEL = "miniorch.subnet"
 T = TypeVar("T")
 
 
 class DockerNetwork:
-    """All methods block: call them inside `Connection.call`."""
+    """All methods block, with the SDK's client: they are work for `Connection.call`."""
 
-    def __init__(self, docker: Connection, driver: str) -> None:
-        self._docker = docker
-        self._driver = driver
+    def __init__(self) -> None:
         self.subnet = self.id = ""
 
-    def make(self) -> None:
+    def make(self, api: Any) -> None:
         """docker network create --driver miniorch --ipam-driver null --label miniorch.subnet=... container:miniorch"""
-        api = self._docker.client()
         labels = {SUBNET_LABEL: self.subnet}
         try:
             found = api.inspect_network(NETWORK)
         except NotFound:
-            made = api.create_network(NETWORK, driver=self._driver, ipam={"Driver": "null"}, labels=labels)
+            made = api.create_network(NETWORK, driver=DRIVER, ipam={"Driver": "null"}, labels=labels)
             self.id = str(made["Id"])
             return
-        if found["Labels"] == labels and found["Driver"] == self._driver:
+        if found["Labels"] == labels and found["Driver"] == DRIVER:
             self.id = str(found["Id"])
             return
         if found["Containers"]:
@@ -53,30 +51,29 @@ class DockerNetwork:
                 remedy="miniorch down --all",
             )
         api.remove_network(found["Id"])
-        self.make()
+        self.make(api)
 
-    def remove(self) -> None:
+    def remove(self, api: Any) -> None:
         """docker network rm container:miniorch"""
         with contextlib.suppress(NotFound):
-            self.free_stuck_endpoints()
-            self._docker.client().remove_network(NETWORK)
+            self.free_stuck_endpoints(api)
+            api.remove_network(NETWORK)
 
-    def given(self, work: Callable[[], T]) -> T:
+    def given(self, api: Any, work: Callable[[], T]) -> T:
         """Do some work. If the network is missing, make it: `docker network prune` removes one that is not in use."""
         try:
             return work()
         except APIError as error:
             if f"network {NETWORK} not found" not in said_by(error):
                 raise
-        self.make()
+        self.make(api)
         return work()
 
-    def free_stuck_endpoints(self) -> None:
+    def free_stuck_endpoints(self, api: Any) -> None:
         """docker network disconnect --force container:miniorch NAME, for names without a container.
 
         With the container still there this would take the network from it and leave the endpoint.
         """
-        api: Any = self._docker.client()
         entries = (api.inspect_network(NETWORK)["Containers"] or {}).values()
         names = {name.lstrip("/") for one in api.containers(all=True) for name in one["Names"]}  # after the entries
         for entry in entries:

@@ -59,6 +59,8 @@ class ContainerSpec:
     environment: Mapping[str, str]
     binds: Mapping[str, tuple[str, bool]]  # target in the container -> (path on this machine, read only)
     limit: Resources
+    dns: str = ""  # the name server's address
+    dns_search: str = ""  # the domain in which short names are looked up
     labels: Mapping[str, str] = field(default_factory=dict)
     networks: str = ""  # comma separated: told to the network driver with the address
     options: ContainerOptions = field(default_factory=ContainerOptions)  # all but `hostname` and `labels`: see above
@@ -123,6 +125,16 @@ class Engine(Protocol):
     async def run_in(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
         """Run a command inside; one that takes too long is ended and is an `EngineError` that is not temporary."""
 
+    def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
+        """Output as it was written, both streams, at most the last `tail` lines of the past."""
+
+    def changes(self) -> AsyncIterator[None]:
+        """An item whenever something about a container of ours may have changed."""
+
+
+class OpenEngine(Engine, Protocol):
+    """One that also lets users look into its containers (`inside.py`)."""
+
     def exec(self, container: str, what: Command, input: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         """Run a command: STARTED, its output, EXIT. Closing the stream before its end kills the command.
 
@@ -140,9 +152,3 @@ class Engine(Protocol):
 
     async def top(self, container: str) -> Processes:
         """What runs inside."""
-
-    def logs(self, container: str, *, tail: int, follow: bool) -> AsyncIterator[bytes]:
-        """Output as it was written, both streams, at most the last `tail` lines of the past."""
-
-    def changes(self) -> AsyncIterator[None]:
-        """An item whenever something about a container of ours may have changed."""

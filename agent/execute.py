@@ -6,11 +6,11 @@ id and address in its labels, so whatever was not reported can be read from it.
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from agent.actions import Action, Conclude, Create, Discard, FetchImage, Remove, RemoveFiles, Start, Stop
+from agent.actions import Action, Conclude, Create, Discard, FetchImage, Remove, Start, Stop
 from agent.addresses import choose
-from agent.container_spec import container_spec, resolv_conf
+from agent.container_spec import container_spec
 from agent.discovery import variables
 from agent.engine import Container, Engine
 from agent.files import Files
@@ -19,14 +19,7 @@ from agent.reconcile import started
 from agent.report import Reporter
 from miniorch.clock import Clock
 from miniorch.errors import EngineError
-from miniorch.model import (
-    Endpoints,
-    Node,
-    Status,
-    Task,
-    TaskState,
-    Volume,
-)
+from miniorch.model import Endpoints, Node, Task, TaskState, Volume
 
 log = logging.getLogger("agent")
 
@@ -35,30 +28,22 @@ LOG_LINE_CHARACTERS = 400
 DISCARD_GRACE_SECONDS = 10.0
 
 
+@dataclass(eq=False)
 class Executor:
     """Acts through the engine. `containers` is the agent's picture of them, kept up to date by what is done here."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        files: Files,
-        reporter: Reporter,
-        clock: Clock,
-        tasks: Callable[[], list[Task]],
-        endpoints: Callable[[], Iterable[Endpoints]],
-        peers: Peers | None = None,
-    ) -> None:
-        self._engine = engine
-        self._files = files
-        self._reporter = reporter
-        self._clock = clock
-        self._tasks = tasks
-        self._endpoints = endpoints
-        self._peers = peers
+    _engine: Engine
+    _files: Files
+    _reporter: Reporter
+    _clock: Clock
+    _tasks: Callable[[], list[Task]]
+    _endpoints: Callable[[], Iterable[Endpoints]]
+    _peers: Peers | None
+
+    def __post_init__(self) -> None:
         self.node: Node | None = None
         self.containers: dict[str, Container] = {}  # by container id
         self.images: dict[str, str] = {}  # task -> image id
-        self.folders: set[str] = set()
         self._reserved: dict[str, str] = {}  # task -> address of a container under way
         self._freed: dict[str, float] = {}
         self._last_address = ""
@@ -83,9 +68,6 @@ class Executor:
             case Remove(_, container):
                 await self._engine.remove(container.id)
                 self.forget(container)
-            case RemoveFiles(key):
-                await self._files.remove_task(key)
-                self.folders.discard(key)
             case Discard(container):
                 if container.running:
                     await self._engine.stop(container.id, DISCARD_GRACE_SECONDS)
@@ -124,6 +106,8 @@ class Executor:
 
         async def make() -> str:
             if spec.build is not None:
+                if self._peers:
+                    await self._peers.bring_bases(spec.image, spec.build, progress)
                 return await self._engine.build(spec.image, spec.build, progress)
             return await self._engine.pull(spec.image, progress)
 
@@ -143,11 +127,8 @@ class Executor:
                     volumes[mount.volume] = await self._files.make_volume(f"{task.app}/{mount.volume}")
                 else:
                     await self._files.must_exist(mount.host_path)
-            self.folders.add(task.id)
-            resolv = await self._files.make_task(task.id, resolv_conf(task.app, self.node.pool_address))
             others = variables(task.app, self._endpoints())
-            spec = container_spec(task, self.node, image_id, address, volumes, resolv, others)
-            container = await self._engine.create(spec)
+            container = await self._engine.create(container_spec(task, self.node, image_id, address, volumes, others))
         except EngineError as error:
             if not error.temporary:
                 self.images.pop(task.id, None)
@@ -160,7 +141,7 @@ class Executor:
         self._reporter.put(task, made)
 
     def _report_preparing(self, task: Task, message: str) -> None:
-        known: Status = self._reporter.newest(task).status
+        known = self._reporter.newest(task).status
         if known.state.order <= TaskState.PREPARING.order:
             self._reporter.put(task, replace(known, state=TaskState.PREPARING, message=message))
 
@@ -169,7 +150,7 @@ class Executor:
         taken = {container.address for container in self.containers.values()}
         taken |= {other.status.address for other in self._tasks() if other.live}
         taken |= set(self._reserved.values())
-        last = self._last_address or max(taken, key=_number, default="")
+        last = self._last_address or max(sorted(taken), key=_number, default="")
         address = choose(self.node.subnet, taken, self._freed, last, self._clock.monotonic())
         self._last_address = self._reserved[task.id] = address
         return address

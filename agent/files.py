@@ -1,7 +1,6 @@
-"""The agent's own files below the state directory: one folder per volume, one per task.
+"""The agent's own files below the state directory: one folder per volume.
 
     volumes/<app>/<name>/data   what a named volume holds
-    tasks/<id>/resolv.conf      bind-mounted into the task's container
 
 Everything here is idempotent: a crash between any two lines is mended by calling again.
 """
@@ -28,23 +27,13 @@ class Files(Protocol):
     async def must_exist(self, path: str) -> None:
         """Raises `EngineError` if there is no such file or folder: Docker would make one, empty and root's."""
 
-    async def make_task(self, task: str, resolv_conf: str) -> str:
-        """Make a task's folder; returns the path of its resolv.conf."""
-
-    async def remove_task(self, task: str) -> None: ...
-
-    async def tasks(self) -> list[str]:
-        """The ids of all tasks that have a folder, sorted."""
-
 
 class NodeFiles:
     """The real thing. Work that may take long is done in a thread."""
 
     def __init__(self, state: Path) -> None:
         self._volumes = state / "volumes"
-        self._tasks = state / "tasks"
-        for folder in (self._volumes, self._tasks):
-            folder.mkdir(mode=0o711, parents=True, exist_ok=True)  # containers' users pass through, and see nothing
+        self._volumes.mkdir(mode=0o711, parents=True, exist_ok=True)  # containers' users pass through, and see nothing
 
     def _volume(self, key: str) -> Path:
         folder = self._volumes / key
@@ -73,19 +62,3 @@ class NodeFiles:
             raise EngineError(
                 f"there is no {path} on this machine, which the app file wants to mount; mkdir -p {path} makes a folder"
             )
-
-    async def make_task(self, task: str, resolv_conf: str) -> str:
-        folder = self._tasks / task
-        folder.mkdir(mode=0o711, exist_ok=True)
-        path = folder / "resolv.conf"
-        if not path.exists() or path.read_text() != resolv_conf:
-            # In place, never by rename: a container that has it mounted must see the new lines.
-            path.write_text(resolv_conf)
-            path.chmod(0o644)
-        return str(path)
-
-    async def remove_task(self, task: str) -> None:
-        shutil.rmtree(self._tasks / task, ignore_errors=True)
-
-    async def tasks(self) -> list[str]:
-        return sorted(entry.name for entry in self._tasks.iterdir())

@@ -1,13 +1,14 @@
-"""HAProxy as a process of this node: started once, found again, reloaded without losing a connection.
+"""HAProxy as a process of this node: started once, found again, replaced without losing a connection.
 
 The problem: traffic must go on while the agent restarts, and while the list of tasks changes. The idea: HAProxy is its
-own daemon, in a session of its own; the agent only writes its configuration and sends its master process SIGUSR2. The
-master then starts a new worker that *inherits* the listening sockets (`expose-fd listeners`), so there is no moment
-without a listener, and the old worker ends when its last connection does.
+own daemon, in a session of its own. For another configuration a second one is started, which takes the *listening
+sockets* out of the first one's hands (`-x`, `expose-fd listeners`) and tells it to finish (`-sf`): there is no moment
+without a listener, and the old one ends when its last connection does. One that refuses its configuration never gets
+that far, and the old one goes on.
 
-Which process is ours is asked of /proc and not of a pid file: ours are those with our configuration file on their
-command line. A second file, written after each successful reload, says what the running worker has read, so an agent
-that was killed between writing and signalling notices. Next file: `agent/listeners.py`.
+Which processes are ours is asked of /proc and not of a pid file: those with our configuration file on their command
+line. A second file says what the one that listens has read, so an agent that was killed in the middle notices. Next
+file: `agent/listeners.py`.
 """
 
 import asyncio
@@ -39,10 +40,9 @@ class HAProxy:
         self._file = run / "haproxy.cfg"
         self._applied = run / "haproxy.applied"
         self._socket = run / "haproxy.sock"
-        self._master_socket = run / "haproxy-master.sock"
         self._listeners = Listeners()
         self._lock = asyncio.Lock()
-        self._known_master: int | None = None
+        self._known: int | None = None
         self._held: Mapping[int, str] = {}
         self._looked_at = float("-inf")
 
@@ -52,13 +52,10 @@ class HAProxy:
                 return
             wanted = frontends(endpoints, self._look())
             text = config(wanted, str(self._run), _user())
-            master = self._master()
             if not wanted:
                 await self.end()
-            elif not master:
+            elif not await self._running() or not self._applied.exists() or self._applied.read_text() != text:
                 await self._start(text)
-            elif not self._applied.exists() or self._applied.read_text() != text:
-                await self._reload(master, text)
 
     async def ports_in_use(self) -> Mapping[int, str]:
         now = asyncio.get_running_loop().time()
@@ -76,21 +73,31 @@ class HAProxy:
 
     async def end(self) -> None:
         """Stop HAProxy and remove its files."""
-        master = self._master()
-        if master:
-            await self._end(master)
-        for path in (self._file, self._applied, self._socket, self._master_socket):
+        for pid in self._ours():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+        async def gone() -> bool:
+            return not self._ours()
+
+        await _until(gone, "HAProxy has ended")
+        for path in (self._file, self._applied, self._socket):
             path.unlink(missing_ok=True)
 
     async def _start(self, text: str) -> None:
-        """haproxy -W -D -S haproxy-master.sock -f haproxy.cfg: master and worker, detached from us"""
+        """haproxy -D -f haproxy.cfg -x haproxy.sock -sf PID...: detached from us, in the place of those that run"""
         program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
             raise EngineError("published ports need HAProxy, which is not installed", remedy="make setup")
-        self._write(text)
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.chmod(0o600)
+        fresh.replace(self._file)
+        before = await self._running()
+        inherit = ["-x", str(self._socket)] if before else []
         started = await asyncio.to_thread(
             subprocess.run,
-            [program, "-W", "-D", "-S", f"{self._master_socket},mode,600", "-f", str(self._file)],
+            [program, "-D", "-f", str(self._file), *inherit, "-sf", *map(str, self._ours())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -100,71 +107,24 @@ class HAProxy:
         )
         if started.returncode != 0:
             raise EngineError(f"HAProxy does not start: {_last_alert(started.stderr)}")
-        await _until(self._worker, "HAProxy's worker answers")
-        await self._settled(text)
 
-    async def _reload(self, master: int, text: str) -> None:
-        before = await self._worker()
-        self._write(text)
-        os.kill(master, signal.SIGUSR2)
+        async def answers() -> bool:
+            self._known = None
+            return await self._running() not in (None, before)
 
-        async def replaced() -> str:
-            now = await self._worker()
-            return now if now != before else ""
-
-        try:
-            await _until(replaced, "HAProxy has taken the new configuration")
-        except EngineError as error:
-            # A master whose new configuration failed keeps its old workers: find out why, in words.
-            raise EngineError(f"{error.message}: {await self._check()}", temporary=True) from None
-        await self._settled(text)
-
-    async def _settled(self, text: str) -> None:
-        """The master has a moment, after its start and after each reload, in which it forgets a signal. Wait."""
-        await _until(lambda: _ask(self._master_socket, "show proc"), "HAProxy's master answers")
+        await _until(answers, "the new HAProxy answers")
         self._applied.write_text(text)
 
-    async def _end(self, master: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(master, signal.SIGTERM)
-
-        async def gone() -> str:
-            return "" if self._ours() else "gone"
-
-        await _until(gone, "HAProxy has ended")
-
-    def _write(self, text: str) -> None:
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.chmod(0o600)
-        fresh.replace(self._file)
-
-    async def _check(self) -> str:
-        """haproxy -c -f haproxy.cfg"""
-        check = await asyncio.to_thread(
-            subprocess.run, ["haproxy", "-c", "-f", str(self._file)], capture_output=True, check=False
-        )
-        return _last_alert(check.stderr) if check.returncode else "its log says no more"
-
     def _ours(self) -> list[int]:
-        """Master and workers, oldest first."""
+        """The one that listens, and those before it that still have connections, oldest first."""
         return [pid for pid in processes() if _is_ours(pid, str(self._file))]
 
-    def _master(self) -> int | None:
-        """The leader of our processes' session. Looking at every process is dear, so it is remembered.
-
-        Asked of any of them: the master's own command line cannot be read while it executes itself anew.
-        """
-        if self._known_master is None or not _is_ours(self._known_master, str(self._file)):
-            self._known_master = next(filter(None, map(_leader, self._ours())), None)
-        return self._known_master
-
-    async def _worker(self) -> str:
-        """The pid that answers on the control socket; "" if nobody does."""
-        answer = await _ask(self._socket, "show info")
-        stopping = re.search(r"^Stopping: 1", answer, re.MULTILINE)
-        pid = re.search(r"^Pid: (\d+)", answer, re.MULTILINE)
-        return pid[1] if pid and not stopping else ""
+    async def _running(self) -> int | None:
+        """The one that listens. It is asked once: as long as there is such a process, it is that one."""
+        if self._known is None or not _is_ours(self._known, str(self._file)):
+            pid = re.search(r"^Pid: (\d+)", await _ask(self._socket, "show info"), re.MULTILINE)
+            self._known = int(pid[1]) if pid else None
+        return self._known
 
 
 async def _ask(path: Path, question: str) -> str:
@@ -174,7 +134,6 @@ async def _ask(path: Path, question: str) -> str:
             reader, writer = await asyncio.open_unix_connection(str(path))
             try:
                 writer.write(f"{question}\n".encode())
-                writer.write_eof()  # or the master waits for the next question
                 return (await reader.read()).decode()
             finally:
                 writer.close()
@@ -193,14 +152,6 @@ def _is_ours(pid: int, file: str) -> bool:
         return False
 
 
-def _leader(pid: int) -> int | None:
-    try:
-        leader = os.getsid(pid)
-    except ProcessLookupError:
-        return None
-    return leader if Path(f"/proc/{leader}").exists() else None
-
-
 def _user() -> str:
     """Whom the workers run as: Debian's package makes a user for it."""
     try:
@@ -214,13 +165,10 @@ def _last_alert(output: bytes) -> str:
     return lines[0].partition(":")[2].strip() if lines else "it says nothing"
 
 
-async def _until(condition: Callable[[], Awaitable[str]], what: str) -> str:
+async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     """Poll for something true, at most `START_SECONDS`."""
     deadline = asyncio.get_running_loop().time() + START_SECONDS
-    while True:
-        value = await condition()
-        if value:
-            return value
+    while not await condition():
         if asyncio.get_running_loop().time() > deadline:
             raise EngineError(f"after {START_SECONDS:g} s still not: {what}", temporary=True)
         await asyncio.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Reading what an engine says while it pulls and builds. Pure: lines in, one sentence out.
+"""Reading what an engine is told to build, and what it says while it pulls and builds. Pure: lines in, a sentence out.
 
 Docker streams JSON objects: for a pull several per layer, for a build its whole output. People want one short line
 ("pulling mongo:7, 34 of 210 MB"), and when it fails the reason and whether a registry answers at all, for that decides
@@ -13,6 +13,7 @@ from typing import Any
 from miniorch.errors import EngineError
 
 OUTPUT_LINES = 20
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
 STEP = re.compile(r"Step (\d+/\d+) : (.*)")
 NO_ANSWER = (
     "no such host", "connection refused", "network is unreachable", "i/o timeout", "no route to host", "timeout",
@@ -21,8 +22,25 @@ NO_ANSWER = (
 NO_SUCH_IMAGE = ("not found", "manifest unknown", "access denied", "does not exist", "unauthorized")
 
 
+def bases(dockerfile: str, args: Mapping[str, str]) -> list[str]:
+    """The images that a build begins with: each FROM that is no stage of its own, with the values of its ARGs."""
+    values: dict[str, str] = {}
+    stages, found = {"scratch", ""}, []
+    for line in dockerfile.splitlines():
+        instruction, *words = line.split() or [""]
+        words = [word for word in words if not word.startswith("--")]
+        if instruction.upper() == "ARG" and words:
+            name, _, default = words[0].partition("=")
+            values[name] = args.get(name, default.strip("\"'"))
+        elif instruction.upper() == "FROM" and words:
+            found.append(VARIABLE.sub(lambda one: values.get(one[1] or one[3], "") or one[2] or "", words[0]))
+            found = [image for image in found if image not in stages]
+            stages.update(words[2:3])
+    return list(dict.fromkeys(found))
+
+
 class PullProgress:
-    """The sum over all layers of an image."""
+    """The sum over all layers of an image. `error` is the engine's, as soon as there is one."""
 
     def __init__(self, image: str) -> None:
         self._image = image
@@ -43,6 +61,9 @@ class PullProgress:
         if not total:
             return f"pulling {self._image}"
         return f"pulling {self._image}, {done // 1_000_000} of {total // 1_000_000} MB"
+
+    def failure(self) -> EngineError:
+        return pull_error(self._image, self.error or "the pull ended without an image")
 
 
 class BuildProgress:

@@ -10,13 +10,15 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from agent.admission import only_local
-from agent.engine import Container, Engine
+from agent.engine import Container, OpenEngine
 from agent.peers import Peers
 from miniorch.codec import decode, encode
+from miniorch.ending import first_of
 from miniorch.errors import Conflict, EngineError, MiniorchError, NotFound, UsageError, to_wire
 from miniorch.frames import WINDOW_BYTES, Command, Frame, Kind, Unpacker, pack
 from miniorch.identity import Caller
@@ -67,37 +69,27 @@ class Asker:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
+@dataclass(eq=False)
 class Inside:
-    """The application. `container_of` finds a task's container; `peers` gives images to other nodes.
+    """The application."""
 
-    `network` asks the net process's program (`agent/network.py`).
-    """
-
-    def __init__(
-        self,
-        container_of: Callable[[str], Container | None],
-        engine: Engine,
-        peers: Peers | None = None,
-        network: Callable[..., Awaitable[bytes]] | None = None,
-        admit: Callable[[Caller, str], None] = only_local,
-    ) -> None:
-        self._container_of = container_of
-        self._engine = engine
-        self._peers = peers
-        self._network = network
-        self._admit = admit
+    _container_of: Callable[[str], Container | None]  # by the id of its task
+    _engine: OpenEngine
+    peers: Peers | None = None  # gives images to other nodes
+    network: Callable[..., Awaitable[bytes]] | None = None  # asks the net process's program (`agent/network.py`)
+    admit: Callable[[Caller, str], None] = only_local
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         asker = Asker(receive, send)
         query = dict(parse_qsl(scope["query_string"].decode()))
         try:
-            self._admit(caller_of(scope), scope["path"])
-            if self._peers is not None and scope["path"].startswith(IMAGES):
-                await self._image(self._peers, scope["path"], query.get("name", ""), asker)
+            self.admit(caller_of(scope), scope["path"])
+            if self.peers is not None and scope["path"].startswith(IMAGES):
+                await self._image(self.peers, scope["path"], query.get("name", ""), asker)
                 return await asker.say(b"", more=False)
-            if self._network is not None and NETWORK.fullmatch(scope["path"]):
+            if self.network is not None and NETWORK.fullmatch(scope["path"]):
                 words = ["--verify", *(["--repair"] if scope["method"] == "POST" else [])]
-                return await asker.say(await self._network(*words), more=False)
+                return await asker.say(await self.network(*words), more=False)
             path = PATH.fullmatch(scope["path"])
             container = self._container_of(path[1]) if path else None
             if path is None or container is None:
@@ -147,14 +139,14 @@ class Inside:
 
     async def _trace(self, container: Container, query: Query) -> bytes:
         """The way of a packet from this container."""
-        if self._network is None:
+        if self.network is None:
             raise NotFound("this node has no network to look at")
         processes = await self._engine.top(container.id)
         pid = processes.rows[0][processes.titles.index("PID")]
         port = query.get("port", "")
         asked = {name: query[name] for name in ("target", "vip", "chain", "name") if name in query}
         numbers = {"pid": int(pid), "port": int(port) if port.isdigit() else 0}
-        return await self._network("--trace", encode({**asked, **numbers, "address": container.address}).decode())
+        return await self.network("--trace", encode({**asked, **numbers, "address": container.address}).decode())
 
     def _running(self, container: Container) -> Container:
         if not container.running:
@@ -172,7 +164,7 @@ class Inside:
         window = Window()
         output = self._engine.exec(container.id, what, window.frames(asker))
         listening, running = window.fill(frames), _stream((pack(*frame) async for frame in output), asker, output)
-        await _first_of(listening, running)
+        await first_of(listening, running)
 
 
 def _does_not_run(container: Container) -> Conflict:
@@ -225,17 +217,4 @@ async def _stream(pieces: AsyncIterator[bytes], asker: Asker, *others: AsyncIter
 
 
 async def _while_listening(asker: Asker, work: Coroutine[Any, Any, None]) -> None:
-    await _first_of(asker.gone(), work)
-
-
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Run until one of them ends, end the others, and raise what it has raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+    await first_of(asker.gone(), work)

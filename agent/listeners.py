@@ -47,14 +47,14 @@ class Listeners:
             except FileNotFoundError:  # a machine without IPv6
                 continue
         inodes = set(ports.values())
-        # A socket may pass from one process to another, as between HAProxy's workers: then its old owner is gone.
-        ended = any(not (self._proc / str(pid)).exists() for pids in self._owners.values() for pid in pids)
+        # A socket may pass from one process to another, as from one HAProxy to the next: then its old owner is gone.
+        ended = any(not arguments(pid, self._proc) for pids in self._owners.values() for pid in pids)
         if ended or inodes - self._owners.keys():
             self._owners = self._find(inodes)
         return {port: self._owners.get(inode, ()) for port, inode in sorted(ports.items())}
 
     def _find(self, inodes: set[int]) -> dict[int, tuple[int, ...]]:
-        owners: dict[int, tuple[int, ...]] = dict.fromkeys(inodes, ())
+        owners: dict[int, tuple[int, ...]] = dict.fromkeys(sorted(inodes), ())
         for pid in processes(self._proc):
             try:
                 files = os.scandir(self._proc / str(pid) / "fd")
@@ -77,11 +77,12 @@ def processes(proc: Path = Path("/proc")) -> Iterator[int]:
 
 
 def arguments(pid: int, proc: Path = Path("/proc")) -> list[str]:
-    """A process's command line; empty if it has ended."""
+    """A process's command line; empty if it has ended, whether or not anybody has asked how."""
     try:
-        return (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        line = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").rstrip("\0")
     except OSError:
         return []
+    return line.split("\0") if line else []
 
 
 def holder(pids: tuple[int, ...], proc: Path = Path("/proc")) -> str:

@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,7 +36,7 @@ from agent.servers import keep_servers
 from miniorch.certificates import own_certificate
 from miniorch.clock import SystemClock, unseeded
 from miniorch.errors import MiniorchError
-from miniorch.identity import AGENT_PORT, has_identity
+from miniorch.identity import ADVERTISE_FILE, AGENT_PORT, has_identity
 from miniorch.listener import QuietServer, listen, listen_at, take_lock, until_told_to_end
 from miniorch.servers import transport_to
 from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY
@@ -43,6 +44,7 @@ from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY
 log = logging.getLogger("agent")
 
 THREADS = 32
+LOOK_SECONDS = 0.02
 
 
 async def serve(node: str, servers: Sequence[str]) -> None:
@@ -53,7 +55,7 @@ async def serve(node: str, servers: Sequence[str]) -> None:
     engine = DockerEngine()
     ingress = HAProxy(run)
     further = os.environ.get("MINIORCH_IMAGES_FROM", "")  # a lab's host gives its nodes the images that it has
-    peers = Peers(engine.images, node, further={"host": further} if further else {}) if has_identity(state) else None
+    peers = Peers(engine, node, further={"host": further} if further else {}) if has_identity(state) else None
     machine = (node, SystemClock(), unseeded(), NodeFiles(state))
     beats = transport_to(servers, timeout_seconds=BEAT_TIMEOUT_SECONDS)
     agent = Agent(
@@ -125,6 +127,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         lock = take_lock(Path(RUN_DIRECTORY) / "agent.lock", "an agent")
+        while not options.undo and (Path(STATE_DIRECTORY) / ADVERTISE_FILE).exists():
+            time.sleep(LOOK_SECONDS)  # the server is about to make this machine's certificate
         asyncio.run(undo() if options.undo else serve(options.node, options.server))
         os.close(lock)
     except MiniorchError as error:

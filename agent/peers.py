@@ -14,15 +14,19 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from agent.engine import Progress
-from miniorch.errors import EngineError
+from agent.images import bases
+from miniorch.errors import EngineError, MiniorchError
 from miniorch.exchange import Exchange
 from miniorch.identity import AGENT_PORT
 from miniorch.model import Node, NodeState
+from miniorch.spec import Build
 
 log = logging.getLogger("agent")
 
@@ -51,21 +55,24 @@ def url_of(node: Node) -> str:
     return f"https://{node.name}@{node.address}:{AGENT_PORT}"
 
 
+def _dockerfile(build: Build) -> str:
+    """Its text; nothing if it cannot be read, which the build itself says."""
+    try:
+        return Path(build.context, build.dockerfile).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@dataclass(eq=False)
 class Peers:
     """What the nodes of a cluster have for each other. `nodes` is set anew whenever it changes."""
 
-    def __init__(
-        self,
-        images: Images,
-        name: str,
-        url_of: Callable[[Node], str] = url_of,
-        further: Mapping[str, str] | None = None,
-    ) -> None:
-        """`further` are URLs of others that give images and are no nodes: the host of a lab."""
-        self._images = images
-        self._name = name
-        self._url_of = url_of
-        self._further = further or {}
+    _images: Images
+    _name: str
+    _url_of: Callable[[Node], str] = url_of
+    further: Mapping[str, str] = field(default_factory=dict)  # others that give images and are no nodes: a lab's host
+
+    def __post_init__(self) -> None:
         self.nodes: Iterable[Node] = ()
         self._doing: dict[str, str] = {}  # image -> ASKING or MAKING
         self._locks: dict[str, asyncio.Lock] = {}
@@ -97,6 +104,16 @@ class Peers:
             finally:
                 del self._doing[image]
 
+    async def bring_bases(self, image: str, build: Build, progress: Progress) -> None:
+        """What the build of an image begins with, as far as others have it; the rest it pulls itself."""
+
+        async def left() -> str:
+            return ""
+
+        for base in bases(_dockerfile(build), build.args):
+            if base != image:
+                await self.obtain(base, left, progress)
+
     async def _make(self, image: str, make: Callable[[], Awaitable[str]]) -> str:
         self._doing[image] = MAKING
         return await make()
@@ -127,46 +144,39 @@ class Peers:
         """Who can be asked: name -> URL, in an order that is everybody's."""
         known = [node for node in self.nodes if node.name != self._name and node.address]
         ready = {node.name: self._url_of(node) for node in known if node.state is NodeState.READY}
-        return {**self._further, **dict(sorted(ready.items()))}
+        return {**self.further, **dict(sorted(ready.items()))}
 
     async def _ask(self, name: str, url: str, image: str) -> Mapping[str, str]:
         """What a node says of an image; nothing if it does not answer in time."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                exchange = await Exchange.open(url, "GET", f"/v1/images?name={quote(image, safe='')}")
-                try:
-                    await exchange.head()
-                    body = b"".join([piece async for piece in exchange.body()])
-                finally:
-                    exchange.close()
-            return dict(json.loads(body)) if exchange.status == 200 else {}
-        except (OSError, EOFError, ValueError, TimeoutError) as error:
+                with closing(await Exchange.open(url, "GET", f"/v1/images?{urlencode({'name': image})}")) as exchange:
+                    await exchange.accepted()
+                    return dict(json.loads(await exchange.text()))
+        except (OSError, EOFError, ValueError, MiniorchError) as error:
             log.info("node %s says nothing of %s: %s", name, image, error)
             return {}
 
     async def _load(self, name: str, url: str, image: str) -> bool:
         """Take an image from a node; False if that did not work."""
         try:
-            target = f"/v1/images/archive?name={quote(image, safe='')}"
-            exchange = await Exchange.open(url, "GET", target)
-            try:
-                await asyncio.wait_for(exchange.head(), STALLED_SECONDS)
-                if exchange.status != 200:
-                    raise EngineError(f"it answered {exchange.status}")
+            target = f"/v1/images/archive?{urlencode({'name': image})}"
+            with closing(await Exchange.open(url, "GET", target)) as exchange:
+                await asyncio.wait_for(exchange.accepted(), STALLED_SECONDS)
                 await self._images.load(_unstalled(exchange.body()))
-            finally:
-                exchange.close()
-        except (OSError, EOFError, TimeoutError, EngineError) as error:
+        except (OSError, EOFError, MiniorchError) as error:
             log.warning("%s was not to be had from %s: %s", image, name, error)
             return False
         return True
 
 
 async def _unstalled(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same pieces; raises `TimeoutError` when none comes for a while."""
+    """The same pieces. Raises `EngineError` when none comes for a while, or no more."""
     while True:
         try:
             piece = await asyncio.wait_for(anext(pieces), STALLED_SECONDS)
         except StopAsyncIteration:
             return
+        except (OSError, EOFError) as error:
+            raise EngineError(f"it broke off ({error})") from None
         yield piece

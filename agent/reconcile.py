@@ -24,7 +24,7 @@ that one elsewhere may take its place and be the only one.
 Who does this for real: the kubelet's `SyncPod`, swarmkit's `exec.Do`. Next file: `agent/agent.py`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.actions import (
@@ -36,7 +36,6 @@ from agent.actions import (
     FetchImage,
     Probe,
     Remove,
-    RemoveFiles,
     Report,
     Start,
     Stop,
@@ -59,13 +58,12 @@ class Known:
     retry_at: Mapping[str, float] = field(default_factory=dict)  # key -> not before
     images: Mapping[str, str] = field(default_factory=dict)  # task -> image id that is here
     health: Mapping[str, Health] = field(default_factory=dict)  # task -> what its probes say; absent: nobody probes
-    folders: Collection[str] = ()  # tasks that have files
     avx: bool = True
     alone_seconds: float = 0.0  # since when no server has answered
 
 
 def plan(tasks: Sequence[Task], containers: Sequence[Container], known: Known, now: float) -> list[Action]:
-    """The next step of every task, container and folder that needs one, oldest task first.
+    """The next step of every task and container that needs one, oldest task first.
 
     `tasks` must be complete, their statuses the newest known here or at the server; `now` is on `retry_at`'s clock.
     """
@@ -80,7 +78,7 @@ def plan(tasks: Sequence[Task], containers: Sequence[Container], known: Known, n
             begins = isinstance(action, Create | Start)
             if action is not None and not (begins and _is_in_the_way(task, tasks, mine, strays)):
                 actions.append(action)
-    wanted = {task.id: task for task in tasks}
+    wanted = {task.id for task in tasks}
     for key, kind in known.busy.items():
         if kind == FetchImage.__name__ and key not in wanted:
             actions.append(Abandon(key))
@@ -88,10 +86,6 @@ def plan(tasks: Sequence[Task], containers: Sequence[Container], known: Known, n
         free = container.id not in known.busy and container.task not in known.busy
         if free and known.retry_at.get(container.id, now) <= now:
             actions.append(Discard(container))
-    present = {container.task for container in containers}
-    for folder in known.folders:
-        if folder not in present and folder not in known.busy and _done_with(wanted.get(folder)):
-            actions.append(RemoveFiles(folder))
     return actions
 
 
@@ -116,10 +110,6 @@ def _is_in_the_way(
         return False
     of_slot = [one.id for one in tasks if (one.service_key, one.slot) == (task.service_key, task.slot)]
     return any(one.running for one in (*strays, *(mine[key] for key in of_slot if key in mine and key != task.id)))
-
-
-def _done_with(task: Task | None) -> bool:
-    return task is None or (task.desired_state is DesiredState.REMOVED and not task.live)
 
 
 def _next_step(task: Task, container: Container | None, known: Known) -> Action | None:

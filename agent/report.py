@@ -85,7 +85,8 @@ class Reporter:
             kept = listed[key].status
             behind = kept.state.order < status.state.order
             if kept.state is status.state and self._sent.get(key, settled) <= settled:
-                behind = replace(kept, since=status.since) != status  # an older report has come after a newer one
+                # An older report has come after a newer one. (Most are equal, and that is cheaper to see.)
+                behind = kept != status and replace(kept, since=status.since) != status
             if behind and key not in self._unsent:
                 self._unsent[key] = status
                 self._wake.set()

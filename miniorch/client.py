@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from miniorch.codec import from_plain
-from miniorch.errors import Compacted, Temporary
+from miniorch.errors import Compacted, MiniorchError
 from miniorch.model import key_of, kind_of
 
 T = TypeVar("T")
@@ -53,10 +53,13 @@ async def list_kind(transport: Transport, cls: type[T], query: str = "") -> Snap
 async def mirror(transport: Transport, cls: type[T], query: str = "") -> AsyncGenerator[Snapshot[T], None]:
     """A complete snapshot now and after every change, for ever: it reconnects, and lists again when it must.
 
-    Nothing is yielded while the server is away: the consumer keeps acting on what it knows.
+    Nothing is yielded while the server is away: the consumer keeps acting on what it knows. What will not pass by
+    itself, a refusal say, is logged.
     """
     import asyncio
+    import logging
 
+    said = ""
     while True:
         try:
             snapshot = await list_kind(transport, cls, query)
@@ -78,5 +81,7 @@ async def mirror(transport: Transport, cls: type[T], query: str = "") -> AsyncGe
                 await asyncio.sleep(RECONNECT_SECONDS)
         except Compacted:
             continue
-        except Temporary:
+        except MiniorchError as error:
+            if not error.temporary and error.message != said:
+                logging.error("following %s: %s", kind_of(cls), said := error.message)
             await asyncio.sleep(RECONNECT_SECONDS)

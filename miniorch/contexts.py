@@ -16,8 +16,7 @@ from pathlib import Path
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, NotFound, UsageError
 from miniorch.identity import CERTIFICATE_FILE, KEY_FILE, is_worker, servers_of
-from miniorch.servers import one_transport
-from miniorch.transport import API_SOCKET, READ_TIMEOUT_SECONDS, STATE_DIRECTORY, FirstOf, HttpTransport
+from miniorch.transport import API_SOCKET, READ_TIMEOUT_SECONDS, STATE_DIRECTORY, HttpTransport
 
 LOCAL_NAME = "local"
 RENEW_FILE, RENEW_SHARE, RENEW_SECONDS = "renew", 2 / 3, 5.0
@@ -90,8 +89,7 @@ def transport_now(
         remedy = "miniorch lab ls"
     else:
         urls = servers_of(folder) if is_worker(folder) else [API_SOCKET]
-    several = [one_transport(url, folder, timeout_seconds) for url in urls]
-    found = FirstOf(several) if several[1:] else several[0]
+    found = HttpTransport(*urls, folder=folder, timeout_seconds=timeout_seconds)
     found.remedy = remedy or found.remedy
     return found
 
@@ -111,8 +109,8 @@ def renew(folder: Path) -> None:
 
     request = {"request": request_for((folder / KEY_FILE).read_text())}
     with contextlib.suppress(MiniorchError, OSError):
-        several = [one_transport(url, folder, RENEW_SECONDS) for url in servers_of(folder)]
-        answer = (FirstOf(several) if several[1:] else several[0]).request_now("POST", "/v1/renew", request)
+        transport = HttpTransport(*servers_of(folder), folder=folder, timeout_seconds=RENEW_SECONDS)
+        answer = transport.request_now("POST", "/v1/renew", request)
         write_private(folder / CERTIFICATE_FILE, answer["certificate"].encode())
         note_renewal(folder)
 

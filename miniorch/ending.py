@@ -5,6 +5,7 @@ later before, and then one seed is two histories.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 
@@ -22,3 +23,14 @@ async def ended(*tasks: "asyncio.Task[Any]") -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # has been looked at
+
+
+async def first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Run until one of them ends, end the others, and raise what it has raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(*tasks)
+    for task in done:
+        task.result()

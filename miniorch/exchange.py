@@ -13,6 +13,7 @@ Where we differ from a client library: no pools, no redirects, no retries; one c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -96,6 +97,13 @@ class Exchange:
             self._open = False
             self.writer.write(b"0\r\n\r\n")
             await self.writer.drain()
+
+    async def send_all(self, pieces: AsyncIterator[bytes]) -> None:
+        """The whole body. It may be refused before all of it is sent: then the answer says why."""
+        with contextlib.suppress(OSError):
+            async for piece in pieces:
+                await self.send(piece)
+            await self.end()
 
     async def head(self) -> None:
         """Read `status` and `headers`."""

@@ -139,7 +139,7 @@ class QuietServer(Server):
     def __init__(self, app: Any, folder: Path = Path(), secure: Sequence[socket.socket] = (), **options: Any) -> None:
         fixed = {"http": Connection, "ws": "none", "lifespan": "off", "date_header": False, "access_log": False}
         quiet = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": 1}
-        quiet |= {"timeout_keep_alive": int(IDLE_SECONDS)}
+        quiet |= {"timeout_keep_alive": int(IDLE_SECONDS), "interface": "asgi3", "proxy_headers": False}
         super().__init__(Config(app, **{**quiet, **fixed, **options}))
         self._stopped = asyncio.Event()
         self._folder = folder
@@ -260,5 +260,5 @@ def take_lock(path: Path, what: str) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise Conflict(f"{what} of miniorch runs on this machine already", remedy="miniorch down") from None
+        raise Conflict(f"miniorch has {what} on this machine already", remedy="miniorch down") from None
     return descriptor

@@ -1,9 +1,9 @@
 """Several servers as one: which there are, and what is done when one of them does not answer.
 
 The problem: any of the managers may be off, cut off, or only follow another. The idea: agents stay with the one that
-answered, and go on to the next when it fails them (`OneOf`); a command tries one after the other (`FirstOf`, in
-`transport.py`). Which there are stands in a file that the agent keeps up to date (`agent/servers.py`) and that is read
-again after a failure, so a manager that joins later is found without a restart.
+answered, and go on to the next when it fails them (`OneOf`); a command tries one after the other (`transport.py`).
+Which there are stands in a file that the agent keeps up to date (`agent/servers.py`) and that is read again after a
+failure, so a manager that joins later is found without a restart.
 
 Who does this for real: etcd's clients with their list of endpoints; swarm's agents, to whom a manager sends the list.
 """
@@ -16,14 +16,7 @@ from typing import Any
 from miniorch.client import Transport
 from miniorch.errors import NotLeader, Unreachable
 from miniorch.identity import is_worker, servers_of
-from miniorch.transport import (
-    API_SOCKET,
-    READ_TIMEOUT_SECONDS,
-    STATE_DIRECTORY,
-    HttpTransport,
-    TlsTransport,
-    UnixTransport,
-)
+from miniorch.transport import API_SOCKET, READ_TIMEOUT_SECONDS, STATE_DIRECTORY, HttpTransport
 
 
 class OneOf:
@@ -68,23 +61,16 @@ class OneOf:
                 self._servers = tuple(self._look())
 
 
-def one_transport(
-    url: str, folder: Path = Path(STATE_DIRECTORY), timeout_seconds: float | None = READ_TIMEOUT_SECONDS
-) -> HttpTransport:
-    """The way to one server: the path of a Unix socket, or https://HOST:PORT."""
-    if url.startswith("https://"):
-        return TlsTransport(url, folder, timeout_seconds)
-    return UnixTransport(url.removeprefix("unix://"), timeout_seconds)
-
-
 def transport_to(
     servers: Sequence[str], folder: Path = Path(STATE_DIRECTORY), timeout_seconds: float = READ_TIMEOUT_SECONDS
 ) -> Transport:
     """The way to these servers; without any, to those that this machine knows, whoever they are at the time."""
-    return OneOf(
-        [one_transport(url, folder, timeout_seconds) for url in servers or ways(folder)],
-        None if servers else lambda: [one_transport(url, folder, timeout_seconds) for url in ways(folder)],
-    )
+
+    def now() -> list[HttpTransport]:
+        found = servers or ways(folder)
+        return [HttpTransport(one, folder=folder, timeout_seconds=timeout_seconds) for one in found]
+
+    return OneOf(now(), None if servers else now)
 
 
 def ways(folder: Path = Path(STATE_DIRECTORY), own: str = API_SOCKET) -> list[str]:

@@ -5,7 +5,6 @@ command line uses the blocking methods directly; importing asyncio would cost it
 connection ends as one of ours, with what helps. What is asked over it: `miniorch/client.py`.
 """
 
-import abc
 import contextlib
 import http.client
 import json
@@ -15,10 +14,10 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from ssl import SSLError, SSLSocket
-from typing import TYPE_CHECKING, Any
+from ssl import SSLError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from miniorch.codec import to_plain
 from miniorch.errors import MiniorchError, NotAllowed, NotLeader, Unreachable, from_wire
@@ -35,6 +34,7 @@ READ_TIMEOUT_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 DISTRUST = re.compile("CERT|UNKNOWN_CA")  # in OpenSSL's words for why a handshake failed
 IDLE_SECONDS = 30.0  # how long a connection is worth keeping; servers wait for twice as long
+T = TypeVar("T")
 
 
 class _Connection(http.client.HTTPConnection):
@@ -75,26 +75,43 @@ def _broke_off(error: Exception) -> Unreachable:
     return Unreachable(f"the server's stream broke off ({error})", remedy="miniorch up")
 
 
-class HttpTransport(abc.ABC):
-    """HTTP with the standard library, blocking. `connect` makes a connection, `place` says where to for a person."""
+class HttpTransport:
+    """HTTP with the standard library, blocking, to one server or to the first of several that takes a connection.
 
-    reuses = False
-    remedy = "miniorch up"  # when nobody answers
-    url = ""
-    folder = Path()  # where this machine's certificate is
+    A server is the path of a Unix socket on this machine, or `https://HOST:PORT`, to which we speak as the machine (or
+    user) whose files are in `folder`.
+    """
 
-    def __init__(self, place: str, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
-        self.place = place
+    def __init__(
+        self,
+        *servers: str,
+        folder: Path = Path(STATE_DIRECTORY),
+        timeout_seconds: float | None = READ_TIMEOUT_SECONDS,
+    ) -> None:
+        self.place = " or ".join(servers)  # for a person
         self.timeout_seconds = timeout_seconds
+        self._servers = deque(servers)
+        self._folder = folder
+        self._secure = servers[0].startswith("https://")
+        self.remedy = "miniorch doctor" if self._secure else "miniorch up"  # when nobody answers
         self._idle: deque[_Connection] = deque()
 
     def __del__(self) -> None:
         for connection in self._idle:
             connection.close()
 
-    @abc.abstractmethod
-    def connect(self) -> socket.socket:
-        """A connected socket. Raises `OSError`."""
+    def _in_turn(self, ask: Callable[[], T], failure: type[Exception]) -> T:
+        """What the first server answers that does not fail; later questions begin with that one."""
+        for _ in range(len(self._servers) - 1):
+            with contextlib.suppress(failure):
+                return ask()
+            self._servers.rotate(-1)
+            while self._idle:
+                self._idle.pop().close()
+        return ask()
+
+    def _connect(self) -> socket.socket:
+        return self._in_turn(lambda: connect(self._servers[0], self._folder, self.timeout_seconds), OSError)
 
     def _connection(self) -> _Connection:
         while self._idle:
@@ -104,13 +121,17 @@ class HttpTransport(abc.ABC):
                     connection.sock.settimeout(self.timeout_seconds)
                     return connection
                 connection.close()
-        return _Connection(self.connect, self.timeout_seconds)
+        return _Connection(self._connect, self.timeout_seconds)
 
     def open(self, method: str, path: str, body: object = None) -> tuple[_Connection, http.client.HTTPResponse]:
         """Send a request; the connection and the answer with its headers read. Raises what the server answered.
 
         A `body` that is an iterator of bytes is sent piece by piece, anything else as JSON.
         """
+        # Some things only the leader knows: who says that it does not lead has done nothing, so the next is asked.
+        return self._in_turn(lambda: self._open(method, path, body), NotLeader)
+
+    def _open(self, method: str, path: str, body: object) -> tuple[_Connection, http.client.HTTPResponse]:
         connection = self._connection()
         try:
             with self.explained():
@@ -133,8 +154,17 @@ class HttpTransport(abc.ABC):
         """A request whose body and answer go on at once, without threads."""
         from miniorch.exchange import Exchange
 
-        with self.explained():
-            return await Exchange.open(self.url, method, path, folder=self.folder)
+        left = len(self._servers)
+        while True:
+            url = self._servers[0] if self._secure else f"unix://{self._servers[0]}"
+            try:
+                with self.explained():
+                    return await Exchange.open(url, method, path, folder=self._folder)
+            except Unreachable:
+                left -= 1
+                if not left:
+                    raise
+                self._servers.rotate(-1)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -147,19 +177,16 @@ class HttpTransport(abc.ABC):
                 remedy="put sudo before it; or sudo usermod -aG docker USER and log in again (gives root's power)",
             ) from None
         except (OSError, EOFError, http.client.HTTPException) as error:
+            if self._secure and has_identity(self._folder):
+                check_certificate(self._folder)  # what may be the reason and lies with us
             if isinstance(error, SSLError) and DISTRUST.search(error.reason or ""):
-                self.check_own()
                 raise NotAllowed(
                     f"{self.place} and this machine do not accept each other's certificates ({error.reason})",
                     remedy="date; then miniorch join with a new token",
                 ) from None
-            self.check_own()
             raise Unreachable(
                 f"miniorch's server does not answer on {self.place} ({error})", remedy=self.remedy
             ) from None
-
-    def check_own(self) -> None:  # noqa: B027 (nothing to check in general)
-        """When nobody answers: raises what may be the reason and lies with us."""
 
     def request_now(self, method: str, path: str, body: object = None) -> Any:
         """The decoded JSON answer (blocking)."""
@@ -172,7 +199,7 @@ class HttpTransport(abc.ABC):
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unreachable(f"the server's answer broke off ({error})", remedy=self.remedy) from None
         finally:
-            if complete and self.reuses and connection.sock is not None:
+            if complete and self._secure and connection.sock is not None:
                 connection.idle_since = time.monotonic()
                 self._idle.append(connection)
             else:
@@ -203,85 +230,25 @@ class HttpTransport(abc.ABC):
                 raise _broke_off(error) from None
 
 
-class UnixTransport(HttpTransport):
-    """To the server on this machine."""
-
-    def __init__(self, path: str = API_SOCKET, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
-        super().__init__(path, timeout_seconds)
-        self.url = f"unix://{path}"
-
-    def connect(self) -> socket.socket:
-        wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            wire.settimeout(self.timeout_seconds)
-            wire.connect(self.place)
-        except BaseException:
-            wire.close()
-            raise
-        return wire
-
-
-class TlsTransport(HttpTransport):
-    """To `https://HOST:PORT`, as the machine (or user) whose files are in `folder`."""
-
-    reuses = True
-    remedy = "miniorch doctor"
-
-    def __init__(self, url: str, folder: Path, timeout_seconds: float | None = READ_TIMEOUT_SECONDS) -> None:
-        super().__init__(url, timeout_seconds)
-        self.url, self.folder = url, folder
-
-    def check_own(self) -> None:
-        if has_identity(self.folder):
-            check_certificate(self.folder)
-
-    def connect(self) -> SSLSocket:
-        host, _, port = self.place.removeprefix("https://").rpartition(":")
+def connect(server: str, folder: Path, timeout_seconds: float | None) -> socket.socket:
+    """A connected socket. Raises `OSError`; `NotAllowed` if whoever answers is no manager."""
+    secure = server.startswith("https://")
+    host, _, port = server.removeprefix("https://").rpartition(":")
+    if secure:
         wire = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
-        try:
+    else:
+        wire = socket.socket(socket.AF_UNIX)
+    try:
+        if secure:
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secure = client_context(self.folder).wrap_socket(wire)
-        except BaseException:
-            wire.close()
-            raise
-        name, role = peer(secure.getpeercert())
-        if role != Role.MANAGER:
-            secure.close()
-            raise NotAllowed(f"{self.place} is {name}, which is no manager of this cluster", remedy="miniorch doctor")
-        return secure
-
-
-class FirstOf(HttpTransport):
-    """Several servers for one command: each connection is to the first that takes it."""
-
-    def __init__(self, servers: Sequence[HttpTransport]) -> None:
-        super().__init__(" or ".join(one.place for one in servers), servers[0].timeout_seconds)
-        self._servers = deque(servers)
-        self.reuses, self.remedy = servers[0].reuses, servers[0].remedy
-
-    def check_own(self) -> None:
-        self._servers[0].check_own()
-
-    def connect(self) -> socket.socket:
-        for _ in range(len(self._servers) - 1):
-            with contextlib.suppress(OSError):
-                return self._servers[0].connect()
-            self._servers.rotate(-1)
-        return self._servers[0].connect()
-
-    def open(self, method: str, path: str, body: object = None) -> tuple[_Connection, http.client.HTTPResponse]:
-        """Some things only the leader knows: who says that it does not lead has done nothing, so the next is asked."""
-        for _ in range(len(self._servers) - 1):
-            with contextlib.suppress(NotLeader):
-                return super().open(method, path, body)
-            self._servers.rotate(-1)
-            while self._idle:
-                self._idle.pop().close()
-        return super().open(method, path, body)
-
-    async def begin(self, path: str, method: str = "POST") -> "Exchange":
-        for _ in range(len(self._servers) - 1):
-            with contextlib.suppress(Unreachable):
-                return await self._servers[0].begin(path, method)
-            self._servers.rotate(-1)
-        return await self._servers[0].begin(path, method)
+            wire = trusted = client_context(folder).wrap_socket(wire)
+            name, role = peer(trusted.getpeercert())
+            if role != Role.MANAGER:
+                raise NotAllowed(f"{server} is {name}, which is no manager of this cluster", remedy="miniorch doctor")
+        else:
+            wire.settimeout(timeout_seconds)
+            wire.connect(server)
+    except BaseException:
+        wire.close()
+        raise
+    return wire

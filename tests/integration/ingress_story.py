@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -15,9 +16,10 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from agent.haproxy import HAProxy
-from agent.listeners import arguments
+from miniorch.errors import EngineError
 from miniorch.model import Backend, Endpoints
 from miniorch.spec import Port
 
@@ -111,22 +113,28 @@ async def held(run: Path) -> dict[str, Any]:
 async def life(run: Path) -> dict[str, Any]:
     """Found again, left alone, reloaded after a crash in the middle, started again, stopped."""
     await HAProxy(run).apply([WEB])
-    first, worker = HAProxy(run)._master(), await HAProxy(run)._worker()
+    first = await HAProxy(run)._running()
     await HAProxy(run).apply([WEB])
-    seen: dict[str, Any] = {"found again": (HAProxy(run)._master(), await HAProxy(run)._worker()) == (first, worker)}
+    seen: dict[str, Any] = {"found again": first is not None and await HAProxy(run)._running() == first}
     (run / "haproxy.applied").write_text("an agent was killed before it could signal")
     await HAProxy(run).apply([WEB])
-    seen["reloaded"] = HAProxy(run)._master() == first and await HAProxy(run)._worker() != worker
+    second = await HAProxy(run)._running()
+    seen["replaced"] = second not in (None, first)
     seen["mode"] = oct((run / "haproxy.sock").stat().st_mode & 0o777)
     seen["no backend"] = await empty(run)
-    assert first is not None
-    os.kill(first, signal.SIGKILL)
-    while arguments(first) or HAProxy(run)._ours():
+    broken = HAProxy(run)
+    with mock.patch("agent.haproxy.config", return_value="no such word\n"), contextlib.suppress(EngineError):
+        await broken.apply([WEB])
+        seen["refused"] = "never"
+    seen["goes on"] = await HAProxy(run)._running() is not None and await asyncio.to_thread(failure, 5000)
+    for pid in HAProxy(run)._ours():
+        os.kill(pid, signal.SIGKILL)
+    while HAProxy(run)._ours():
         await asyncio.sleep(0.05)
     await HAProxy(run).apply([WEB])
     seen["after kill"] = get(5000)
     await HAProxy(run).apply([replace(WEB, ports=())])
-    seen["no port"] = (failure(5000), HAProxy(run)._master())
+    seen["no port"] = (failure(5000), await HAProxy(run)._running())
     return seen
 
 

@@ -40,8 +40,8 @@ DUMPS = {
 
 ASK = """
 import json, sys
-from miniorch.transport import UnixTransport
-print(json.dumps(UnixTransport(sys.argv[1], 2.0).request_now("GET", sys.argv[2])))
+from miniorch.transport import HttpTransport
+print(json.dumps(HttpTransport(sys.argv[1], timeout_seconds=2.0).request_now("GET", sys.argv[2])))
 """
 
 

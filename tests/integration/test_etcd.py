@@ -302,7 +302,7 @@ def test_certificates_open_an_etcd_that_asks_for_them(tmp_path: Path) -> None:
         await store.keep_alive(await store.grant(60.0))
 
     async def refused(store: Store) -> None:
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable, match="wants other certificates, or TLS, or none"):
             await store.revision()
 
     async def whole() -> None:

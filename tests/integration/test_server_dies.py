@@ -16,7 +16,7 @@ from typing import Any
 from miniorch.codec import to_plain
 from miniorch.errors import MiniorchError, Temporary
 from miniorch.spec import AppSpec, Condition, ServiceSpec, TaskSpec
-from miniorch.transport import UnixTransport
+from miniorch.transport import HttpTransport
 
 DEATHS = 12
 SHOP = AppSpec(
@@ -49,7 +49,7 @@ class Mortal:
     """Starts the server again whenever it has died."""
 
     def __init__(self, folder: Path) -> None:
-        self.api = UnixTransport(str(folder / "api.sock"), timeout_seconds=10.0)
+        self.api = HttpTransport(str(folder / "api.sock"), timeout_seconds=10.0)
         self.deaths = 0
         self._log = folder / "log"
         self._folder = folder
@@ -74,11 +74,11 @@ class Mortal:
             self._process.wait()
 
 
-def items(api: UnixTransport, kind: str) -> list[Any]:
+def items(api: HttpTransport, kind: str) -> list[Any]:
     return list(api.request_now("GET", f"/v1/{kind}")["items"])
 
 
-def step(api: UnixTransport) -> bool:
+def step(api: HttpTransport) -> bool:
     """What user and agent do again and again: ask for the app, and run what is assigned. True when all runs."""
     api.request_now("PUT", "/v1/apps/shop", to_plain(SHOP))
     api.request_now("POST", "/v1/nodes/n1/register", NODE)

@@ -19,7 +19,7 @@ from etcd_process import EtcdProcess, running
 from miniorch.cli.ask import Server
 from miniorch.errors import MiniorchError, NotLeader, Temporary
 from miniorch.spec import AppSpec, ServiceSpec, TaskSpec
-from miniorch.transport import UnixTransport
+from miniorch.transport import HttpTransport
 
 LEASE = 3.0
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), replicas=2)})
@@ -33,7 +33,7 @@ class ServerProcess:
         self.name = name
         self.folder = folder
         self.log = folder / f"{name}.log"
-        self.api = UnixTransport(str(folder / f"{name}.sock"), timeout_seconds=20.0)
+        self.api = HttpTransport(str(folder / f"{name}.sock"), timeout_seconds=20.0)
         self._command = [
             *(sys.executable, "-m", "miniorch.server", "--name", name, "--socket", self.api.place),
             *("--state-directory", str(folder / name), "--lease-seconds", str(LEASE), "--store", store),

@@ -26,15 +26,3 @@ async def test_volume_outlives_everything_but_its_removal(tmp_path: Path) -> Non
 def test_volume_never_leaves_its_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(EngineError, match="not a volume"):
         asyncio.run(NodeFiles(tmp_path).remove_volume(key))
-
-
-async def test_resolver_file_is_rewritten_in_place(tmp_path: Path) -> None:
-    files = NodeFiles(tmp_path)
-    path = Path(await files.make_task("t1", "one"))
-    inode = path.stat().st_ino
-    assert await files.make_task("t1", "two") == str(path)
-    assert (path.read_text(), path.stat().st_ino) == ("two", inode)
-    assert await files.tasks() == ["t1"]
-    await files.remove_task("t1")
-    await files.remove_task("t1")
-    assert await files.tasks() == []

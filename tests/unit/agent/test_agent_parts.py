@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from agent.addresses import REST_SECONDS, choose
-from agent.container_spec import container_spec, resolv_conf
+from agent.container_spec import container_spec
 from agent.discovery import variables
 from agent.docker_connection import making_at_once
 from agent.docker_inside import apart
@@ -113,13 +113,14 @@ def test_volume_goes_only_when_nothing_can_write_into_it() -> None:
 
 def test_container_carries_names_that_teach() -> None:
     node = Node("node1", SUBNET, "10.200.3.1", Resources())
-    spec = container_spec(TASK, node, "sha256:1", "10.200.3.2", {"data": "/v/data"}, "/t/resolv.conf")
+    spec = container_spec(TASK, node, "sha256:1", "10.200.3.2", {"data": "/v/data"})
     assert (spec.name, spec.hostname) == ("dockchat-web.1-k3m9x2ab", "web-1")
     assert spec.environment == {
         "A": "b", "MINIORCH_TASK": "k3m9x2ab", "MINIORCH_SERVICE": "web", "MINIORCH_SLOT": "1",
         "MINIORCH_NODE": "node1",
     }  # fmt: skip
-    assert spec.binds == {"/data": ("/v/data", True), "/etc/resolv.conf": ("/t/resolv.conf", True)}
+    assert spec.binds == {"/data": ("/v/data", True)}
+    assert (spec.dns, spec.dns_search) == ("10.200.3.1", "dockchat.miniorch.internal"), "the resolver is the node's own"
     assert spec.labels["miniorch.task"] == "k3m9x2ab"
     assert spec.labels["miniorch.address"] == "10.200.3.2"
     assert spec.networks == "dockchat/default"
@@ -132,20 +133,12 @@ def test_container_takes_the_options_of_the_app_file_but_its_labels_are_ours() -
     environment = {"A": "b", "B": "{{ .Service.Name }}@{{.Node.Hostname}} {{.Task.Name}} {{.Other}}"}
     task = replace(TASK, spec=replace(TASK.spec, options=options, mounts=mounts, environment=environment))
     found = {"A": "hidden", "DB_SERVICE_HOST": "10.201.0.2"}
-    spec = container_spec(task, node, "sha256:1", "10.200.3.2", {}, "/t/resolv.conf", found)
+    spec = container_spec(task, node, "sha256:1", "10.200.3.2", {}, found)
     assert (spec.hostname, spec.options) == ("me-1", options)
     assert (spec.labels["a"], spec.labels["miniorch.task"]) == ("b", "k3m9x2ab")
     assert spec.binds["/etc/app.conf"] == ("/srv/app.conf", True)
     assert spec.environment["B"] == "web@node1 dockchat-web.1-k3m9x2ab {{.Other}}"
     assert (spec.environment["A"], spec.environment["DB_SERVICE_HOST"]) == ("b", "10.201.0.2")
-
-
-def test_resolver_is_the_nodes_own() -> None:
-    assert resolv_conf("dockchat", "10.200.3.1").splitlines() == [
-        "nameserver 10.200.3.1",
-        "search dockchat.miniorch.internal",
-        "options ndots:1 timeout:2 attempts:2",
-    ]
 
 
 # ---- HAProxy ----

@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import pytest
 
+from agent.images import bases
 from agent.inside import Inside
 from agent.peers import Peers
 from miniorch.errors import EngineError
 from miniorch.listener import QuietServer, listen
 from miniorch.model import Node, NodeState
-from miniorch.spec import Resources
+from miniorch.spec import Build, Resources
 
 
 class Shelf:
@@ -85,6 +86,16 @@ class Machines:
         return await self.peers[name].obtain(image, self.make(name, image, until=until), self.said.append)
 
 
+DOCKERFILE = """\
+# which Python
+ARG BASE="python:3.12"
+FROM --platform=linux/amd64 ${BASE} AS build
+from debian:${VERSION:-12}
+FROM build
+FROM scratch AS empty
+FROM web:1
+COPY --from=build /a /b
+"""
 NO_ENGINE = cast(Any, None)  # never asked here
 
 
@@ -100,6 +111,22 @@ async def test_an_image_that_nobody_has_is_made_and_then_found_here(tmp_path: Pa
         assert await machines.obtain("node1", "web:1") == "sha256:web:1"
         assert await machines.obtain("node1", "web:1") == "sha256:web:1"
         assert machines.made == ["node1"]
+
+
+async def test_what_a_build_begins_with_comes_from_who_has_it_and_the_build_asks_for_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    build = Build(str(tmp_path), "digest", args={"BASE": "python:mine"})
+    async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("python:mine")}) as machines:
+        await machines.peers["node1"].bring_bases("web:1", build, machines.said.append)
+        assert machines.shelves["node1"].images == {"python:mine": "sha256:python:mine"}
+        await machines.peers["node1"].bring_bases("web:1", Build("/nowhere", "digest"), machines.said.append)
+        assert machines.said == ["gets python:mine from node2"]
+
+
+def test_bases_of_a_build_are_its_images_and_not_its_stages() -> None:
+    assert bases(DOCKERFILE, {"BASE": "python:mine"}) == ["python:mine", "debian:12", "web:1"]
+    assert bases(DOCKERFILE, {}) == ["python:3.12", "debian:12", "web:1"]
+    assert bases("", {}) == bases("FROM", {}) == bases("FROM $NOBODY", {}) == []
 
 
 async def test_three_nodes_that_want_one_image_at_once_make_it_once(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from agent.actions import (
     FetchImage,
     Probe,
     Remove,
-    RemoveFiles,
     Report,
     Start,
     Stop,
@@ -198,15 +197,6 @@ def test_failed_action_rests_before_it_is_tried_again() -> None:
     assert step(one, known=resting, now=10.0) == [FetchImage(one)]
 
 
-def test_files_go_when_nothing_needs_them() -> None:
-    known = Known(folders=["k3m9"])
-    gone = task(TaskState.SHUTDOWN, DesiredState.REMOVED)
-    assert plan([gone], [], known, 0.0) == [RemoveFiles("k3m9")]
-    assert plan([], [], known, 0.0) == [RemoveFiles("k3m9")]
-    assert plan([task(TaskState.FAILED)], [], known, 0.0) == []
-    assert plan([], [ENDED], replace(known, busy={"c1": "Discard"}), 0.0) == []
-
-
 def test_oldest_task_comes_first() -> None:
     young, old = task(TaskState.ASSIGNED), replace(task(TaskState.ASSIGNED), id="z", created_at=1.0)
     assert [action.key for action in plan([young, old], [], Known(), 0.0)] == ["z", "k3m9"]
@@ -237,7 +227,7 @@ def test_every_action_is_a_sentence() -> None:
         for action in (
             Report(one, one.status), FetchImage(one), Abandon("k3m9"), Create(one, "i"), Start(one, MADE),
             Probe(one, RUNS), Stop(one, RUNS, "why"), Conclude(one, ENDED, one.status), Remove(one, ENDED),
-            RemoveFiles("k3m9"), Discard(ENDED),
+            Discard(ENDED),
         )
     ]  # fmt: skip
     assert all("k3m9" in sentence for sentence in said)
