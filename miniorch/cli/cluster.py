@@ -10,6 +10,7 @@ one has joined. Next file: `miniorch/api/joining.py`, the other side.
 
 import http.client
 import json as jsonlib
+import re
 import socket
 import ssl
 import sys
@@ -17,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from miniorch import tokens
-from miniorch.authority import write_private
-from miniorch.certificates import digest_of_certificate, new_key, own_certificate, request_for
+from miniorch.authority import own_key, write_private
+from miniorch.certificates import digest_of_certificate, own_certificate, request_for
 from miniorch.cli.output import Answer, ago, done, table
 from miniorch.clock import SystemClock
 from miniorch.contexts import transport_now
 from miniorch.errors import Conflict, NotAllowed, Unreachable, UsageError, from_wire
 from miniorch.identity import (
+    ADVERTISE_FILE,
     AUTHORITY_FILE,
     AUTHORITY_KEY_FILE,
     CERTIFICATE_FILE,
-    KEY_FILE,
     SERVER_PORT,
     SERVERS_FILE,
     has_identity,
 )
 from miniorch.model import Role
-from miniorch.transport import STATE_DIRECTORY, TlsTransport
+from miniorch.transport import STATE_DIRECTORY, HttpTransport
 from miniorch.up import Machine, need_root
 
 CONNECT_SECONDS = 5.0
@@ -54,28 +55,16 @@ def init(advertise: str, pool: str, node: str, store: str, *, quiet: bool) -> An
     address = advertise or (own_certificate(state).address if has_identity(state) else "") or _own_address()
     _must_have(address)
     if not (has_identity(state) and own_certificate(state).address == address):
-        machine.ensure_up(("server",))
-        _certify(machine, address, state)
+        if machine.answers("server"):
+            machine.ensure_up(("server",))  # refuses another store
         machine.down(("server", "agent"))  # they come back with a port that others reach; containers go on
+        write_private(state / ADVERTISE_FILE, f"{machine.node} {address}".encode())
     machine.ensure_up()
     items = machine.ask("GET", "/v1/join-tokens")["items"]
     token = next(one["token"] for one in items if one["role"] == "worker" and one["standing"])
     words = f"{machine.node} is a manager, reachable at {address}:{SERVER_PORT}. On each further machine:\n"
     words += f"\n  miniorch join --token {token} {address}\n"
     return done(words, outcome="initialised", node=machine.node, address=address, token=token)
-
-
-def _certify(machine: Machine, address: str, state: Path) -> None:
-    """A certificate for this machine, by its own server; also when its address has changed."""
-    said = {"request": request_for(_own_key(state)), "name": machine.node, "role": "manager", "address": address}
-    answer = machine.ask("POST", "/v1/certificates", said)
-    write_private(state / CERTIFICATE_FILE, answer["certificate"].encode())
-
-
-def _own_key(state: Path) -> str:
-    if not (state / KEY_FILE).exists():
-        write_private(state / KEY_FILE, new_key().encode())
-    return (state / KEY_FILE).read_text()
 
 
 def _own_address() -> str:
@@ -114,7 +103,7 @@ def join(place: str, token: str, token_file: str, node: str, *, manager: bool, q
         raise NotAllowed("this is a worker's token, it makes no manager",
                          remedy="miniorch token show --role manager   (on a manager)")  # fmt: skip
     url = f"https://{_host_and_port(place)}"
-    name = _joined_already(state, given.authority)
+    name = _joined_already(state, given, node)
     if not name:
         name = _ask_for_certificate(url, text, given, node, state)
     try:
@@ -149,13 +138,17 @@ def _host_and_port(place: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _joined_already(state: Path, authority: bytes) -> str:
-    """The name under which this machine is in that cluster; "" if it is in none. Raises `Conflict`: in another."""
+def _joined_already(state: Path, given: tokens.JoinToken, node: str = "") -> str:
+    """The name under which this machine is in that cluster; "" if it is in none. Raises `Conflict`: in another, or not
+    as it would be now.
+    """
     leave = "miniorch down --all, then the same again: apps and state here are removed, volumes stay"
     if has_identity(state):
         own = own_certificate(state)
-        if digest_of_certificate((state / AUTHORITY_FILE).read_text()) == authority:
+        if digest_of_certificate((state / AUTHORITY_FILE).read_text()) == given.authority:
             if own.until > SystemClock().now():
+                if (given.role.value, node or own.name) != (own.role, own.name):
+                    raise Conflict(f"this machine is the {own.role} {own.name} of that cluster already", remedy=leave)
                 return str(own.name)
             (state / CERTIFICATE_FILE).unlink()  # it would be refused; the key gets a new one, and the name with it
             return ""
@@ -173,10 +166,8 @@ def _ask_for_certificate(url: str, text: str, given: tokens.JoinToken, node: str
     except (ValueError, KeyError, TypeError, AttributeError):
         trusted = False
     if not trusted:
-        raise NotAllowed(
-            f"{url} is not the cluster of this token: its authority is another one. Nothing was sent",
-            remedy="check the address; a token of that cluster: miniorch token show, there",
-        )
+        message = f"{url} is not the cluster of this token: its authority is another one. Nothing was sent"
+        raise NotAllowed(message, remedy="check the address; a token of that cluster: miniorch token show, there")
     skew = float(shown.get("now", 0.0)) - SystemClock().now()
     if abs(skew) > SKEW_SECONDS:
         late = "late" if skew > 0 else "early"
@@ -184,10 +175,10 @@ def _ask_for_certificate(url: str, text: str, given: tokens.JoinToken, node: str
                        remedy="timedatectl set-ntp true, or date --set")  # fmt: skip
     write_private(state / AUTHORITY_FILE, shown["certificate"].encode())
     said = {
-        "token": text.strip(), "request": request_for(_own_key(state)), "name": node or socket.gethostname(),
+        "token": text.strip(), "request": request_for(own_key(state)), "name": node or socket.gethostname(),
         "exact": bool(node),
     }  # fmt: skip
-    answer = TlsTransport(url, state).request_now("POST", "/v1/join", said)
+    answer = HttpTransport(url, folder=state).request_now("POST", "/v1/join", said)
     servers = [url, *(one for one in answer["servers"] if one != url)]
     if "authority_key" in answer:  # a manager asks its own server, and can sign for others
         write_private(state / AUTHORITY_KEY_FILE, answer["authority_key"].encode())
@@ -242,8 +233,9 @@ def show_tokens(role: str | None, *, quiet: bool) -> Answer:
         return Answer(items, "\n".join(one["token"] for one in standing))
     words = [f"to join as {one['role']}:\n\n  miniorch join --token {one['token']} {_reach()}\n" for one in standing]
     now = SystemClock().now()
-    rows = [(one["id"], one["role"], _life(one["expires_at"], now)) for one in items if not one["standing"]]
-    return Answer(items, "\n".join([*words, *[table(("TOKEN", "ROLE", "LEFT"), rows)] * bool(rows)]))
+    rows = [{"TOKEN": one["id"], "ROLE": one["role"], "LEFT": _life(one["expires_at"], now)}
+            for one in items if not one["standing"]]  # fmt: skip
+    return Answer(items, "\n".join([*words, *[table(rows)] * bool(rows)]))
 
 
 def rotate_token(role: str, *, quiet: bool) -> Answer:
@@ -282,10 +274,7 @@ def _life(until: float, now: float) -> str:
 
 def seconds_of(text: str) -> float:
     """`90s`, `30m`, `24h`, `7d`, and `0` for ever. Raises `UsageError`."""
-    number, unit = (text, "s") if text == "0" else (text[:-1], text[-1:])
-    try:
-        if unit not in UNITS or not number.isascii() or not number.isdigit():
-            raise ValueError
-        return int(number) * UNITS[unit]
-    except ValueError:
-        raise UsageError(f"--ttl {text[:40]} is no time: 30m, 24h, 7d, or 0 for ever", remedy="--ttl 24h") from None
+    found = re.fullmatch(r"0|(\d{1,12})([smhd])", text, re.A)
+    if not found:
+        raise UsageError(f"--ttl {text[:40]} is no time: 30m, 24h, 7d, or 0 for ever", remedy="--ttl 24h")
+    return int(found[1] or 0) * UNITS[found[2] or "s"]

@@ -3,9 +3,9 @@
 The problem: a completion that is slow, or that prints an error into somebody's half-written line, is worse than none.
 The idea: three short scripts (`completion.bash`, `.zsh`, `.fish`) ask `miniorch __complete WORDS...`, whose last word
 is the one to be completed. It prints a candidate and a word about it per line, or `:files` where the shell should offer
-files. What can stand at a place is read from the command tree: its metavar says it. Live names come over a bare socket
-(importing `transport.py` would double the time), within 300 ms all together, and whatever goes wrong, nothing is
-printed.
+files. What can stand at a place click finds in the command tree, and the metavar there says what kind of name. Live
+names come over a bare socket (importing `transport.py` would double the time), within 300 ms all together, and whatever
+goes wrong, nothing is printed.
 
 Who does this for real: kubectl and gh, with the same hidden command. Next file: `reference.py`.
 """
@@ -35,7 +35,7 @@ def complete(words: Sequence[str]) -> int:
     """Print the candidates for the last word. Never an error, whatever happens."""
     try:
         *before, current = words or [""]
-        found = [one for one in candidates(before, current, Names()) if one[0].startswith(current) or one[0] == FILES]
+        found = [one for one in candidates(before, current) if one[0].startswith(current) or one[0] == FILES]
         print("\n".join("\t".join(one).rstrip() for one in dict.fromkeys(found)))
     except Exception:
         return 0
@@ -105,63 +105,26 @@ class Names:
         return max(0.001, self._deadline - time.monotonic())
 
 
-def candidates(before: Sequence[str], current: str, names: Names) -> Iterator[tuple[str, str]]:
-    """What may come after the words `before`, each with a word about it."""
-    import typer
+def candidates(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
+    """What may come after the words `before`, each with a word about it; after a command that is not there, nothing."""
+    import click
+    from click.shell_completion import ShellComplete
 
     from miniorch.cli.tree import app
 
-    command: Any = typer.main.get_command(app)
-    own = before
-    while hasattr(command, "commands"):
-        name = next((word for word in own if not word.startswith("-")), None)
-        if name is None:
-            yield from _options(command) if current.startswith("-") else _commands(command)
-            return
-        command, own = command.commands.get(name), own[own.index(name) + 1 :]
-    if command is None or "--" in own:
-        return
-    option, given = _walk(command, own)
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    if option is not None:
-        yield from _values(option, names)
-    elif current.startswith("-"):
-        yield from _options(command)
-    elif arguments[given : given + 1]:
-        yield from _values(arguments[given], names)
+    command: click.Command | None = app
+    for word in before:
+        if isinstance(command, click.Group) and not word.startswith("-"):
+            command = command.commands.get(word)
+    if isinstance(command, click.Group) and not current.startswith("-"):
+        yield from ((name, (one.help or "").partition(".")[0]) for name, one in command.commands.items())
+    elif command is not None:
+        for item in ShellComplete(app, {}, "miniorch", "").get_completions([*before], current):
+            yield item.value, item.help or ""
 
 
-def _walk(command: Any, words: Sequence[str]) -> tuple[Any, int]:
-    """The option whose value comes next, if so, and how many arguments have been given."""
-    takes_value = {opt: param for param in command.params if param.param_type_name == "option" and not param.is_flag
-                   for opt in param.opts}  # fmt: skip
-    option, given = None, 0
-    for word in words:
-        if option is not None:
-            option = None
-        elif word in takes_value:
-            option = takes_value[word]
-        elif not word.startswith("-"):
-            given += 1
-    return option, given
-
-
-def _commands(group: Any) -> Iterator[tuple[str, str]]:
-    for name, command in group.commands.items():
-        yield name, (command.help or "").partition(".")[0]
-
-
-def _options(command: Any) -> Iterator[tuple[str, str]]:
-    for param in command.params:
-        if param.param_type_name == "option":
-            for opt in (*param.opts, *param.secondary_opts):
-                if opt.startswith("--"):
-                    yield opt, param.help or ""
-    yield "--help", "Show this message and exit."
-
-
-def _values(param: Any, names: Names) -> Iterator[tuple[str, str]]:
-    for choice in getattr(param.type, "choices", ()):
-        yield str(getattr(choice, "value", choice)), ""
-    for word in (param.metavar or "").strip("[]").split("|"):
+def named(metavar: str) -> Iterator[tuple[str, str]]:
+    """The names of what is there that a metavar such as `APP/SERVICE|TASK` speaks of."""
+    names = Names()
+    for word in metavar.strip("[]").split("|"):
         yield from names.of(word)

@@ -80,14 +80,14 @@ def ls() -> Answer:
         own = own_certificate(folder_of(name))
         rows.append({"name": name, "current": name == current, "role": own.role,
                      "servers": servers_of(folder_of(name)), "until": own.until})  # fmt: skip
-    head = ("CURRENT", "NAME", "ROLE", "SERVERS", "CERTIFICATE")
-    return Answer(rows, table(head, [_cells(row, now) for row in rows]))
+    return Answer(rows, table([_cells(row, now) for row in rows]))
 
 
-def _cells(row: dict[str, Any], now: float) -> tuple[str, ...]:
-    left = ago(row["until"] - now) if row["until"] > now else "ended"
+def _cells(row: dict[str, Any], now: float) -> dict[str, str]:
+    left = ago(row["until"] - now) if row["until"] > now else "ended" if row["until"] else "-"
     servers = ", ".join(row["servers"]) or "this machine, or its lab"
-    return "*" if row["current"] else "-", row["name"], row["role"], servers, left if row["until"] else "-"
+    return {"CURRENT": "*" if row["current"] else "-", "NAME": row["name"], "ROLE": row["role"], "SERVERS": servers,
+            "CERTIFICATE": left}  # fmt: skip
 
 
 def rm(name: str) -> Answer:

@@ -10,7 +10,6 @@ Where it goes: onto a file that exists, into a folder that exists, else it gets 
 it. `-` is a tar archive, which also makes copies from task to task.
 """
 
-import contextlib
 import http.client
 import os
 import shutil
@@ -35,17 +34,15 @@ def cp(source: str, target: str) -> None:
     """Copy between this machine and a task; exactly one of the two is NAME:PATH. Raises what went wrong."""
     there, here = _inside(source), _inside(target)
     if there and here:
-        raise UsageError(
-            "both are NAME:PATH; from task to task goes by way of a pipe, and a file here with a colon is ./NAME:PATH",
-            remedy=f"miniorch cp ./{source} {target}"
-            if os.path.lexists(source)
-            else f"miniorch cp {source} - | miniorch cp - {target}",
+        message = (
+            "both are NAME:PATH; from task to task goes by way of a pipe, and a file here with a colon is ./NAME:PATH"
         )
+        piped = f"miniorch cp {source} - | miniorch cp - {target}"
+        mend = f"miniorch cp ./{source} {target}" if os.path.lexists(source) else piped
+        raise UsageError(f"{message}./NAME:PATH", remedy=mend)
     if not (there or here) or not (source and target):
-        raise UsageError(
-            "one of the two must be in a task (NAME:PATH), the other here; this folder is .",
-            remedy="miniorch cp dockchat/web.1:/etc/hosts .",
-        )
+        message = "one of the two must be in a task (NAME:PATH), the other here; this folder is ."
+        raise UsageError(message, remedy="miniorch cp dockchat/web.1:/etc/hosts .")
     part = "the archive" if target == "-" else target
     try:
         with detaching(f"interrupted; {part} may lack a part: the same again copies all of it"):
@@ -83,20 +80,12 @@ class Place:
     def url(self, what: str, path: str) -> str:
         return f"/v1/tasks/{self.task.id}/{what}?path={quote(path, safe='')}"
 
-    def stat(self, path: str) -> Any:
-        """Name and whether it is a folder; a link is followed. Raises `NotFound`."""
-        found, seen = self._seen(path), path
+    def find(self, path: str) -> Any:
+        """Where it is and whether it is a folder; a link is followed. None for what is not there."""
+        found = self._seen(path)
         if found and found["link"]:
-            found, seen = self._seen(found["link"]), found["link"]
-        if found is None:
-            leads = "" if seen == path else f" is a link to {seen}, which"
-            if self.in_memory(seen):
-                message = f"{path}{leads} is not on {self.name}'s disk, and cp sees nothing else"
-                raise NotFound(message, remedy=f"miniorch exec {self.name} -- cat {path}")
-            remedy = f"miniorch exec {self.name} -- ls -la {os.path.dirname(path.rstrip('/')) or '/'}"
-            message = f"{path}{leads} is not there" if leads else f"there is no {path} in {self.name}"
-            raise NotFound(message, remedy=remedy)
-        return {"path": seen, **found}
+            path, found = found["link"], self._seen(found["link"])
+        return found and {"path": path, **found}
 
     def _seen(self, path: str) -> Any:
         try:
@@ -105,6 +94,17 @@ class Place:
             if "in the container" in error.message:
                 return None
             raise
+
+    def missing(self, path: str) -> NotFound:
+        """The error to raise for what was not found."""
+        seen = (self._seen(path) or {}).get("link") or path
+        leads = "" if seen == path else f" is a link to {seen}, which"
+        if self.in_memory(seen):
+            message = f"{path}{leads} is not on {self.name}'s disk, and cp sees nothing else"
+            return NotFound(message, remedy=f"miniorch exec {self.name} -- cat {path}")
+        message = f"{path}{leads} is not there" if leads else f"there is no {path} in {self.name}"
+        folder = os.path.dirname(path.rstrip("/")) or "/"
+        return NotFound(message, remedy=f"miniorch exec {self.name} -- ls -la {folder}")
 
     def in_memory(self, path: str) -> bool:
         """Whether a path belongs to the kernel, or to a tmpfs: Docker copies past them, to and from what lies below."""
@@ -125,14 +125,15 @@ class Place:
 
 def _fetch(place: Place, target: str) -> None:
     contents = place.path.endswith("/.")
-    found = place.stat(place.path.removesuffix("."))
+    path = place.path.removesuffix(".")
+    found = place.find(path)
+    if found is None:
+        raise place.missing(path)
     archive = place.read(found["path"])
     if target == "-":
         if sys.stdout.isatty():
-            raise UsageError(
-                "a tar archive does not belong on a terminal",
-                remedy=f"miniorch cp {place.name}:{place.path} - | tar -t",
-            )
+            remedy = f"miniorch cp {place.name}:{place.path} - | tar -t"
+            raise UsageError("a tar archive does not belong on a terminal", remedy=remedy)
         try:
             shutil.copyfileobj(archive, sys.stdout.buffer)
             sys.stdout.flush()
@@ -140,13 +141,10 @@ def _fetch(place: Place, target: str) -> None:
             os._exit(BROKEN_PIPE)  # nobody reads on, and the buffer must not be tried again
         return
     base = _base(target, os.path.basename(place.path.rstrip("/")), contents=contents, folder=found["folder"])
-    left_out = extract(archive, base)
-    if left_out:
-        raise MiniorchError(
-            f"all but {len(left_out)} entries were copied; these lead out of the folder, or are no files: "
-            f"{', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}",
-            remedy=f"miniorch cp {place.name}:{place.path} - > all.tar",
-        )
+    if left_out := extract(archive, base):
+        names = f"{', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}"
+        message = f"all but {len(left_out)} entries were copied; these lead out of the folder, or are no files: {names}"
+        raise MiniorchError(message, remedy=f"miniorch cp {place.name}:{place.path} - > all.tar")
 
 
 def _base(target: str, name: str, *, contents: bool, folder: bool) -> Path:
@@ -243,9 +241,8 @@ def _bring(source: str, place: Place) -> None:
         raise UsageError(message, remedy=f"miniorch exec -i {place.name} -- sh -c 'cat > {place.path}' < FILE")
     if source == "-":
         if sys.stdin.isatty():
-            raise UsageError(
-                "a tar archive does not come from a terminal", remedy=f"tar -c FOLDER | miniorch cp - {place.name}:/tmp"
-            )
+            remedy = f"tar -c FOLDER | miniorch cp - {place.name}:/tmp"
+            raise UsageError("a tar archive does not come from a terminal", remedy=remedy)
         try:
             place.write(_folder(place, place.path), iter(lambda: os.read(0, PIECE), b""))
         except MiniorchError as error:
@@ -261,32 +258,26 @@ def _bring(source: str, place: Place) -> None:
 
 def _destination(place: Place, source: Path, *, contents: bool) -> tuple[str, str]:
     """The folder inside that is unpacked in, and what the copy is called there."""
-    try:
-        found = place.stat(place.path)
-    except NotFound:
-        found = None
-    if found is not None and found["folder"]:
+    found = place.find(place.path)
+    if found and found["folder"]:
         return found["path"], "." if contents else source.name
-    if found is not None and source.is_dir():
-        raise UsageError(
-            f"{place.path} is a file in {place.name}, and {source} a folder here", remedy="name another target"
-        )
+    if found and source.is_dir():
+        message = f"{place.path} is a file in {place.name}, and {source} a folder here"
+        raise UsageError(message, remedy="name another target")
     path = (found["path"] if found else place.path).rstrip("/")
     parent, _, name = path.rpartition("/")
-    wanted = path if place.path.endswith("/") and not source.is_dir() else parent or "/"
-    if found is None:
-        _folder(place, wanted)
+    if not found:
+        _folder(place, path if place.path.endswith("/") and not source.is_dir() else parent or "/")
     return parent or "/", name
 
 
 def _folder(place: Place, path: str) -> str:
     """Where a folder inside really is. Raises `NotFound`."""
-    with contextlib.suppress(NotFound):
-        found = place.stat(path)
-        if found["folder"]:
-            return str(found["path"])
-    remedy = f"miniorch exec {place.name} -- mkdir -p {path}"
-    raise NotFound(f"there is no folder {path} in {place.name}", remedy=remedy)
+    found = place.find(path)
+    if not (found and found["folder"]):
+        remedy = f"miniorch exec {place.name} -- mkdir -p {path}"
+        raise NotFound(f"there is no folder {path} in {place.name}", remedy=remedy)
+    return str(found["path"])
 
 
 def archived(source: Path, name: str, *, contents: bool) -> Iterator[bytes]:

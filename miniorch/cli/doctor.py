@@ -5,6 +5,7 @@ miniorch can live with. What must be tried (a veth pair, NAT) is tried in a netw
 Nothing on this machine is changed. The functions called `judge...` are pure, all others look.
 """
 
+import contextlib
 import ipaddress
 import json as jsonlib
 import os
@@ -12,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from miniorch.cli.output import Answer, ago, table
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, NotAllowed
 from miniorch.identity import check_certificate, has_identity
-from miniorch.transport import STATE_DIRECTORY, UnixTransport
+from miniorch.transport import API_SOCKET, STATE_DIRECTORY, HttpTransport
 from miniorch.up import Machine, docker_socket
 
 DEFAULT_POOLS = ("10.200.0.0/16", "10.201.0.0/16")
@@ -51,51 +52,40 @@ def judged(check: str, fine: bool, seen: str, wanted: str, mend: str, otherwise:
 
 def doctor() -> Answer:
     """All checks; the exit code is 0 when none is bad, else 1."""
-    checks = look()
-    rows = [(one.check, one.state, one.seen, one.wanted if one.state != "ok" else "", one.mend) for one in checks]
-    words = table(("CHECK", "STATE", "SEEN", "WANTED", "MEND IT WITH"), rows)
-    return Answer(checks, words, code=int(any(one.state == "bad" for one in checks)))
+    checks = list(look())
+    rows = [{"CHECK": one.check, "STATE": one.state, "SEEN": one.seen, "WANTED": one.wanted * (one.state != "ok"),
+             "MEND IT WITH": one.mend} for one in checks]  # fmt: skip
+    return Answer(checks, table(rows), code=int(any(one.state == "bad" for one in checks)))
 
 
-def look() -> list[Check]:
+def look() -> Iterator[Check]:
     if not sys.platform.startswith("linux"):
-        return [Check("system", "bad", sys.platform, "Linux", "use a Linux machine, real or virtual")]
-    found = [Check("system", "ok", f"Linux {os.uname().release}", "Linux"), _root()]
-    groups: tuple[Callable[[], list[Check]], ...] = (_binaries, _kernel, _docker, _network, _machine, _processes)
-    for group in groups:
-        found += group()
-    return found
-
-
-def _root() -> Check:
+        yield Check("system", "bad", sys.platform, "Linux", "use a Linux machine, real or virtual")
+        return
+    yield Check("system", "ok", f"Linux {os.uname().release}", "Linux")
     user = os.geteuid()
-    return judged("rights", user == 0, "root" if user == 0 else f"user {user}", "root", "put sudo before the command")
-
-
-def _binaries() -> list[Check]:
-    checks = []
+    yield judged("rights", user == 0, f"user {user}" if user else "root", "root", "put sudo before the command")
     for program, package in BINARIES.items():
         path = shutil.which(program)
-        checks.append(judged(program, bool(path), path or "missing", "installed", f"apt-get install {package}"))
-    return checks
+        yield judged(program, bool(path), path or "missing", "installed", f"apt-get install {package}")
+    for group in (_kernel, _docker, _network, _machine, _certificate, _processes):
+        yield from group()
 
 
 # --- the kernel ------------------------------------------------------------------------------------------------------
 
 
-def _kernel() -> list[Check]:
+def _kernel() -> Iterator[Check]:
     veth = _tried("ip link add mo-a type veth peer name mo-b")
+    yield judged("veth devices", not veth, veth or "work", "work", "modprobe veth")
     nat = _tried(
         "nft add table ip t && nft 'add chain ip t c { type nat hook postrouting priority 100 ; }'"
         " && nft add rule ip t c masquerade"
     )
+    yield judged("nftables NAT", not nat, nat or "works", "works", "modprobe nf_tables nft_chain_nat nft_masq")
+    # Not bad: the net process switches it on, and sets the FORWARD policy to DROP with it, as Docker does.
     forward = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
-    return [
-        judged("veth devices", not veth, veth or "work", "work", "modprobe veth"),
-        judged("nftables NAT", not nat, nat or "works", "works", "modprobe nf_tables nft_chain_nat nft_masq"),
-        # Not bad: the net process switches it on, and sets the FORWARD policy to DROP with it, as Docker does.
-        Check("ip_forward", "ok", forward + ("" if forward == "1" else ", miniorch up switches it on"), "1"),
-    ]
+    yield Check("ip_forward", "ok", forward + ("" if forward == "1" else ", miniorch up switches it on"), "1")
 
 
 def _tried(commands: str) -> str:
@@ -116,36 +106,31 @@ def _command(*arguments: str) -> tuple[str, str]:
 # --- Docker ----------------------------------------------------------------------------------------------------------
 
 
-def _docker() -> list[Check]:
+def _docker() -> Iterator[Check]:
     path = docker_socket()
     try:
-        docker = UnixTransport(path, timeout_seconds=COMMAND_SECONDS)
+        docker = HttpTransport(path, timeout_seconds=COMMAND_SECONDS)
         version, info = docker.request_now("GET", "/version"), docker.request_now("GET", "/info")
     except MiniorchError as error:
         seen = "no access" if error.exit_code == 6 else "does not answer"
         mend = "sudo" if error.exit_code == 6 else "systemctl start docker   (without systemd: dockerd &)"
-        return [Check("Docker", "bad", f"{path} {seen}", "answers", mend)]
-    return [*judge_docker(version, info), _firewall(info)]
+        yield Check("Docker", "bad", f"{path} {seen}", "answers", mend)
+        return
+    yield from judge_docker(version, info)
+    backend = (info.get("FirewallBackend") or {}).get("Driver") or "iptables"
+    yield judge_firewall(backend, *_command("iptables", "-S"))
 
 
-def judge_docker(version: Any, info: Any) -> list[Check]:
+def judge_docker(version: Any, info: Any) -> Iterator[Check]:
     """Docker's version and settings. `version` and `info` are its own answers."""
     number = str(version.get("Version", "?"))
     parts = tuple(int(part) for part in re.findall(r"\d+", number)[:2])
+    yield judged("Docker", parts >= LEAST_DOCKER, number, "20.10 or newer", "install a newer Docker Engine")
     live = bool(info.get("LiveRestoreEnabled"))
     mend = """echo '{"live-restore": true}' > /etc/docker/daemon.json; systemctl reload docker"""
     if os.path.exists("/etc/docker/daemon.json"):
         mend = """add "live-restore": true to /etc/docker/daemon.json; systemctl reload docker"""
-    return [
-        judged("Docker", parts >= LEAST_DOCKER, number, "20.10 or newer", "install a newer Docker Engine"),
-        judged("live-restore", live, "on" if live else "off: containers end with dockerd", "on", mend, "warning"),
-    ]
-
-
-def _firewall(info: Any) -> Check:
-    backend = (info.get("FirewallBackend") or {}).get("Driver") or "iptables"
-    rules, error = _command("iptables", "-S")
-    return judge_firewall(backend, rules, error)
+    yield judged("live-restore", live, "on" if live else "off: containers end with dockerd", "on", mend, "warning")
 
 
 def judge_firewall(backend: str, rules: str, error: str) -> Check:
@@ -163,19 +148,23 @@ def judge_firewall(backend: str, rules: str, error: str) -> Check:
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
-def _network() -> list[Check]:
+def _network() -> Iterator[Check]:
     pools: Sequence[str] = DEFAULT_POOLS
-    try:
-        known = UnixTransport(timeout_seconds=COMMAND_SECONDS).request_now("GET", "/v1/version")
+    with contextlib.suppress(MiniorchError):
+        known = HttpTransport(API_SOCKET, timeout_seconds=COMMAND_SECONDS).request_now("GET", "/v1/version")
         pools = [known[name] for name in ("container_pool", "vip_pool") if name in known] or pools
-    except MiniorchError:
-        pass
     output, error = _command("ip", "-j", "route")
-    checks = [judge_routes(pools, jsonlib.loads(output or "[]"))]
     if error:
-        checks = [Check("address pool", "warning", error, "ip -j route works", "apt-get install iproute2")]
-    sockets = [Path(f"/proc/net/{name}").read_text() for name in ("udp", "tcp")]
-    return [*checks, judge_dns_port(sockets), *_managers()]
+        yield Check("address pool", "warning", error, "ip -j route works", "apt-get install iproute2")
+    else:
+        yield judge_routes(pools, jsonlib.loads(output or "[]"))
+    yield judge_dns_port([Path(f"/proc/net/{name}").read_text() for name in ("udp", "tcp")])
+    ufw = Path("/etc/ufw/ufw.conf")
+    active = ["ufw"] * bool(ufw.exists() and re.search(r"^ENABLED=yes", ufw.read_text(), re.M))
+    active += ["firewalld"] * bool(shutil.which("firewall-cmd") and not _command("firewall-cmd", "--state")[1])
+    seen = f"{' and '.join(active)} active" if active else "none active"
+    mend = "let the pools through, e.g. ufw allow from 10.200.0.0/15"
+    yield judged("firewall manager", not active, seen, "none, or one that lets the pools through", mend, "warning")
 
 
 def judge_routes(pools: Sequence[str], routes: Sequence[Any]) -> Check:
@@ -200,58 +189,45 @@ def judge_dns_port(tables: Sequence[str]) -> Check:
     return judged("port 53", not held, seen, "free on the pool's address", mend)
 
 
-def _managers() -> list[Check]:
-    ufw = Path("/etc/ufw/ufw.conf")
-    active = []
-    if ufw.exists() and re.search(r"^ENABLED=yes", ufw.read_text(), re.M):
-        active.append("ufw")
-    if shutil.which("firewall-cmd") and not _command("firewall-cmd", "--state")[1]:
-        active.append("firewalld")
-    seen = f"{' and '.join(active)} active" if active else "none active"
-    mend = "let the pools through, e.g. ufw allow from 10.200.0.0/15"
-    return [judged("firewall manager", not active, seen, "none, or one that lets the pools through", mend, "warning")]
-
-
 # --- the machine and its processes -----------------------------------------------------------------------------------
 
 
-def _machine() -> list[Check]:
+def _machine() -> Iterator[Check]:
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     avx = flags is None or "avx" in flags[1].split()
+    there = "there" if avx else "missing"
+    yield judged("AVX", avx, there, "for mongo 5 and newer", "--image db=mongo:4.4", "warning")
     folder = Path(STATE_DIRECTORY)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    return [
-        judged("AVX", avx, "there" if avx else "missing", "for mongo 5 and newer", "--image db=mongo:4.4", "warning"),
-        judged("disk", free >= LEAST_DISK_BYTES, f"{free / (1 << 30):.1f} GB free for {folder}", "2 GB", "df -h"),
-    ]
+    yield judged("disk", free >= LEAST_DISK_BYTES, f"{free / (1 << 30):.1f} GB free for {folder}", "2 GB", "df -h")
 
 
-def _certificate() -> list[Check]:
+def _certificate() -> Iterator[Check]:
     folder = Path(STATE_DIRECTORY)
     if not has_identity(folder):
-        return []
+        return
     try:
         left = own_certificate(folder).until - SystemClock().now()
         check_certificate(folder)
     except PermissionError as error:
-        return [Check("certificate", "warning", str(error), "readable", "put sudo before the command")]
+        yield Check("certificate", "warning", str(error), "readable", "put sudo before the command")
     except NotAllowed as error:
-        return [Check("certificate", "bad", error.message, "good for weeks", error.remedy)]
-    mend = "date; miniorch up: the agent renews it, and says in its log why not"
-    return [judged("certificate", left > LEAST_LEFT_SECONDS, f"ends in {ago(left)}", "weeks", mend, "warning")]
+        yield Check("certificate", "bad", error.message, "good for weeks", error.remedy)
+    else:
+        mend = "date; miniorch up: the agent renews it, and says in its log why not"
+        yield judged("certificate", left > LEAST_LEFT_SECONDS, f"ends in {ago(left)}", "weeks", mend, "warning")
 
 
-def _processes() -> list[Check]:
+def _processes() -> Iterator[Check]:
     machine = Machine(print)
-    checks = _certificate()
     for process in machine.processes:
         try:
             there = machine.answers(process.name)
         except MiniorchError as error:
-            checks.append(Check(process.name, "warning", error.message, "answers", error.remedy))
+            yield Check(process.name, "warning", error.message, "answers", error.remedy)
             continue
-        checks.append(judged(process.name, there, "answers" if there else "does not run or is not ready", "answers",
-                             f"miniorch up; log: {machine.log_of(process.name)}", "warning"))  # fmt: skip
-    return checks
+        seen = "answers" if there else "does not run or is not ready"
+        mend = f"miniorch up; log: {machine.log_of(process.name)}"
+        yield judged(process.name, there, seen, "answers", mend, "warning")

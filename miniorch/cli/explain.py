@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from miniorch.cli.ask import Server, split_service
 from miniorch.cli.complete import LESSONS
-from miniorch.cli.output import Answer, ago, coloured, layout
+from miniorch.cli.output import Answer, ago, coloured, layout, sentence
 from miniorch.clock import SystemClock
 from miniorch.errors import NotFound
 
@@ -63,6 +63,9 @@ def _lines(name: str, answer: Json, every_node: bool) -> Iterator[str]:
             yield f"{task['name']} ({task['task']}) is {task['state']}{where}, revision {answer['revision']}"
             if task["now"] is None or task["waits_for"] or task["node"]:  # otherwise what follows says it all
                 yield from textwrap.wrap(task["message"], WIDTH, initial_indent="  ", subsequent_indent="  ")
+            if task["node"] and task["waits_for"]:
+                words = f"is to be replaced when nothing is missing: waits for {', '.join(task['waits_for'])}"
+                yield from textwrap.wrap(words, WIDTH, initial_indent="  ", subsequent_indent="  ")
             yield from _decided(task, decisions.get(task["then"]), answer["service"], shown, every_node)
             shown = task["then"] or 0
             yield from _now(task, every_node or len(answer["tasks"]) == 1, every_node)
@@ -137,11 +140,9 @@ def _table(trace: Json, every_node: bool) -> Iterator[str]:
     failing = {rule["rule"] for row in rows for rule in row["rules"] if not rule["ok"]}
     shown = [rule for rule in trace["rules"] if every_node or rule in failing]
     scores = [score["name"] for score in rows[0]["scores"]] if rows else []
-    told = [
-        number
-        for number in range(len(scores))
-        if every_node or any(row["fits"] and row["scores"][number]["value"] for row in rows)
-    ] or [number for number in range(len(scores))[-1:] if trace["fitting"]]
+    points = [[row["scores"][number]["value"] for row in rows if row["fits"]] for number in range(len(scores))]
+    told = [number for number, one in enumerate(points) if every_node or any(one)]
+    told = told or list(range(len(scores)))[-1:] * bool(trace["fitting"])
     passed = [rule for rule in trace["rules"] if rule not in shown]
     if passed and rows:
         yield f"    passed by all: {', '.join(passed)}"
@@ -217,10 +218,8 @@ def _names(names: Sequence[str], last: str = "") -> str:
             parts[-1].append(name)
         else:
             parts.append([name])
-    words = []
-    for part in parts:
-        words += [f"{part[0]}..{part[-1]}"] if len(part) > 2 else part
-    return f"{', '.join(words[:-1])} {last} {words[-1]}" if last and len(words) > 1 else ", ".join(words)
+    words = [word for part in parts for word in ([f"{part[0]}..{part[-1]}"] if len(part) > 2 else part)]
+    return sentence(words, last) if last else ", ".join(words)
 
 
 def _next(name: str) -> str:

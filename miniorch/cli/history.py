@@ -1,18 +1,29 @@
-"""`events` and `history`: what happened, and what was changed by whom asked for it."""
+"""`logs`, `events` and `history`: what containers wrote, what happened, and what was changed by whom asked for it.
+
+Several tasks at once get their names in front of what they wrote, as Compose does it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from miniorch.cli.ask import Server
-from miniorch.cli.output import Answer, detaching, json_text, table
+from miniorch.cli.ask import Named, Server
+from miniorch.cli.output import BROKEN_PIPE, Answer, detaching, json_text, table
 from miniorch.client import RECONNECT_SECONDS
 from miniorch.codec import from_plain
-from miniorch.errors import Compacted, Temporary
-from miniorch.model import Event
+from miniorch.contexts import transport_now
+from miniorch.errors import Compacted, MiniorchError, Temporary, UsageError
+from miniorch.model import Event, Task
+
+FOLLOW_SECONDS = 7 * 86400.0  # a container may be silent for long; the connection breaks when the server ends
+LOOK_SECONDS = 1.0
 
 
 def events(app: str, *, follow: bool, tail: int, json: bool) -> Answer | None:
@@ -69,8 +80,86 @@ def history(app: str) -> Answer:
     found = server.releases(app)
     if not found:
         server.must_have(app)
-    rows = [
-        (str(one.number), time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at)), "; ".join(one.changes))
-        for one in found
-    ]
-    return Answer(found, table(("NUMBER", "WHEN", "CHANGES"), rows, f"{app} has no history yet"))
+    rows = [{"NUMBER": str(one.number), "WHEN": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at)),
+             "CHANGES": "; ".join(one.changes)} for one in found]  # fmt: skip
+    return Answer(found, table(rows, f"{app} has no history yet"))
+
+
+def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
+    """Print the output of a task, or of a service's tasks: the live ones, or else the last that ended."""
+    if follow and previous:
+        raise UsageError("a task that has ended writes nothing more", remedy=f"miniorch logs {name} --previous")
+    server = Server()
+    named = server.resolve(name)
+    if follow:
+        with detaching(f"ended; {name} goes on: miniorch logs {name} -f"):
+            _follow(server, name, tail, prefix=named.whole_service)
+        return
+    tasks = ended_last(named.tasks) if previous else _worth_reading(named)
+    if not tasks:
+        print(f"{name} has no task {'that has ended' if previous else 'yet'}", file=sys.stderr)
+    for task in tasks:
+        _print_all(task, tail, follow=False, prefix=len(tasks) > 1)
+
+
+def _worth_reading(named: Named) -> list[Task]:
+    live = [task for task in named.tasks if task.live and task.node]
+    ended = [task for task in named.tasks if not task.live]
+    return live or ended[-1:]
+
+
+def ended_last(tasks: Sequence[Task]) -> list[Task]:
+    """Of each slot the task that ended last; `tasks` are the oldest first."""
+    return list({task.slot: task for task in tasks if not task.live}.values())
+
+
+def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
+    """One thread per task; tasks that replace others are followed, too. Ends when a single task has ended."""
+    threads: dict[str, threading.Thread] = {}
+    while True:
+        try:
+            named = server.resolve(name)
+        except Temporary:  # the server is being started again; the tasks go on
+            time.sleep(LOOK_SECONDS)
+            continue
+        for task in _worth_reading(named):
+            if task.id not in threads:
+                thread = threading.Thread(
+                    target=_print_all, args=(task, tail), kwargs={"follow": True, "prefix": prefix}, daemon=True
+                )
+                thread.start()
+                threads[task.id] = thread
+        if not named.whole_service and not any(thread.is_alive() for thread in threads.values()):
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
+    before = f"{task.name} | " if prefix else ""
+    try:
+        transport = transport_now(timeout_seconds=FOLLOW_SECONDS if follow else 30.0)
+        _, response = transport.open("GET", f"/v1/tasks/{task.id}/logs?tail={tail}&follow={int(follow)}")
+        wrote = False
+        for line in response:
+            wrote = True
+            _write(before + line.decode(errors="replace"))
+        if not wrote:
+            said = (task.status.message.splitlines() or [task.status.state.value])[0]
+            print(f"{task.name} has written nothing; it is {task.status.state.value}: {said}", file=sys.stderr)
+    except MiniorchError as error:
+        # The container is gone; what the agent kept of a failed task is not.
+        for kept in task.status.log_tail[-tail:]:
+            _write(f"{before}{kept}\n")
+        if not task.status.log_tail:
+            print(f"{before}no logs: {error.message}", file=sys.stderr)
+    except (OSError, http.client.HTTPException) as error:
+        print(f"{before}the logs broke off ({error})", file=sys.stderr)
+
+
+def _write(line: str) -> None:
+    """One call per line, so that threads do not mix within a line."""
+    try:
+        sys.stdout.write(line if line.endswith("\n") else line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on: end the whole command, whichever thread this is
+        os._exit(BROKEN_PIPE)

@@ -14,9 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from miniorch.cli.ask import Server
@@ -60,8 +58,9 @@ def top(name: str) -> Answer:
     for task in running(server, name):
         processes = server.transport.request_now("GET", f"/v1/tasks/{task.id}/top")
         found.append({"task": task.id, "name": f"{task.app}/{task.name}", **processes})
-    rows = [[one["name"].partition("/")[2], *row] for one in found for row in one["rows"]]
-    return Answer(found, table(["TASK", *found[0]["titles"]], rows, "no processes"))
+    rows = [{"TASK": one["name"].partition("/")[2], **dict(zip(one["titles"], row, strict=True))}
+            for one in found for row in one["rows"]]  # fmt: skip
+    return Answer(found, table(rows, "no processes"))
 
 
 def running(server: Server, name: str) -> list[Task]:
@@ -74,10 +73,8 @@ def running(server: Server, name: str) -> list[Task]:
         raise Conflict(f"{name} has no task", remedy=f"miniorch scale {named.app}/{named.service}=1")
     task = named.tasks[-1]
     why = (task.status.message.splitlines() or [""])[0]
-    raise Conflict(
-        f"{task.app}/{task.name} does not run: it is {task.status.state.value}{f', {why}' if why else ''}",
-        remedy=f"miniorch {'explain' if task.live else 'logs'} {task.id}",
-    )
+    message = f"{task.app}/{task.name} does not run: it is {task.status.state.value}{f', {why}' if why else ''}"
+    raise Conflict(message, remedy=f"miniorch {'explain' if task.live else 'logs'} {task.id}")
 
 
 class NobodyReads(Exception):
@@ -92,6 +89,8 @@ class Session:
         self._transport, self._path = transport, path
         self._room = WINDOW_BYTES
         self._more_room = asyncio.Event()
+        self._input: asyncio.Queue[bytes] = asyncio.Queue()  # what was read; b"" is the end
+        self._sent = threading.Semaphore(0)  # one piece at a time
 
     async def run(self, what: Command) -> int:
         """Until the command has ended: its exit code. Raises what the server answers, and `Unreachable`."""
@@ -102,6 +101,7 @@ class Session:
             with self._transport.explained():
                 await self._exchange.accepted()
             if what.stdin:
+                self._handing = asyncio.create_task(self._hand_over())
                 loop = asyncio.get_running_loop()
                 threading.Thread(target=self._read_input, args=(loop,), name="input", daemon=True).start()
             unpacker = Unpacker()
@@ -126,42 +126,27 @@ class Session:
         with suppress(OSError):
             await self.send(Kind.RESIZE, SIZE.pack(*_size()))
 
-    async def _give(self, data: bytes) -> None:
-        while self._room < len(data):
-            self._more_room.clear()
-            await self._more_room.wait()
-        self._room -= len(data)
-        await self.send(Kind.STDIN, data)
-
     def _read_input(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread, because not all that input can come from can be waited for, and reading may never return."""
-        with suppress(OSError, RuntimeError, CancelledError):  # nobody listens any more
-            while data := os.read(0, CHUNK_BYTES):
-                self._in_loop(loop, partial(self._give, data))
-            self._in_loop(loop, partial(self.send, Kind.STDIN_END))
+        with suppress(OSError, RuntimeError):  # RuntimeError: the loop is closed, nobody listens any more
+            while True:
+                data = os.read(0, CHUNK_BYTES)
+                loop.call_soon_threadsafe(self._input.put_nowait, data)
+                if not data:
+                    return
+                self._sent.acquire()
 
-    def _in_loop(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have the loop do some work, and wait for it. What goes wrong is told to the waiting thread alone, and once
-        the session is over nothing begins any more: a loop that closes asks no task how it went, and would complain.
-        """
-        done: Future[None] = Future()
-
-        async def told() -> None:
-            try:
-                await work()
-            except OSError as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        def begin() -> None:
-            if self._exchange.writer.transport.is_closing():
-                done.cancel()
-            else:
-                loop.create_task(told()).add_done_callback(lambda _: done.cancel())
-
-        loop.call_soon_threadsafe(begin)
-        done.result()
+    async def _hand_over(self) -> None:
+        """Input goes as fast as there is room inside for it; what cannot be sent is nobody's complaint."""
+        with suppress(OSError):
+            while data := await self._input.get():
+                while self._room < len(data):
+                    self._more_room.clear()
+                    await self._more_room.wait()
+                self._room -= len(data)
+                await self.send(Kind.STDIN, data)
+                self._sent.release()
+            await self.send(Kind.STDIN_END)
 
 
 def _write(descriptor: int, data: bytes) -> None:

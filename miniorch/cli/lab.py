@@ -2,28 +2,26 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from miniorch.cli.ask import Server
 from miniorch.cli.output import Answer, detaching, done, table
-from miniorch.codec import from_plain
 from miniorch.errors import MiniorchError
 from miniorch.lab.lab import Lab
 from miniorch.lab.machine import Machine
 from miniorch.lab.plan import Place, read_labels, read_memory
-from miniorch.transport import FirstOf, UnixTransport
+from miniorch.transport import HttpTransport
 from miniorch.up import need_root
 
 ASK_SECONDS = 2.0
-DONE = {
-    "cut": "the cable of {0} is pulled; miniorch lab heal {0} plugs it in",
-    "heal": "the cable of {0} is plugged in",
-    "kill": "{0} has lost its power; miniorch lab start {0} gives it back",
-    "start": "{0} is ready",
-    "pause": "time stands still on {0}; miniorch lab resume {0} lets it go on",
-    "resume": "time goes on on {0}",
+TROUBLE: dict[str, tuple[Callable[[Lab, str], str], str]] = {
+    "cut": (Lab.cut, "the cable of {0} is pulled; miniorch lab heal {0} plugs it in"),
+    "heal": (partial(Lab.cut, healed=True), "the cable of {0} is plugged in"),
+    "kill": (Lab.kill, "{0} has lost its power; miniorch lab start {0} gives it back"),
+    "start": (Lab.start, "{0} is ready"),
+    "pause": (partial(Lab.pause, on=True), "time stands still on {0}; miniorch lab resume {0} lets it go on"),
+    "resume": (partial(Lab.pause, on=False), "time goes on on {0}"),
 }
 
 
@@ -32,16 +30,18 @@ def open_lab(*, quiet: bool = False) -> Lab:
 
 
 def up(
-    nodes: int, managers: int, store: str | None, labels: Sequence[str], cpus: float, memory: str, *, quiet: bool
-) -> Answer:
+    nodes: int | None, managers: int | None, store: str | None, labels: Sequence[str], cpus: float, memory: str, *,
+    quiet: bool,
+) -> Answer:  # fmt: skip
     lab = open_lab(quiet=quiet)
     began = time.monotonic()
     with detaching("interrupted; miniorch lab up makes the rest, miniorch lab down removes all"):
-        lab.up(nodes, store or "", read_labels(labels), cpus, read_memory(memory), managers)
+        names = lab.up(nodes or 0, store or "", read_labels(labels), cpus, read_memory(memory), managers or 0)
     took = time.monotonic() - began
     phases = {what: round(seconds, 2) for what, seconds in lab.seconds.items()}
-    names = [machine.name for machine in lab.machines]
     words = f"{len(names)} nodes are ready after {took:.1f} s: {', '.join(names)}"
+    if left := [machine.name for machine in lab.machines if machine.name not in names]:
+        words += f"; left cut or paused: {', '.join(left)}"
     if (why := lab.wire.no_way_out) and not quiet:
         words += f"\nthey reach nothing outside of the lab: {why}"
     then = "miniorch nodes; miniorch run FILE; miniorch lab cut node2"
@@ -56,40 +56,29 @@ def ls() -> Answer:
     plugged = lab.wire.ports()
     cluster = _cluster_says(lab.sockets)
     nodes = [
-        {
-            "name": machine.name,
-            "address": machine.plan.address(machine.node),
-            "power": machine.state,
-            "cable": {True: "plugged", False: "cut", None: ""}[plugged.get(machine.name)],
-            "cluster": cluster.get(machine.name, ""),
-            "pid": machine.pid_file.pid(),
-        }
+        {"name": machine.name, "address": machine.plan.address(machine.node), "power": machine.state,
+         "cable": {True: "plugged", False: "cut", None: ""}[plugged.get(machine.name)],
+         "cluster": cluster.get(machine.name, ""), "pid": machine.pid_file.pid()}
         for machine in lab.machines
-    ]
+    ]  # fmt: skip
     ports = lab.ports()
     facts = {"nodes": nodes, "ports": ports, "socket": lab.sockets[0], "sockets": lab.sockets}
-    head = ("NODE", "ADDRESS", "POWER", "CABLE", "CLUSTER", "PID")
-    words = [table(head, [[str(value or "") for value in node.values()] for node in nodes])]
+    head = {"name": "NODE"}
+    words = [table([{head.get(name, name.upper()): str(value or "") for name, value in one.items()} for one in nodes])]
     return Answer(facts, "\n".join([*words, *(f"http://localhost:{port}  {one}" for port, one in ports.items())]))
 
 
 def _cluster_says(sockets: Sequence[str]) -> dict[str, str]:
     """What the lab's servers call its nodes; empty when none answers."""
-    from miniorch.model import Node
+    from miniorch.model import NodeState
 
-    transport = FirstOf([UnixTransport(one, ASK_SECONDS) for one in sockets])
+    server = Server(HttpTransport(*sockets, timeout_seconds=ASK_SECONDS))
+    ready = {True: "ready", False: "not ready"}
     try:
-        return {
-            node.name: _word(node) for node in (from_plain(Node, plain) for plain in Server(transport).plain("nodes"))
-        }
+        nodes = server.nodes()
     except MiniorchError:
         return {}
-
-
-def _word(node: Any) -> str:
-    if node.state.value != "ready":
-        return str(node.state.value)
-    return "ready" if node.ready else "not ready"
+    return {one.name: ready[one.ready] if one.state is NodeState.READY else one.state.value for one in nodes}
 
 
 def exec_(name: str, command: Sequence[str]) -> None:
@@ -113,19 +102,12 @@ def trouble(verb: str, name: str) -> Answer:
     need_root(f"{verb} a node", f"sudo miniorch lab {verb} {name}")
     lab = open_lab(quiet=True)
     began = time.monotonic()
-    node = {
-        "cut": lambda: lab.cut(name),
-        "heal": lambda: lab.cut(name, healed=True),
-        "kill": lambda: lab.kill(name),
-        "start": lambda: lab.start(name),
-        "pause": lambda: lab.pause(name, on=True),
-        "resume": lambda: lab.pause(name, on=False),
-    }[verb]()
-    seconds = round(time.monotonic() - began, 2)
-    return done(DONE[verb].format(node), outcome=verb, node=node, seconds=seconds)
+    work, words = TROUBLE[verb]
+    node = work(lab, name)
+    return done(words.format(node), outcome=verb, node=node, seconds=round(time.monotonic() - began, 2))
 
 
-cut, heal, kill, start, pause, resume = (partial(trouble, verb) for verb in DONE)
+cut, heal, kill, start, pause, resume = (partial(trouble, verb) for verb in TROUBLE)
 
 
 def load(image: str, *, quiet: bool) -> Answer:

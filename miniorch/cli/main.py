@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miniorch.errors import MiniorchError
@@ -61,26 +61,22 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """One command. Not by typer's own `main`, which tells of some errors in words of its own, and of Ctrl-C nothing."""
-    import typer
+    """One command. Not by click's own `main`, which tells of some errors in words of its own, and of Ctrl-C nothing."""
+    import click
 
     from miniorch.cli.tree import app
 
-    group: Any = typer.main.get_command(app)
     try:
-        with group.make_context("miniorch", list(arguments) or ["--help"]) as context:
-            group.invoke(context)
-    except typer.Exit as end:
+        with app.make_context("miniorch", list(arguments) or ["--help"]) as context:
+            app.invoke(context)
+    except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # click's mark; its classes are typer's secret
-            raise
-        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands, and none of them named
-            print(getattr(error, "ctx").get_help())  # noqa: B009
-            return
+    except click.exceptions.NoArgsIsHelpError as error:  # a group of commands, and none of them named
+        print(error.message)
+    except click.UsageError as error:
         from miniorch.cli.misuse import refusal
 
-        raise refusal(error, group, arguments) from None
+        raise (refusal(error, error.ctx) if error.ctx else error) from None
 
 
 def _report(error: MiniorchError, *, json: bool) -> int:

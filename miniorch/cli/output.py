@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +42,12 @@ def coloured() -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> str:
-    """Rows below their headings, or `empty` when there are none."""
+def table(rows: Sequence[Mapping[str, str]], empty: str = "") -> str:
+    """Rows below the names of their cells, or `empty` when there are none."""
     if not rows:
         return empty
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return "\n".join(layout(head, rows, width, coloured()))
+    return "\n".join(layout(list(rows[0]), [list(row.values()) for row in rows], width, coloured()))
 
 
 def layout(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, colour: bool) -> list[str]:

@@ -48,12 +48,13 @@ _WORDS = {
     "sender": ("{2} runs on {1} with {0}", "{2} has lost its cable to {1}"),
     "cable": ("{1} hands it to {2} at {0}", "{1} has lost its cable to {2}"),
     "cable here": ("{1} has a cable to {0}, where {2} is", "{1} has lost its cable to {2}"),
+    "forwarding": ("{1} forwards what containers send", "{1} does not forward what containers send"),
     "route": ("{1} sends what is for {0} into the tunnel", "{1} does not know that {0} is behind the tunnel"),
     "device": ("the tunnel's end on {1} is up", "the tunnel's end on {1} is not as it should be"),
     "neighbour": ("{1} knows a hardware address for {0}", "{1} knows no right hardware address for {0}"),
     "fdb": ("{1} knows behind which machine {0} is", "{1} does not know behind which machine {0} is"),
 }
-_ENTRIES = ("route", "device", "neighbour", "fdb")
+_ENTRIES = ("forwarding", "route", "device", "neighbour", "fdb")
 
 
 def walk(way: Way, near: View, far: View | None, silence: str = "") -> list[Step]:
@@ -62,7 +63,7 @@ def walk(way: Way, near: View, far: View | None, silence: str = "") -> list[Step
     if not way.target:
         return steps
     steps.append(_networks(way, near, way.source_node))
-    steps += _entries(near, way.source_node, {name: name for name in _ENTRIES}, way.target)
+    steps += _entries(near, way.source_node, {name: name for name in _ENTRIES}, way.target, way.target_node)
     if far is None:
         return [*steps, Step("far node", False, f"{way.target_node} says nothing", (), silence, "miniorch nodes")]
     if way.source_node != way.target_node:
@@ -72,15 +73,20 @@ def walk(way: Way, near: View, far: View | None, silence: str = "") -> list[Step
     return [*steps, _receiver(way, far), *_answers(way, near)]
 
 
-def _entries(view: View, node: str, titles: Mapping[str, str], receiver: str) -> Iterator[Step]:
-    """Steps that are nothing but an entry in the kernel: name of the entry -> title of the step."""
+def _entries(view: View, node: str, titles: Mapping[str, str], receiver: str, other: str = "") -> Iterator[Step]:
+    """Steps that are nothing but an entry in the kernel: name of the entry -> title of the step. `other` is where the
+    receiver is.
+    """
     for step in view["steps"]:
         if step["name"] in titles:
             ok, what = _held(step), step["what"].partition(" ")[2].removesuffix("/32")
             here = step["name"] == "route" and step["what"].endswith("/32")
             words = "cable here" if here else "sender" if titles[step["name"]] == "sender" else step["name"]
-            text = _WORDS[words][0 if ok else 1].format(what, node, receiver)
-            yield Step(titles[step["name"]], ok, text, _both(step), *_repair(ok, node))
+            text, help = _WORDS[words][0 if ok else 1].format(what, node, receiver), _repair(ok, node)
+            if here and not step["state"] and other not in ("", node):
+                text = f"{node} has no way to {other}, so it refuses at once"
+                help = (f"{other} is down, or has just come or gone", "miniorch nodes")
+            yield Step(titles[step["name"]], ok, text, _both(step), *help)
 
 
 def _name(way: Way, near: View) -> Step:

@@ -10,7 +10,8 @@ wanted would find no node, so what runs is not replaced.
 Who does this for real: `kubectl rollout status`, without the second half; fly's deploy. Next file: `run.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from miniorch.model import DesiredState, Node, NodeState, Service, Task, TaskState
@@ -65,76 +66,56 @@ def _slot(task: Task) -> tuple[str, int]:
     return task.service_key, task.slot
 
 
+def _newest(services: Sequence[Service], tasks: Sequence[Task]) -> Iterator[tuple[Service, int, Task | None]]:
+    """Of each slot that is wanted the task that counts: the live one of the wanted spec, else the last that ended."""
+    for service in sorted(services, key=lambda one: one.name):
+        own = [task for task in tasks if task.service == service.name]
+        for slot in slots_of(service, own):
+            found = [task for task in own if task.slot == slot and is_wanted(task, service)]
+            yield service, slot, max(found, key=lambda task: (task.live, task.created_at), default=None)
+
+
 def failures(services: Sequence[Service], tasks: Sequence[Task]) -> dict[tuple[str, int], int]:
     """Per (service, slot): how often in a row it failed so far, with the wanted spec."""
-    found = {}
-    for service in services:
-        for slot in _slots(service, tasks):
-            newest = _newest(service, slot, tasks)
-            if newest is not None:
-                found[service.name, slot] = _in_a_row(newest)
-    return found
+    return {(service.name, slot): _in_a_row(task) for service, slot, task in _newest(services, tasks) if task}
 
 
 def judge(
-    services: Sequence[Service],
-    tasks: Sequence[Task],
-    now: float,
-    *,
-    began: float,
-    before: Failures,
+    services: Sequence[Service], tasks: Sequence[Task], now: float, *, began: float, before: Failures,
     node_ready: bool = True,
-) -> Verdict:
+) -> Verdict:  # fmt: skip
     """`services` are those that are wanted, `tasks` all of the app; `before` is `failures` at the time `began`."""
-    lines, ups, left = [], [], {task.id: task for task in tasks if task.live}
-    verdict: tuple[str, Task, int] | None = None
-    held: list[tuple[str, Task, int]] = []
+    left = {task.id: task for task in tasks if task.live}
+    ups, words = Counter[str](), {service.name: list[str]() for service in services}
+    causes: list[tuple[str, Task, int]] = []
+    for service, slot, task in _newest(services, tasks):
+        if task is not None:
+            left.pop(task.id, None)
+        if task is not None and _is_up(task, service, now):
+            ups[service.name] += 1
+            continue
+        words[service.name].append(_words(task, service, slot, now))
+        if task is not None and is_given_up(task, service):
+            causes.append(("given up", task, failures_in_a_row(task)))
+        elif task is not None:
+            causes += _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
+    lines, up = [], True
     for service in sorted(services, key=lambda one: one.name):
-        up, words = 0, []
-        for slot in _slots(service, tasks):
-            task = _newest(service, slot, tasks)
-            if task is not None:
-                left.pop(task.id, None)
-            if task is not None and _is_up(task, service, now):
-                up += 1
-                continue
-            words.append(_words(task, service, slot, now))
-            if task is not None and verdict is None:
-                if is_given_up(task, service):
-                    verdict = ("given up", task, failures_in_a_row(task))
-                else:
-                    verdict = _hopeless(task, now, began, before.get((service.name, slot), 0), node_ready)
         old = [task for task in left.values() if task.service == service.name]
-        words += [f"the old {task.name} {'goes on' if service.held else 'ends'}" for task in old]
-        if service.held and now - began >= HELD_SECONDS:
-            held += [("held", task, 0) for task in tasks if task.live and task.service == service.name]
-        lines.append(Line(service.name, up, service.spec.replicas, words[0] if words else ""))
-        ups.append(up == service.spec.replicas and not old)
-    wanted = {service.name for service in services}
-    leaving = sorted({task.service for task in left.values()} - wanted)
+        said = words[service.name] + [f"the old {task.name} {'goes on' if service.held else 'ends'}" for task in old]
+        lines.append(Line(service.name, ups[service.name], service.spec.replicas, *said[:1]))
+        up = up and not old and ups[service.name] == service.spec.replicas
+        if service.held and now - began >= HELD_SECONDS:  # what has failed may be why another is held: it comes first
+            causes += [("held", task, 0) for task in tasks if task.live and task.service == service.name]
+    leaving = sorted({task.service for task in left.values()} - set(words))
     lines += [Line(name, 0, 0, "is being removed") for name in leaving]
-    kind, cause, times = verdict or next(iter(held), ("", None, 0))  # what has failed may be why another is held
-    return Verdict(all(ups) and not leaving, tuple(lines), kind, cause, times)
+    return Verdict(up and not leaving, tuple(lines), *causes[0] if causes else ())
 
 
 def slowest(services: Sequence[Service], tasks: Sequence[Task], now: float) -> Task | None:
     """The task that the others wait for: the furthest one that is not up; what waits for it comes before it in life."""
-    waiting = []
-    for service in services:
-        for slot in _slots(service, tasks):
-            task = _newest(service, slot, tasks)
-            if task is not None and not _is_up(task, service, now):
-                waiting.append(task)
+    waiting = [task for service, _, task in _newest(services, tasks) if task and not _is_up(task, service, now)]
     return max(waiting, key=lambda task: task.status.state.order, default=None)
-
-
-def _slots(service: Service, tasks: Sequence[Task]) -> list[int]:
-    return slots_of(service, [task for task in tasks if task.service == service.name])
-
-
-def _newest(service: Service, slot: int, tasks: Sequence[Task]) -> Task | None:
-    own = [task for task in tasks if task.service == service.name and task.slot == slot and is_wanted(task, service)]
-    return max(own, key=lambda task: (task.live, task.created_at), default=None)
 
 
 def _is_up(task: Task, service: Service, now: float) -> bool:
@@ -153,17 +134,17 @@ def _in_a_row(newest: Task) -> int:
     return 0 if newest.status.state is TaskState.RUNNING else newest.attempt
 
 
-def _hopeless(task: Task, now: float, began: float, before: int, node_ready: bool) -> tuple[str, Task, int] | None:
+def _hopeless(task: Task, now: float, began: float, before: int, node_ready: bool) -> list[tuple[str, Task, int]]:
     state, times = task.status.state, _in_a_row(task)
     if state is TaskState.PENDING:
         patience = UNPLACED_SECONDS if node_ready else NO_NODE_SECONDS
-        return ("unplaced", task, 0) if now - max(task.status.since, began) >= patience else None
+        return [("unplaced", task, 0)] * (now - max(task.status.since, began) >= patience)
     if state not in BROKEN:
-        return None
+        return []
     kind, limit = ("rejected", REJECTIONS) if state is TaskState.REJECTED else ("failed", FAILURES)
     # Failures from before count as known: one more is enough to see that nothing was mended.
     fresh = times - before if times > before else 0
-    return (kind, task, times) if fresh >= max(1, limit - before) else None
+    return [(kind, task, times)] * (fresh >= max(1, limit - before))
 
 
 def _words(task: Task | None, service: Service, slot: int, now: float) -> str:

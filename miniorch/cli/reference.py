@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
+import click
 
 from miniorch import __version__
 from miniorch.cli.tree import EXIT_CODES, app
@@ -42,14 +42,14 @@ def codes() -> list[str]:
 
 def commands() -> Iterator[tuple[str, Any, Any]]:
     """Name (of one in a group: both words), command and its context, in the order of the tree."""
-    group: Any = typer.main.get_command(app)
-    with typer.Context(group, info_name="miniorch") as above:
+    group: Any = app
+    with click.Context(group, info_name="miniorch") as above:
         yield from _below(group, above, "")
 
 
 def _below(group: Any, above: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
     for name, command in group.commands.items():
-        with typer.Context(command, info_name=name, parent=above, terminal_width=100) as context:
+        with click.Context(command, info_name=name, parent=above, terminal_width=100) as context:
             if hasattr(command, "commands"):
                 yield from _below(command, context, f"{prefix}{name} ")
             else:
@@ -81,7 +81,7 @@ def man_pages() -> dict[str, str]:
         lines += [".SH EXAMPLE", ".EX", _text(command.epilog.removeprefix("Example: ")), ".EE"]
         pages[f"{title}.1"] = "\n".join([*lines, ".SH SEE ALSO", r".BR miniorch (1)", ""])
         listed += [".TP", rf".BR {_text(title)} (1)", _text(f"{short.rstrip('.')}.")]
-    about = str(app.info.help)
+    about = str(app.help)
     top = [*_head("miniorch", "a small container orchestrator"), ".SH SYNOPSIS", ".B miniorch", "COMMAND [OPTIONS]"]
     top += [".SH DESCRIPTION", _text(about), ".SH COMMANDS", *listed, ".SH EXIT STATUS"]
     for code in codes():

@@ -12,13 +12,9 @@ from miniorch.cli.progress import Line, Verdict
 from miniorch.model import Task, TaskState
 
 TOLD = {
-    TaskState.PREPARING: "prepares its image",
-    TaskState.STARTING: "starts",
-    TaskState.RUNNING: "runs",
-    TaskState.FAILED: "failed",
-    TaskState.REJECTED: "was rejected",
-    TaskState.COMPLETE: "ended",
-}
+    TaskState.PREPARING: "prepares its image", TaskState.STARTING: "starts", TaskState.RUNNING: "runs",
+    TaskState.FAILED: "failed", TaskState.REJECTED: "was rejected", TaskState.COMPLETE: "ended",
+}  # fmt: skip
 WHY_LETTERS = 120  # the whole reason stands in the final error
 
 
@@ -101,9 +97,8 @@ def _drawing(lines: Sequence[Line]) -> Any:
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
+    for _ in range(3):
+        grid.add_column(no_wrap=True, overflow="ellipsis")
     for line in lines:
         done = line.up == line.wanted and not line.words
         count = Text(f"{line.up}/{line.wanted} up", style="green" if done else "yellow")

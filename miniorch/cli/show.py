@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from miniorch import __version__
 from miniorch.cli.ask import Server
 from miniorch.cli.output import Answer, ago, json_text, table
 from miniorch.clock import SystemClock
 from miniorch.contexts import elsewhere
 from miniorch.errors import MiniorchError
-from miniorch.model import Node, Service, Task, TaskState
+from miniorch.model import TaskState
 from miniorch.slots import current, is_done, next_at, told, unknown
 
 REASONS_TOLD = 3
@@ -24,47 +22,27 @@ def ps(app: str, *, ended: bool) -> Answer:
         tasks = current(tasks, services, now)
     if app and not tasks:
         server.must_have(app)
-    facts = [_plain(task, services.get(task.service_key), nodes.get(task.node), now) for task in tasks]
-    away = {task.id: unknown(task, nodes.get(task.node), now) for task in tasks}
-    rows = [
-        (
-            f"{task.app}/{task.name}",
-            "unknown" if away[task.id] else task.status.state.value,
-            ago(now - task.status.since),
-            task.node or "-",
-            task.status.address or "-",
-            task.spec.image,
-            " ".join((away[task.id] or told(task, services.get(task.service_key), now)).split()),
-        )
-        for task in tasks
-    ]
-    head = ("NAME", "STATE", "SINCE", "NODE", "ADDRESS", "IMAGE", "MESSAGE")
-    return Answer(facts, table(head, rows, _nothing(app, ended)))
+    facts, rows = [], []
+    for task in tasks:
+        service, status, away = services.get(task.service_key), task.status, unknown(task, nodes.get(task.node), now)
+        facts.append({
+            "id": task.id, "app": task.app, "service": task.service, "slot": task.slot, "state": status.state.value,
+            "unknown": bool(away), "desired_state": task.desired_state.value, "node": task.node,
+            "address": status.address, "image": task.spec.image, "health": status.health,
+            "exit_code": status.exit_code, "next_at": next_at(task, service) if service and not task.live else None,
+        })  # fmt: skip
+        rows.append({
+            "NAME": f"{task.app}/{task.name}", "STATE": "unknown" if away else status.state.value,
+            "SINCE": ago(now - status.since), "NODE": task.node or "-", "ADDRESS": status.address or "-",
+            "IMAGE": task.spec.image, "MESSAGE": " ".join((away or told(task, service, now)).split()),
+        })  # fmt: skip
+    return Answer(facts, table(rows, _nothing(app, ended)))
 
 
 def _nothing(app: str, ended: bool) -> str:
     if ended:
         return "no tasks"
     return f"no task of {app} is live; miniorch ps {app} -a shows ended ones" if app else "nothing runs"
-
-
-def _plain(task: Task, service: Service | None, node: Node | None, now: float) -> dict[str, Any]:
-    status = task.status
-    return {
-        "id": task.id,
-        "app": task.app,
-        "service": task.service,
-        "slot": task.slot,
-        "state": status.state.value,
-        "unknown": bool(unknown(task, node, now)),
-        "desired_state": task.desired_state.value,
-        "node": task.node,
-        "address": status.address,
-        "image": task.spec.image,
-        "health": status.health,
-        "exit_code": status.exit_code,
-        "next_at": next_at(task, service) if service and not task.live else None,
-    }
 
 
 def services(app: str) -> Answer:
@@ -83,25 +61,15 @@ def services(app: str) -> Answer:
         running = sum(1 for task in own if task.status.state is TaskState.RUNNING)
         done = sum(1 for task in own if is_done(task, one))
         ports = [f"{port.published}->{port.target}" for port in one.spec.ports]
-        facts.append(
-            {
-                "app": one.app,
-                "service": one.name,
-                "running": running,
-                "done": done,
-                "replicas": one.spec.replicas,
-                "address": one.vip,
-                "ports": ports,
-                "image": one.spec.task.image,
-                "removing": one.removing,
-                "held": one.held,
-                "survives_loss_of_a_node": one.key not in weak,
-                "because": weak.get(one.key, []),
-            }
-        )
+        facts.append({
+            "app": one.app, "service": one.name, "running": running, "done": done, "replicas": one.spec.replicas,
+            "address": one.vip, "ports": ports, "image": one.spec.task.image, "removing": one.removing,
+            "held": one.held, "survives_loss_of_a_node": one.key not in weak, "because": weak.get(one.key, []),
+        })  # fmt: skip
         many = "removing" if one.removing else f"{running}/{one.spec.replicas}" + (f", {done} done" if done else "")
-        rows.append((one.key, many, one.vip, ", ".join(ports) or "-", one.spec.task.image))
-    words = [table(("SERVICE", "RUNNING", "ADDRESS", "PORTS", "IMAGE"), rows, "no services")]
+        rows.append({"SERVICE": one.key, "RUNNING": many, "ADDRESS": one.vip, "PORTS": ", ".join(ports) or "-",
+                     "IMAGE": one.spec.task.image})  # fmt: skip
+    words = [table(rows, "no services")]
     words += [f"{one.key} is not changed further, and what runs goes on: {one.held}" for one in found if one.held]
     if found:
         alike: dict[str, list[str]] = {}  # services for which the same is told

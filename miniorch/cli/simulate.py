@@ -6,26 +6,23 @@ server, no Docker, no root.
 
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from miniorch.cli.output import Answer, terminal
+from miniorch.cli.output import INTERRUPTED, Answer, terminal
 from miniorch.codec import decode
 from miniorch.errors import MiniorchError, UsageError
 from miniorch.simulation import command
-from miniorch.simulation.chaos import Case, kinds_named
+from miniorch.simulation.chaos import Case, check, kinds_named
 from miniorch.simulation.command import Outcome
 from miniorch.simulation.story import Story
 
-MOST_NODES, MOST_TASKS_PER_NODE = 4000, 200  # as many subnets and addresses as there are
 SHRINK_SECONDS = 60.0  # real ones
 REDRAW_SECONDS = 0.2
 BAR = 30
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def simulate(
@@ -58,31 +55,26 @@ def simulate(
 
 
 def _cases(drawn: Case, kinds: Sequence[str], count: int) -> list[Case]:
-    if drawn.nodes > MOST_NODES:
-        raise UsageError(f"--nodes wants 1 to {MOST_NODES}, got {drawn.nodes}", remedy=f"--nodes {MOST_NODES}")
-    if drawn.tasks > drawn.nodes * MOST_TASKS_PER_NODE:
-        raise UsageError(
-            f"{drawn.tasks} tasks are too many for {drawn.nodes} nodes: each takes at most {MOST_TASKS_PER_NODE}",
-            remedy=f"--nodes {-(-drawn.tasks // MOST_TASKS_PER_NODE)}",
-        )
+    check(drawn)
     return [replace(drawn, seed=number).with_faults(kinds) for number in range(drawn.seed, drawn.seed + count)]
 
 
 def _case_in(file: str) -> Case:
     """A case that was kept; - is standard input. Raises `UsageError`."""
+    where, remedy = f"--case {file}: ", "--seed 17, which prints a case if it fails"
     try:
-        return decode(Case, sys.stdin.read() if file == "-" else Path(file).read_bytes())
+        case = decode(Case, sys.stdin.read() if file == "-" else Path(file).read_bytes())
     except OSError as error:
-        raise UsageError(f"--case {file}: {(error.strerror or '').lower()}", remedy="--seed 17") from None
+        raise UsageError(f"{where}{(error.strerror or '').lower()}", remedy="--seed 17") from None
     except MiniorchError as error:
-        raise UsageError(
-            f"--case {file}: {error.message}", remedy="--seed 17, which prints a case if it fails"
-        ) from None
+        raise UsageError(f"{where}{error.message}", remedy=remedy) from None
+    check(case, where)
+    return case
 
 
 def _failure(outcome: Outcome, again: str) -> str:
     print(
-        f"seed {outcome.case.seed} broke a promise; looking for the faults that matter, a minute at most",
+        f"seed {outcome.case.seed} broke a promise; looking for the faults that matter, a minute or until Ctrl-C",
         file=sys.stderr,
     )
     end = time.monotonic() + SHRINK_SECONDS

@@ -61,13 +61,11 @@ class Waiting:
     def until_up(self) -> bool:
         """Wait until all is up; True if it was so at the first look. Raises `AppFailed`, `NotPlaced`, `NotFound`."""
         before: Failures | None = None
-        began = self.clock.now()
-        first = True
+        began, first = self.clock.now(), True
         while True:
             tasks, ready = self.persist(self._look)
             now = self.clock.now()
-            if before is None:
-                before = failures(self.services, tasks)
+            before = failures(self.services, tasks) if before is None else before
             verdict = judge(self.services, tasks, now, began=began, before=before, node_ready=ready)
             if verdict.up:
                 return first
@@ -77,8 +75,7 @@ class Waiting:
                 raise self._failed(verdict, verdict.cause)
             if self.waited() > self.timeout:
                 raise self._too_late(verdict, tasks, now)
-            sleep(LOOK_SECONDS)
-            self._care()
+            self._pause()
 
     def until_ports_answer(self) -> None:
         """Each published port must answer, and not by somebody else. Raises `NotPlaced`, `AppFailed`."""
@@ -87,20 +84,16 @@ class Waiting:
             if self.waited() > patience:
                 raise refused
             sleep(LOOK_SECONDS)
-        for service in self.services:
-            for port in service.spec.ports if service.spec.replicas else ():
-                patience = self.waited() + PORT_PATIENCE_SECONDS
-                while reason := knock(port.published):
-                    if self.waited() > patience:
-                        self.screen.say(f"all tasks run; port {port.published} does not answer yet: {reason}")
-                        patience = float("inf")
-                    if self.waited() > self.timeout:
-                        raise AppFailed(
-                            f"{service.key} runs, but port {port.published} does not answer: {reason}",
-                            remedy=f"miniorch logs {service.key}",
-                        )
-                    sleep(LOOK_SECONDS)
-                    self._care()
+        for service, port in [(one, port.published) for one in self.services for port in one.spec.ports]:
+            patience = self.waited() + PORT_PATIENCE_SECONDS
+            while service.spec.replicas and (reason := knock(port)):
+                if self.waited() > patience:
+                    self.screen.say(f"all tasks run; port {port} does not answer yet: {reason}")
+                    patience = float("inf")
+                if self.waited() > self.timeout:
+                    message = f"{service.key} runs, but port {port} does not answer: {reason}"
+                    raise AppFailed(message, remedy=f"miniorch logs {service.key}")
+                self._pause()
 
     def until(self, done: Callable[[], str], late: Callable[[str], MiniorchError] | None = None) -> None:
         """Wait until `done` has nothing to say any more. What it says is what is missing. Raises `AppFailed`, or what
@@ -111,6 +104,13 @@ class Waiting:
                 remedy = f"miniorch ps {self.app}"
                 raise late(missing) if late else AppFailed(f"after {self.timeout:g} s: {missing}", remedy=remedy)
             sleep(LOOK_SECONDS)
+
+    def until_gone(self, late: Callable[[str], MiniorchError] | None = None) -> None:
+        def missing() -> str:
+            listed = self.server.services(self.app) if self.only else self.server.apps()
+            return f"{self.name} is still there" if (self.only or self.app) in {one.name for one in listed} else ""
+
+        self.until(missing, late)
 
     def persist(self, ask: Callable[[], T]) -> T:
         """An answer, even if the server has to be started again for it."""
@@ -135,17 +135,17 @@ class Waiting:
 
     def _held_port(self) -> NotPlaced | None:
         """The error to raise when another program holds one of the ports, as the nodes' last heartbeats say."""
+        wanted = [(service.key, str(port.published)) for service in self.services for port in service.spec.ports]
         for node in self.persist(self.server.nodes):
-            for service in self.services:
-                for port in service.spec.ports:
-                    if holder := node.ports_in_use.get(str(port.published)):
-                        return NotPlaced(
-                            f"{service.key}: port {port.published} is held by {holder} on {node.name}",
-                            remedy="end that program or publish another port, then run this again",
-                        )
+            for key, port in wanted:
+                if holder := node.ports_in_use.get(port):
+                    message = f"{key}: port {port} is held by {holder} on {node.name}"
+                    return NotPlaced(message, remedy="end that program or publish another port, then run this again")
         return None
 
-    def _care(self) -> None:
+    def _pause(self) -> None:
+        """Until the next look; now and then, see that the processes live."""
+        sleep(LOOK_SECONDS)
         if self.machine and self.clock.monotonic() - self._cared >= CARE_SECONDS:
             self._cared = self.clock.monotonic()
             if self.machine.missing():
@@ -167,23 +167,20 @@ class Waiting:
         service = next(one for one in self.services if one.name == task.service)
         first, *more = task.status.message.splitlines() or [task.status.state.value]
         if verdict.kind == "unplaced":
-            if trouble := self._no_node():
-                return trouble
             text = "\n".join([f"{name} waits for a node that fits: {first}", *more])
-            return NotPlaced(text, remedy=f"miniorch explain {name}")
+            return self._no_node() or NotPlaced(text, remedy=f"miniorch explain {name}")
         if verdict.kind == "held":
             held = [service, *(one for one in self.services if one.held and one is not service)]
             text = "\n".join(f"{one.key} is not changed further, and what runs goes on: {one.held}" for one in held)
             return NotPlaced(text, remedy=f"miniorch explain {service.key}")
-        verbs = {"rejected": "could not be made", "given up": "failed and is not tried again"}
-        verb = verbs.get(verdict.kind, f"failed {verdict.times} times in a row")
         rest = (next_at(task, service) or 0.0) - self.clock.now()
         again = f"; next try in {math.ceil(rest)} s" if rest > 0 else ""
-        lines = [f"{name} {verb}: {first}{again}", *more, *self._evidence(task)]
-        remedy = f"miniorch events {task.app}" if verdict.kind == "rejected" else f"miniorch logs {name}"
-        if verdict.kind == "given up":
-            remedy += f"; miniorch restart {service.key}"
-        return AppFailed("\n".join(lines), remedy=remedy)
+        verb, remedy = f"failed {verdict.times} times in a row", f"miniorch logs {name}"
+        if verdict.kind == "rejected":
+            verb, remedy = "could not be made", f"miniorch events {task.app}"
+        elif verdict.kind == "given up":
+            verb, remedy = "failed and is not tried again", f"{remedy}; miniorch restart {service.key}"
+        return AppFailed("\n".join([f"{name} {verb}: {first}{again}", *more, *self._evidence(task)]), remedy=remedy)
 
     def _no_node(self) -> Unreachable | None:
         """The error to raise when no node is ready: that is the cause of whatever else can be seen."""
@@ -219,9 +216,5 @@ class Waiting:
             except (MiniorchError, OSError):
                 lines = []
         shown = [] if code is None or str(code) in task.status.message else [f"exit code: {code}"]
-        return [*shown, *([f"last {len(lines[-LOG_LINES:])} lines:"] if lines else []), *_indented(lines)]
-
-
-def _indented(lines: Sequence[str]) -> list[str]:
-    """As they are, but for colours: Docker paints what a build writes on stderr red."""
-    return [f"  | {COLOUR.sub('', line)}" for line in lines[-LOG_LINES:]]
+        told = [COLOUR.sub("", line) for line in lines[-LOG_LINES:]]  # Docker paints what a build writes on stderr red
+        return [*shown, *[f"last {len(told)} lines:"] * bool(told), *(f"  | {line}" for line in told)]

@@ -6,6 +6,7 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -135,21 +136,23 @@ def test_nobody_there_is_told_with_the_address(tmp_path: Path) -> None:
 def test_a_machine_of_this_cluster_has_joined_and_one_of_another_or_with_a_state_of_its_own_is_refused(
     tmp_path: Path,
 ) -> None:
-    digest = digest_of_certificate(CLUSTER.certificate)
-    assert _joined_already(tmp_path, digest) == ""
+    assert _joined_already(tmp_path, TOKEN) == ""
     identity(tmp_path, CLUSTER, NOW, "worker", "w1")
-    assert _joined_already(tmp_path, digest) == "w1"
+    assert _joined_already(tmp_path, TOKEN) == _joined_already(tmp_path, TOKEN, "w1") == "w1"
     with pytest.raises(Conflict, match="is w1 of another cluster") as refusal:
-        _joined_already(tmp_path, digest_of_certificate(OTHER.certificate))
+        _joined_already(tmp_path, replace(TOKEN, authority=digest_of_certificate(OTHER.certificate)))
     assert "miniorch down --all" in refusal.value.remedy
+    for token, node in ((replace(TOKEN, role=Role.MANAGER), ""), (TOKEN, "w2")):
+        with pytest.raises(Conflict, match="is the worker w1 of that cluster already"):
+            _joined_already(tmp_path, token, node)
     identity(tmp_path, CLUSTER, NOW - 200_000, "worker", "w1")
-    assert _joined_already(tmp_path, digest) == ""  # its certificate has ended: its key gets another one
+    assert _joined_already(tmp_path, TOKEN) == ""  # its certificate has ended: its key gets another one
     assert (tmp_path / KEY_FILE).exists()
     assert not (tmp_path / CERTIFICATE_FILE).exists()
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone/state.db").touch()
     with pytest.raises(Conflict, match="a cluster of its own"):
-        _joined_already(tmp_path / "alone", digest)
+        _joined_already(tmp_path / "alone", TOKEN)
 
 
 @pytest.mark.parametrize(

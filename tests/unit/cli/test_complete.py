@@ -99,12 +99,9 @@ def test_a_server_that_does_not_answer_costs_the_limit_and_no_more(silent: str) 
 
 
 def test_every_kind_of_name_in_the_help_is_known() -> None:
-    import typer
-
-    group = typer.main.get_command(app)
     words = {
         word
-        for command in group.commands.values()  # type: ignore[attr-defined]
+        for command in app.commands.values()
         for param in command.params
         if param.param_type_name == "argument"
         for word in (param.metavar or "").strip("[]").split("|")

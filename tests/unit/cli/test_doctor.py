@@ -30,7 +30,7 @@ def test_docker_must_be_new_enough_and_live_restore_is_advised() -> None:
     assert states == ["ok", "ok"]
     states = [one.state for one in judge_docker({"Version": "19.03.1"}, {})]
     assert states == ["bad", "warning"]
-    assert judge_docker({"Version": "29.1"}, {})[0].state == "ok"
+    assert next(judge_docker({"Version": "29.1"}, {})).state == "ok"
 
 
 def test_the_firewall_line_names_policy_and_chain() -> None:

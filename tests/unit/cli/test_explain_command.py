@@ -16,7 +16,7 @@ from miniorch.controllers.cache import Cache
 from miniorch.controllers.placement import request_for
 from miniorch.errors import NotFound
 from miniorch.model import Availability, Node, Service, Status, Task, TaskState
-from miniorch.spec import Constraint, Placement, Resources, ServiceSpec, TaskSpec
+from miniorch.spec import Condition, Constraint, Placement, Resources, ServiceSpec, TaskSpec
 from miniorch.verdicts import Placed
 from scheduler.explain import record
 
@@ -110,6 +110,14 @@ def test_a_task_that_waits_is_told_every_failing_rule_of_every_node_and_what_wou
         "      miniorch run FILE, with no node.labels.disk == ssd in web",
         "shop/web.2: likewise",
     ]
+
+
+def test_an_update_that_waits_for_a_dependency_says_so_where_it_stands(shop: Shop) -> None:
+    old, db = web(100), replace(web(0), name="db", spec=ServiceSpec(TaskSpec("db:1"), 1))
+    new = replace(old, spec=replace(old.spec, depends_on={"db": Condition.HEALTHY}, task=TaskSpec("web:2")))
+    shop.has(new, db, node("n1"), task("web", 1, "n1"), task("db", 1))
+    lines = shop.explained("shop/web.1")
+    assert "  is to be replaced when nothing is missing: waits for db (healthy; db.1 is pending)" in lines
 
 
 def test_a_task_that_runs_is_told_the_decision_then_and_whether_it_holds_now(shop: Shop) -> None:

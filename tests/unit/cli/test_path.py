@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from miniorch.cli.ask import Server
 from miniorch.cli.path import REPAIR, Way, walk
-from miniorch.cli.trace import lines
+from miniorch.cli.trace import find_receiver, lines
+from miniorch.codec import to_plain
+from miniorch.errors import NotFound
+from miniorch.model import Backend, Endpoints, Task
 
 WAY = Way(
     "shop/web.1", "node1", "10.200.0.5", "db", "shop/db", "10.201.0.3", 1, 1, ("shop/back",),
@@ -33,7 +38,8 @@ def near(**probes: Any) -> dict[str, Any]:
     return {
         "steps": [
             step("cable", "route 10.200.0.5/32", "dev mo1"), step("service", "chain to-shop/db", "dnat to 10.200.1.7"),
-            step("networks", "sets in-...", "shop/back"), *tunnel("10.200.1.0/24"),
+            step("networks", "sets in-...", "shop/back"), step("forwarding", "forwarding", "ip_forward 1"),
+            *tunnel("10.200.1.0/24"),
         ],
         "listening": [],
         "probes": {"name": probe("ok", WAY.vip), "address": probe(), "service": probe(), **probes},
@@ -65,12 +71,12 @@ def test_a_right_way_goes_through_both_kernels_and_back() -> None:
     steps = walk(WAY, near(), far())
     assert all(step.ok for step in steps)
     assert [step.title for step in steps] == [
-        "sender", "name", "service", "networks", "route", "device", "neighbour", "fdb",
+        "sender", "name", "service", "networks", "forwarding", "route", "device", "neighbour", "fdb",
         "far node", "networks", "way back", "way back", "way back", "way back", "receiver", "answer", "answer",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["route", "device", "neighbour", "fdb", "networks", "service"])
+@pytest.mark.parametrize("name", ["route", "device", "neighbour", "fdb", "networks", "forwarding", "service"])
 def test_what_the_kernel_lacks_is_the_wrong_step_and_can_be_repaired(name: str) -> None:
     title, text, help = first_wrong(WAY, without(near(), name), far())
     assert (title, help) == (name, REPAIR)
@@ -105,12 +111,28 @@ def test_a_far_node_that_is_silent_ends_the_way() -> None:
     assert [(step.title, step.why) for step in wrong] == [("far node", "the agent on node2 does not answer")]
 
 
+def test_a_node_that_is_no_peer_any_more_is_named_and_no_repair_is_promised() -> None:
+    view = near()
+    view["steps"] = [*view["steps"][:3], {"name": "route", "what": "route 10.200.1.7/32", "state": [], "kernel": []}]
+    title, text, help = first_wrong(WAY, view, None)
+    assert (title, text, help) == ("route", "node1 has no way to node2, so it refuses at once", "miniorch nodes")
+
+
 def test_on_one_node_there_is_no_far_one() -> None:
     here = near()
     here["steps"] = [*here["steps"][:3], step("route", "route 10.200.0.7/32", "dev mo2")]
     steps = walk(replace(WAY, target_node="node1"), here, far())
     titles = ["sender", "name", "service", "networks", "route", "receiver", "answer", "answer"]
     assert [step.title for step in steps] == titles
+
+
+def test_a_slot_that_nobody_has_is_no_way_that_works() -> None:
+    db = Endpoints("shop", "db", "10.201.0.3", backends=(Backend("t1", 1, "node2", "10.200.1.7", True),))
+    server = mock.Mock(spec=Server, plain=lambda kind: [to_plain(db)])
+    sender = mock.Mock(spec=Task, app="shop", service_key="shop/db", id="t0")
+    assert find_receiver(sender, "db.1", server)[3] == db.backends[0]
+    with pytest.raises(NotFound, match="shop/db has no task 7 with an address"):
+        find_receiver(sender, "db.7", server)
 
 
 def test_lines_are_at_most_80_wide_and_end_with_what_helps() -> None:

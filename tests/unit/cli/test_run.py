@@ -27,7 +27,7 @@ from miniorch.clock import SystemClock
 from miniorch.errors import AppFailed, NotPlaced
 from miniorch.model import Node, Service, Task, TaskState
 from miniorch.spec import HealthCheck, Port, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
-from miniorch.transport import UnixTransport
+from miniorch.transport import HttpTransport
 from miniorch.up import Machine
 
 CHECKED = TaskSpec("web:1", healthcheck=HealthCheck(("true",)))
@@ -65,7 +65,7 @@ def waiting(tmp_path: Path, api: FakeApi, timeout: float = 5.0, ports: Sequence[
 
 def waiting_again(tmp_path: Path, api: FakeApi, timeout: float = 5.0) -> Waiting:
     """Another wait, for what is there already."""
-    server = Server(UnixTransport(str(api.path), 5.0))
+    server = Server(HttpTransport(str(api.path), timeout_seconds=5.0))
     return Waiting("shop", server, Plain(), SystemClock(), timeout, StillMachine(tmp_path, api))
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from inspect import signature
-from typing import Any
 
+import click
 import pytest
 
+from miniorch.cli.reference import commands
 from miniorch.cli.run import read
-from miniorch.cli.tree import FILES, WORK
+
+COMMANDS = {name: command for name, command, _ in commands()}
 
 
-@pytest.mark.parametrize(("words", "work"), WORK, ids=[work for _, work in WORK])
-def test_the_words_of_a_command_are_the_parameters_of_its_work(words: Any, work: str) -> None:
-    module, _, function = work.partition(":")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_parameters_of_a_command_are_those_of_its_work(name: str) -> None:
+    command = COMMANDS[name]
+    assert isinstance(command.callback, partial)
+    module, _, function = command.callback.args[0].partition(":")
     takes = dict(signature(getattr(importlib.import_module(f"miniorch.cli.{module}"), function)).parameters)
-    takes.pop("files", None)  # all that says which app files: `run.read` takes it
-    of_all = ("json", "quiet")  # `command` adds them, and `output.py` answers them
-    assert list(signature(words).parameters) == [name for name in takes if name not in of_all]
-    assert words.__doc__, "the help"
-
-
-def test_the_words_about_app_files_are_the_parameters_of_their_reader() -> None:
-    assert [one.name for one in FILES] == list(signature(read).parameters)
+    files = list(signature(read).parameters) if takes.pop("files", None) else []
+    of_all = ("json", "quiet")  # `output.py` answers them
+    offered = [param.name for param in command.params if param.name not in of_all]
+    assert offered == [*files, *(name for name in takes if name not in of_all)]
+    assert all(isinstance(param, click.Argument | click.Option) and param.help for param in command.params)
+    assert command.help, "the help"
