@@ -33,12 +33,12 @@ def admit(route: Route, call: Call, member: Member | None) -> None:
     `member` is what the cluster knows of the caller's name.
     """
     caller = call.caller
-    if caller.via == "tls" and caller.role:  # noqa: SIM102 (who is without a certificate has a column, too)
-        if member is None or (member.role, member.key) != (caller.role, caller.key):
-            raise NotAllowed(
-                f"the certificate of {caller.name} is no longer one of this cluster's: it was removed or replaced",
-                remedy="on that machine: miniorch down --all, then miniorch join; for a user: miniorch context create",
-            )
+    shown = caller.via == "tls" and bool(caller.role)  # who is without a certificate has a column, too
+    if shown and (member is None or (member.role, member.key) != (caller.role, caller.key)):
+        raise NotAllowed(
+            f"the certificate of {caller.name} is no longer one of this cluster's: it was removed or replaced",
+            remedy="on that machine: miniorch down --all, then miniorch join; for a user: miniorch context create",
+        )
     column = column_of(caller.role)
     kind = call.names.get("kind", "")
     if "{kind}" in route.path and kind not in KINDS:
@@ -67,16 +67,9 @@ def _refused(route: Route, call: Call, column: str) -> NotAllowed:
 
 def powers(task: TaskSpec) -> list[str]:
     """What in a task would give whoever deploys it, or is inside it, the power of root on the node."""
-    options = task.options
-    found = {
-        "privileged": options.privileged,
-        "cap_add": options.cap_add,
-        "devices": options.devices,
-        "security_opt": options.security_opt,
-        "a folder of the node": any(mount.host_path for mount in task.mounts),
-        "a build from a folder of the node": task.build is not None,
-    }
-    return [what for what, asked in found.items() if asked]
+    found = [word for word in ("privileged", "cap_add", "devices", "security_opt") if getattr(task.options, word)]
+    found += ["a folder of the node"] * any(mount.host_path for mount in task.mounts)
+    return found + ["a build from a folder of the node"] * (task.build is not None)
 
 
 def check_powers(caller: Caller, spec: AppSpec) -> None:
@@ -89,7 +82,5 @@ def check_power(caller: Caller, name: str, task: TaskSpec) -> None:
     """The same for one task; also asked before somebody enters it."""
     found = [] if caller.role == "admin" else powers(task)
     if found:
-        raise NotAllowed(
-            f"{name} has {', '.join(found)}: that is root's power on the node, and only an administrator gives it",
-            remedy=f"ask an administrator to deploy it, or leave out {found[0]}",
-        )
+        message = f"{name} has {', '.join(found)}: that is root's power on the node, and only an administrator gives it"
+        raise NotAllowed(message, remedy=f"ask an administrator to deploy it, or leave out {found[0]}")

@@ -27,6 +27,7 @@ from miniorch.listener import caller_of
 from miniorch.transport import STATE_DIRECTORY
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+WATCH = next(route for route in ROUTES if route.handler == "watch")
 LINES = [(b"content-type", b"application/x-ndjson")]
 BODY_SECONDS = 60.0  # for the whole of it: who sends slower holds a place that others want
 
@@ -36,16 +37,31 @@ def make_app(handlers: Handlers, agent_at: Callable[[str], str], folder: Path = 
 
     `folder` has this machine's certificate.
     """
-    app = FastAPI(title="miniorch", version=__version__, openapi_url=None)
+    app = Application(title="miniorch", version=__version__, openapi_url=None)
     for route in ROUTES:
         answer = partial(handlers.answer, route)
         endpoint = forwarding(answer, agent_at, folder) if route.forwarded else Endpoint(answer)
+        if route is WATCH:
+            app.watching = Endpoint(answer)
         name = f"{route.method} {route.path}"
         app.router.routes.append(starlette.routing.Route(route.path, endpoint, methods=[route.method], name=name))
     app.add_exception_handler(MiniorchError, _refuse)
     for status in (404, 405):
         app.add_exception_handler(status, _no_such_route)
     return app
+
+
+class Application(FastAPI):
+    """Streams go around all middleware: each layer's frame would stay as long as they do, and there are thousands."""
+
+    watching: "Endpoint"
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        names = WATCH.match(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if names is None:
+            return super().__call__(scope, receive, send)
+        scope["path_params"] = names
+        return self.watching(scope, receive, send)
 
 
 class Endpoint:
@@ -62,7 +78,7 @@ class Endpoint:
             status, body = error.status, encode(to_wire(error))
         else:
             if isinstance(answer, Watch):
-                await Lines(answer)(scope, receive, send)
+                await lines(answer, receive, send)
                 return
             status, body = 200, encode(answer)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -96,35 +112,30 @@ async def _body(receive: Receive) -> Any:
         raise UsageError(f"the request's body is not JSON: {error}") from None
 
 
-class Lines(Response):
+async def lines(watch: Watch, receive: Receive, send: Send) -> None:
     """A watch: as many lines at a time as there are, until either side hangs up.
 
     Starlette's own `StreamingResponse` needs a group of tasks and a generator for each, which is dear for thousands.
     """
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_hung_up(receive))
-        gone.add_done_callback(lambda _: self._watch.close())
+    gone = asyncio.ensure_future(_hung_up(receive, watch))
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": LINES})
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": LINES})
-            try:
-                while lines := await self._watch.take():
-                    await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
-                last = b""
-            except MiniorchError as error:  # the status line is long gone: say it in the stream
-                last = encode(to_wire(error)) + b"\n"
-            await send({"type": "http.response.body", "body": last})
-        finally:
-            gone.cancel()
-            self._watch.close()
+            while found := await watch.take():
+                await send({"type": "http.response.body", "body": b"".join(found), "more_body": True})
+            last = b""
+        except MiniorchError as error:  # the status line is long gone: say it in the stream
+            last = encode(to_wire(error)) + b"\n"
+        await send({"type": "http.response.body", "body": last})
+    finally:
+        gone.cancel()
+        watch.close()
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _hung_up(receive: Receive, watch: Watch) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    watch.close()
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

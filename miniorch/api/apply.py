@@ -106,10 +106,8 @@ def _placement_faults(spec: AppSpec, service: ServiceSpec) -> Iterator[Fault]:
             message = f': the text of a rule means something else, "{constraint.text[:60]}" is not {meaning[:60]}'
             yield message, "leave the text out"
         if _waits_for_nobody(constraint, spec):
-            yield (
-                f" wants {text_of(constraint)} beside it, and the app has no such service",
-                "add it, or delete the rule",
-            )
+            message = f" wants {text_of(constraint)} beside it, and the app has no such service"
+            yield message, "add it, or delete the rule"
     for attribute in placement.spread:
         if not attributes.known(attribute):
             message = f': there is no attribute "{attribute[:60]}" to spread over'
@@ -136,22 +134,14 @@ def _means_its_text(constraint: Constraint) -> bool:
 def _waits_for_nobody(constraint: Constraint, spec: AppSpec) -> bool:
     """Whether a rule wants beside it what is to be found in the app alone, and is not there."""
     own = all(re.fullmatch(r"\^[\w-]+\$|[\w-]+", one) for one in constraint.values)
-    hard = (
-        constraint.subject == "service"
-        and constraint.operator in ("==", "is", "in", "matches")
-        and not constraint.weight
-    )
-    return hard and own and not any(map(positive(constraint), spec.services))
+    hard = constraint.operator in ("==", "is", "in", "matches") and not constraint.weight
+    return constraint.subject == "service" and hard and own and not any(map(positive(constraint), spec.services))
 
 
 def plan_apply(
-    app: str,
-    spec: AppSpec,
-    current: Versioned[App] | None,
-    services: Sequence[Versioned[Service]],
-    cluster: Cluster,
+    app: str, spec: AppSpec, current: Versioned[App] | None, services: Sequence[Versioned[Service]], cluster: Cluster,
     now: float,
-) -> list[Write]:
+) -> list[Write]:  # fmt: skip
     """The writes that make `app` what `spec` says; none if it is so already. `services` are those of all apps.
 
     Raises `Conflict` if the app is being removed or another app publishes one of its ports.
@@ -200,10 +190,8 @@ def _check_ports(app: str, spec: AppSpec, services: Sequence[Versioned[Service]]
         for port in service.ports:
             holder = holders.get(port.published)
             if holder is not None:
-                raise Conflict(
-                    f"{app}/{name} wants to publish port {port.published}, which {holder.key} publishes already",
-                    remedy=f"miniorch rm {holder.app}, or publish another port",
-                )
+                message = f"{app}/{name} wants to publish port {port.published}, which {holder.key} publishes already"
+                raise Conflict(message, remedy=f"miniorch rm {holder.app}, or publish another port")
 
 
 def free_vips(pool: str, taken: set[str]) -> Iterator[str]:

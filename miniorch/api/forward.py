@@ -7,7 +7,6 @@ what fits into a few buffers, and passes on a hang-up of either side to the othe
 Who does this for real: kube-apiserver, which proxies `kubectl exec` to the kubelet. Next file: `agent/inside.py`.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from miniorch.api.routes import Call
+from miniorch.ending import first_of
 from miniorch.errors import Unreachable
 from miniorch.exchange import Exchange
 from miniorch.listener import caller_of
@@ -50,17 +50,8 @@ class Forwarded(Response):
         self._exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        up = asyncio.create_task(self._up(receive), name="to the agent")
-        down = asyncio.create_task(self._down(send), name="from the agent")
-        try:
-            await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            up.cancel()
-            down.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-            self._exchange.close()
-        if not down.cancelled():
-            down.result()
+        with contextlib.closing(self._exchange):
+            await first_of(self._up(receive), self._down(send))
 
     async def _up(self, receive: Receive) -> None:
         """Returns when the asker hangs up. An agent that has answered already may have stopped to listen."""
@@ -87,4 +78,5 @@ class Forwarded(Response):
 
 
 def _away(node: str, error: Exception) -> Unreachable:
-    return Unreachable(f"the agent on {node} does not answer ({error})", remedy="miniorch up")
+    why = str(error) or type(error).__name__  # a time-out says nothing of itself
+    return Unreachable(f"the agent on {node} does not answer ({why})", remedy=f"miniorch up   (on {node})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from miniorch import __version__
@@ -29,18 +30,7 @@ from miniorch.controllers.liveness import COMPONENTS, Liveness
 from miniorch.controllers.loop import Loop
 from miniorch.controllers.upkeep import EVENTS_KEPT
 from miniorch.errors import Compacted, Conflict, NotFound, Temporary, Unreachable, UsageError
-from miniorch.model import (
-    App,
-    Cluster,
-    DesiredState,
-    Event,
-    Member,
-    Release,
-    Service,
-    Status,
-    Task,
-    Volume,
-)
+from miniorch.model import App, Cluster, DesiredState, Event, Member, Release, Service, Status, Task, Volume
 from miniorch.spec import MAX_REPLICAS, AppSpec
 from miniorch.state.backup import Content, take
 from miniorch.state.limits import TXN_OPERATIONS
@@ -84,9 +74,8 @@ class Handlers(Nodes, Joining):
 
     def __post_init__(self) -> None:
         self.watches = Watches(self._store, self._leadership.store_is_silent)
-        self.scopes = Scopes(
-            self._loop.cache, lambda shown, error: self.watches.end("endpoints", _scoped(shown), error)
-        )
+        end = partial(self.watches.end, "endpoints")
+        self.scopes = Scopes(self._loop.cache, lambda shown, error: end(Wish(further=shown), error))
 
     async def answer(self, route: Route, call: Call, body: Callable[[], Awaitable[Any]] | None = None) -> Any:
         """What every way to a handler leads through. `body` reads the call's, once it is known that it may be asked.
@@ -108,14 +97,10 @@ class Handlers(Nodes, Joining):
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def version(self, call: Call) -> Any:
-        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
-        return {
-            "version": __version__,
-            "cluster": cluster.item.id,
-            "revision": await self._store.revision(),
-            "container_pool": cluster.item.container_pool,
-            "vip_pool": cluster.item.vip_pool,
-        }
+        cluster = await self._cluster()
+        pools = {"container_pool": cluster.item.container_pool, "vip_pool": cluster.item.vip_pool}
+        revision = await self._store.revision()
+        return {"version": __version__, "cluster": cluster.item.id, "revision": revision, **pools}
 
     async def list_kind(self, call: Call) -> Any:
         """From the server's copy, once that has all that was written before now. Who asks with `?stale=1` takes it as
@@ -151,12 +136,12 @@ class Handlers(Nodes, Joining):
 
     def _wish(self, kind: str, query: Mapping[str, str]) -> Wish:
         if kind == "endpoints" and "node" in query:
-            return _scoped(Shown(self.scopes, query["node"]))
+            return Wish(further=Shown(self.scopes, query["node"]))  # endpoints have no node of their own
         return Wish(selection_of(query))
 
     async def explain_service(self, call: Call) -> Any:
         key, cache, every_node = f"{call.names['app']}/{call.names['service']}", self._loop.cache, "all" in call.query
-        service = await self._must(Service, key, "no such service")
+        service = await self._must(Service, key)
         if (at := _number(call.query.get("at", ""))) is not None:
             return explain_then(key, at, cache, slot=call.query.get("slot", ""))
         await cache.reached(service.modified)
@@ -167,7 +152,7 @@ class Handlers(Nodes, Joining):
         if (at := _number(call.query.get("at", ""))) is not None:
             key, task = service_of_task(task, cache)
             return explain_then(key, at, cache, task=task)
-        found = await self._must(Task, task, "no such task")
+        found = await self._must(Task, task)
         await cache.reached(found.modified)
         return explain_task(found.item, cache, self._clock.now(), every_node="all" in call.query)
 
@@ -176,18 +161,16 @@ class Handlers(Nodes, Joining):
 
     async def inside_of(self, call: Call) -> str:
         """The same for who wants to be inside the container, or to touch its files."""
-        task = (await self._must(Task, call.names["task"], "no such task")).item
+        task = (await self._must(Task, call.names["task"])).item
         check_power(call.caller, f"{task.app}/{task.name}", task.spec)
         return await self.node_of(call)
 
     async def node_of(self, call: Call) -> str:
         """Whose agent has a task's container."""
-        task = (await self._must(Task, call.names["task"], "no such task")).item
+        task = (await self._must(Task, call.names["task"])).item
+        name = f"{task.app}/{task.name}"
         if not task.node:
-            raise Conflict(
-                f"{task.app}/{task.name} has no node yet: {task.status.message}",
-                remedy=f"miniorch explain {task.app}/{task.name}",
-            )
+            raise Conflict(f"{name} has no node yet: {task.status.message}", remedy=f"miniorch explain {name}")
         return task.node
 
     # --- what users write --------------------------------------------------------------------------------------------
@@ -215,36 +198,31 @@ class Handlers(Nodes, Joining):
     ) -> tuple[list[Write], list[ServiceChange], Versioned[Cluster]]:
         """What an app file would write, and in words. Raises `Conflict` if the app has changed after `if_revision`."""
         check_spec(app, spec)
-        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+        cluster = await self._cluster()
         services = await read_all(self._store, Service)
         current = await read(self._store, App, app)
         writes = plan_apply(app, spec, current, services, cluster.item, self._clock.now())
-        changed = max((one.modified for one in services if one.item.app == app), default=0)
-        changed = max(changed, current.modified if current else 0)
-        if if_revision is not None and writes and changed > if_revision:
-            raise Conflict(
-                f"{app} has changed at revision {changed}, after revision {if_revision}",
-                remedy="miniorch plan, and look again",
-            )
-        if if_revision is not None and if_revision > (newest := await self._store.revision()):
-            message = f"revision {if_revision} is still to come, the newest is {newest}"
-            raise Conflict(message, remedy="miniorch plan, and look again")
-        if if_revision is not None and current is None:
-            await self._check_not_removed(app, if_revision)
+        if if_revision is not None:
+            own = [one.modified for one in services if one.item.app == app] + [current.modified if current else 0]
+            await self._check_unchanged(app, if_revision, max(own) if writes else 0, gone=current is None)
         return writes, changes(app, spec, [service.item for service in services]), cluster
 
-    async def _check_not_removed(self, app: str, if_revision: int) -> None:
-        """Raises `Conflict` if an app that is not there was when a plan was made. Nothing but events tells of it."""
-        events = await read_all(self._store, Event)
-        about = [
-            one for one in events if (one.item.kind, one.item.subject, one.item.message) == ("app", app, "removed")
-        ]
-        gone = max((one.modified for one in about), default=0)
-        since = min(one.modified for one in events) if len(events) >= EVENTS_KEPT else 0
-        why = f"{app} was removed at revision {gone}, after revision {if_revision}"
-        if since > if_revision >= gone:
-            why = f"events tell of revision {since} on alone: {app} may have been removed after revision {if_revision}"
-        if max(gone, since) > if_revision:
+    async def _check_unchanged(self, app: str, since: int, changed: int, *, gone: bool) -> None:
+        """Raises `Conflict` if an app has changed after a revision. Of one that was removed only events tell."""
+        why = f"{app} has changed at revision {changed}, after revision {since}" if changed > since else ""
+        if not why and since > (newest := await self._store.revision()):
+            why = f"revision {since} is still to come, the newest is {newest}"
+        if not why and gone:
+            events = await read_all(self._store, Event)
+            ends = [one.modified for one in events
+                    if (one.item.kind, one.item.subject, one.item.message) == ("app", app, "removed")]  # fmt: skip
+            removed = max(ends, default=0)
+            told = min(one.modified for one in events) if len(events) >= EVENTS_KEPT else 0
+            if removed > since:
+                why = f"{app} was removed at revision {removed}, after revision {since}"
+            elif told > since:
+                why = f"events tell of revision {told} on alone: {app} may have been removed after revision {since}"
+        if why:
             raise Conflict(why, remedy="miniorch plan, and look again")
 
     async def what_if(self, call: Call) -> Any:
@@ -276,10 +254,8 @@ class Handlers(Nodes, Joining):
         key = f"{call.names['app']}/{call.names['service']}"
         replicas = call.body.get("replicas") if isinstance(call.body, dict) else None
         if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas <= MAX_REPLICAS:
-            raise UsageError(
-                f"replicas wants a whole number from 0 to {MAX_REPLICAS}, got {replicas!r}",
-                remedy=f"miniorch scale {key}=3",
-            )
+            message = f"replicas wants a whole number from 0 to {MAX_REPLICAS}, got {replicas!r}"
+            raise UsageError(message, remedy=f"miniorch scale {key}=3")
         service = await self._wanted_service(key)
         spec = replace(service.item.spec, replicas=replicas)
         why = f"scaled from {service.item.spec.replicas} to {replicas}"
@@ -340,17 +316,10 @@ class Handlers(Nodes, Joining):
     # --- how ---------------------------------------------------------------------------------------------------------
 
     async def _wanted_service(self, key: str) -> Versioned[Service]:
-        service = await self._must(Service, key, "no such service")
+        service = await self._must(Service, key)
         if service.item.removing:
             raise Conflict(f"{key} is being removed", remedy=f"miniorch wait {key} --for gone; then run")
         return service
-
-    @staticmethod
-    def _alone(cluster: Versioned[Cluster]) -> Write:
-        """Write the cluster's record back as it is: of two requests that both read lists of subnets, service addresses
-        or ports after it, one fails and reads again. Comparing only the new object's own key would let both pass.
-        """
-        return Write(cluster.item, cluster.modified)
 
 
 def _number(text: str) -> int | None:
@@ -358,8 +327,3 @@ def _number(text: str) -> int | None:
     if text and not (text.isascii() and text.isdigit() and len(text) < 20):
         raise UsageError(f"a revision is a whole number, got {text[:40]!r}", remedy="miniorch version")
     return int(text) if text else None
-
-
-def _scoped(shown: Shown) -> Wish:
-    """What a node may see of the endpoints, which have no node of their own."""
-    return Wish(further=shown)

@@ -37,7 +37,7 @@ from miniorch.clock import new_id
 from miniorch.codec import from_plain
 from miniorch.errors import Conflict, NotAllowed, NotFound, Temporary, Unsupported, UsageError
 from miniorch.identity import server_url
-from miniorch.model import Cluster, Member, Node, Role, Token
+from miniorch.model import Member, Node, Role, Token
 from miniorch.state.records import Versioned, Write, read, read_all
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Joining(Writing):
     # --- for strangers -----------------------------------------------------------------------------------------------
 
     async def authority_certificate(self, call: Call) -> Any:
-        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+        cluster = await self._cluster()
         return {"cluster": cluster.item.id, "certificate": cluster.item.authority, "now": self._clock.now()}
 
     @retrying
@@ -128,12 +128,13 @@ class Joining(Writing):
         nodes = {one.item.name: one.item for one in await read_all(self._store, Node)}
         name = name_for(said, digest_of_key(key), {name: one.item for name, one in members.items()}, nodes,
                         self._clock.now())  # fmt: skip
-        answer = await self._certify(members.get(name), key, Subject(name, role.value, "", _address(source)))
-        answer["servers"] = [
-            server_url(one.address)
-            for one in nodes.values()
-            if one.role is Role.MANAGER and one.address and one.name != name
-        ]
+        before = members.get(name)
+        if before and before.item.key == digest_of_key(key) and before.item.role != role.value:
+            raise Conflict(f"{name} is a {before.item.role} of this cluster already, no {role.value}",
+                           remedy=f"miniorch node rm {name}; then join anew")  # fmt: skip
+        answer = await self._certify(before, key, Subject(name, role.value, "", _address(source)))
+        others = [one for one in nodes.values() if one.role is Role.MANAGER and one.address and one.name != name]
+        answer["servers"] = [server_url(one.address) for one in others]
         if role is Role.MANAGER:
             answer |= {"authority_key": authority.key, "store": self.store_url}
         return answer
@@ -168,9 +169,8 @@ class Joining(Writing):
         said = from_plain(Wanted, call.body)
         key, local = key_in(said.request), call.caller.via == "socket"
         if said.role not in USERS and not (said.role == Role.MANAGER and local):
-            raise UsageError(
-                f"a role is one of {', '.join(USERS)}", remedy="miniorch context create laptop --role view"
-            )
+            remedy = "miniorch context create laptop --role view"
+            raise UsageError(f"a role is one of {', '.join(USERS)}", remedy=remedy)
         if not NAME.fullmatch(said.name) or not 0 < said.ttl_seconds <= 10 * LIFE_SECONDS:
             raise UsageError("a name wants letters, digits and -, at most 63; a life at most 900 days",
                              remedy="miniorch context create laptop --role view --ttl 90d")  # fmt: skip
@@ -183,7 +183,7 @@ class Joining(Writing):
     @retrying
     async def revoke_member(self, call: Call) -> Any:
         """A user's certificate is refused from the next request on. Machines are removed by `node rm`."""
-        member = await self._must(Member, call.names["member"], "no such user")
+        member = await self._must(Member, call.names["member"])
         if member.item.role not in USERS:
             raise UsageError(f"{member.item.name} is a machine", remedy=f"miniorch node rm {member.item.name}")
         return {"revision": await self._commit([Write(member.item, member.modified, erase=True)])}
@@ -194,8 +194,8 @@ class Joining(Writing):
         known = await read_all(self._store, Token)
         missing = [role for role in Role if not any(one.item.standing and one.item.role is role for one in known)]
         if missing:
-            writes = [Write(self._fresh(role).kept(0.0, standing=True), 0) for role in missing]
-            await self._commit([await self._alone_of_all(), *writes])
+            writes = [Write(self._fresh(role), 0) for role in missing]
+            await self._commit([self._alone(await self._cluster()), *writes])  # two at once must not make four
             known = await read_all(self._store, Token)
         return {"items": [self._told(one.item) for one in known]}
 
@@ -204,7 +204,7 @@ class Joining(Writing):
         said, now = from_plain(WantedToken, call.body or {}), self._clock.now()
         if not 0 <= said.ttl_seconds <= 10 * LIFE_SECONDS:
             raise UsageError("a token lives 0 seconds (for ever) to 900 days", remedy="miniorch token create --ttl 2h")
-        token = self._fresh(said.role).kept(now + said.ttl_seconds if said.ttl_seconds else 0.0, standing=False)
+        token = self._fresh(said.role, now + said.ttl_seconds if said.ttl_seconds else 0.0, standing=False)
         over = [one for one in await read_all(self._store, Token) if 0 < one.item.expires_at < now - 86400.0]
         await self._commit([Write(token, 0), *(Write(one.item, one.modified, erase=True) for one in over[:100])])
         return self._told(token, secret=True)
@@ -216,14 +216,14 @@ class Joining(Writing):
         if role is None:
             raise NotFound(f"there is no role {call.names['role']}", remedy="miniorch token rotate --role worker")
         old = [one for one in await read_all(self._store, Token) if one.item.standing and one.item.role is role]
-        token = self._fresh(role).kept(0.0, standing=True)
+        token = self._fresh(role)
         gone = [Write(one.item, one.modified, erase=True) for one in old]
-        await self._commit([await self._alone_of_all(), Write(token, 0), *gone])
+        await self._commit([self._alone(await self._cluster()), Write(token, 0), *gone])
         return self._told(token)
 
     @retrying
     async def revoke_token(self, call: Call) -> Any:
-        token = await self._must(Token, call.names["token"], "no such token")
+        token = await self._must(Token, call.names["token"])
         if token.item.standing:
             raise UsageError("a standing token is rotated, not revoked",
                              remedy=f"miniorch token rotate --role {token.item.role.value}")  # fmt: skip
@@ -236,7 +236,7 @@ class Joining(Writing):
         ttl_seconds: float = LIFE_SECONDS,
     ) -> dict[str, Any]:  # fmt: skip
         authority, now = self._signing(), self._clock.now()
-        cluster = (await self._must(Cluster, "cluster", "the cluster record is missing")).item
+        cluster = (await self._cluster()).item
         subject = replace(subject, cluster=cluster.id, since=now - SKEW_SECONDS, until=now + ttl_seconds)
         member = Member(subject.name, subject.role, digest_of_key(key), subject.until, now)
         await self._commit([Write(member, known.modified if known else 0)])
@@ -249,21 +249,17 @@ class Joining(Writing):
             raise Conflict("this server does not hold the key of the cluster's authority", remedy="ask another manager")
         return self.authority
 
-    def _fresh(self, role: Role) -> tokens.JoinToken:
+    def _whole(self, role: Role, identifier: str) -> tokens.JoinToken:
         authority = self._signing()
-        digest = digest_of_certificate(authority.certificate)
-        return tokens.make(digest, authority.key, role, new_id(self._chance, 8))
+        return tokens.make(digest_of_certificate(authority.certificate), authority.key, role, identifier)
+
+    def _fresh(self, role: Role, expires_at: float = 0.0, *, standing: bool = True) -> Token:
+        return self._whole(role, new_id(self._chance, 8)).kept(expires_at, standing=standing)
 
     def _told(self, token: Token, *, secret: bool = False) -> dict[str, Any]:
-        authority = self._signing()
-        whole = tokens.make(digest_of_certificate(authority.certificate), authority.key, token.role, token.id)
+        whole = self._whole(token.role, token.id)
         return {"id": token.id, "role": token.role.value, "expires_at": token.expires_at, "standing": token.standing,
                 "token": str(whole) if secret or token.standing else ""}  # fmt: skip
-
-    async def _alone_of_all(self) -> Write:
-        """So that two who make standing tokens at once do not make four."""
-        cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
-        return Write(cluster.item, cluster.modified)
 
     def _may_be_shared(self) -> None:
         """Raises `Unsupported` where a second manager could not reach the state."""
@@ -274,10 +270,8 @@ class Joining(Writing):
                 remedy=f"{worker}; or begin a cluster with miniorch init --store etcd://HOST:PORT",
             )
         if re.search(r"//localhost|,localhost|[/,]127\.|\[::1\]", self.store_url):
-            raise Unsupported(
-                f"{self.store_url} is reached from this manager alone, so there can be no second one",
-                remedy=f"{worker}; or miniorch down; miniorch up --store etcd://HOST:PORT",
-            )
+            message = f"{self.store_url} is reached from this manager alone, so there can be no second one"
+            raise Unsupported(message, remedy=f"{worker}; or miniorch down; miniorch up --store etcd://HOST:PORT")
 
 
 def name_for(said: Stranger, key: str, members: Mapping[str, Member], nodes: Mapping[str, Node], now: float) -> str:

@@ -23,7 +23,7 @@ from miniorch.codec import Json, encode, from_plain
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import Loop
 from miniorch.errors import Conflict, UsageError
-from miniorch.model import Availability, Cluster, Member, Node, NodeState, Role, Volume
+from miniorch.model import Availability, Member, Node, NodeState, Role, Volume
 from miniorch.spec import Resources
 from miniorch.state.records import Write, read, read_all
 from scheduler.attributes import GENERIC
@@ -31,7 +31,6 @@ from scheduler.attributes import GENERIC
 LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 MAX_LABELS, MAX_LABEL_LENGTH = 64, 128
 MAX_SAID = 100  # images, or labels of its engine, of a node: everybody who follows the nodes hears of them
-NO_NODE = "no such node"
 T = TypeVar("T")
 
 
@@ -76,7 +75,7 @@ class Nodes(Writing):
 
     async def node_itself(self, call: Call) -> str:
         """Which agent answers what is asked of a whole node."""
-        return (await self._must(Node, call.names["node"], "no such node")).item.name
+        return (await self._must(Node, call.names["node"])).item.name
 
     @retrying
     async def register(self, call: Call) -> Node:
@@ -101,14 +100,14 @@ class Nodes(Writing):
     async def _join(self, name: str, registered: Callable[[Node], Node]) -> Node:
         """A new node gets a subnet of its own. One at a time: a thousand that start together do not race."""
         async with self._joining:
-            cluster = await self._must(Cluster, "cluster", "the cluster record is missing")
+            cluster = await self._cluster()
             # Whoever joined before us has written the cluster's record in the same transaction.
             await self._loop.cache.reached(cluster.modified)
             subnet = free_subnet(cluster.item.container_pool, {one.subnet for one in self._loop.cache.nodes.values()})
             own = str(ipaddress.ip_network(subnet)[1])
             node = registered(Node(name, subnet, own, Resources(), state_since=self._clock.now()))
             why = f"joined with {node.engine}, subnet {subnet}"
-            await self._commit([Write(cluster.item, cluster.modified), Write(node, 0, why=why)])
+            await self._commit([self._alone(cluster), Write(node, 0, why=why)])
             return node
 
     @retrying
@@ -119,19 +118,13 @@ class Nodes(Writing):
         nodes = self._loop.cache.nodes
         answer, known = _next_beat(self._liveness.every(len(nodes))), nodes.get(name)
         ports = (known.ports_in_use if known else {}) if beat.ports_in_use is None else beat.ports_in_use
-        said = beat.ready, beat.message, ports
-        if (
-            known is not None
-            and (known.ready, known.message, known.ports_in_use) == said
-            and known.state is NodeState.READY
-            and beat.images is None
-        ):
+        said = beat.ready, beat.message, ports, NodeState.READY
+        if known and (known.ready, known.message, known.ports_in_use, known.state) == said and beat.images is None:
             return answer  # the usual case: ten thousand nodes, nothing new
-        node = await self._must(Node, name, "no such node: register first")
+        node = await self._must(Node, name, ": register first")
         images = node.item.images if beat.images is None else _bounded(beat.images)
-        changed = self._heard(
-            replace(node.item, ready=beat.ready, message=beat.message, ports_in_use=ports, images=images)
-        )
+        beaten = replace(node.item, ready=beat.ready, message=beat.message, ports_in_use=ports, images=images)
+        changed = self._heard(beaten)
         if changed != node.item:
             await self._commit([Write(changed, node.modified, why=_back(node.item, changed))])
         return answer
@@ -145,7 +138,7 @@ class Nodes(Writing):
     @retrying
     async def change_node(self, call: Call) -> Any:
         name, wish = call.names["node"], from_plain(Wish, call.body)
-        node = await self._must(Node, name, NO_NODE)
+        node = await self._must(Node, name)
         labels = {**node.item.labels, **wish.labels}
         labels = {key: labels[key] for key in sorted(labels) if key not in wish.without}
         check_labels(name, labels)
@@ -163,7 +156,7 @@ class Nodes(Writing):
     async def remove_node(self, call: Call) -> Any:
         """Its tasks become LOST. What is named on its disk is given up, and only if that is wished (`?force=1`)."""
         name = call.names["node"]
-        node = await self._must(Node, name, NO_NODE)
+        node = await self._must(Node, name)
         volumes = [one for one in await read_all(self._store, Volume) if one.item.node == name]
         await self._loop.cache.reached(node.modified)
         tasks = [task for task in self._loop.cache.tasks_on(name) if task.live]
@@ -171,9 +164,8 @@ class Nodes(Writing):
             _may_go(node.item, [one.item.key for one in volumes], len(tasks))
         writes = [Write(node.item, node.modified, erase=True, why="removed from the cluster")]
         member = await read(self._store, Member, name)
-        writes += (
-            [Write(member.item, member.modified, erase=True)] if member else []
-        )  # its certificate is worth nothing
+        if member:  # its certificate is worth nothing from now on
+            writes.append(Write(member.item, member.modified, erase=True))
         why = f"given up with {name}, its data stays on that machine"
         writes += [Write(one.item, one.modified, erase=True, why=why) for one in volumes]
         return {"revision": await self._commit(writes), "lost": len(tasks)}
@@ -221,15 +213,11 @@ def check_labels(node: str, labels: Mapping[str, str]) -> None:
                 remedy=f"miniorch node label {node} zone=b",
             )
         if key.startswith(GENERIC) and not (value.isdecimal() and key != GENERIC):
-            raise UsageError(
-                f"{key}={value} is no number of resources: {GENERIC}NAME wants a whole number",
-                remedy=f"miniorch node label {node} {GENERIC}gpu=2",
-            )
+            message = f"{key}={value} is no number of resources: {GENERIC}NAME wants a whole number"
+            raise UsageError(message, remedy=f"miniorch node label {node} {GENERIC}gpu=2")
     if len(labels) > MAX_LABELS:
-        raise UsageError(
-            f"{node} would have {len(labels)} labels, at most {MAX_LABELS} are kept",
-            remedy=f"miniorch node label {node} {next(iter(labels))}-",
-        )
+        message = f"{node} would have {len(labels)} labels, at most {MAX_LABELS} are kept"
+        raise UsageError(message, remedy=f"miniorch node label {node} {next(iter(labels))}-")
 
 
 def free_subnet(pool: str, taken: set[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from miniorch.identity import LOCAL, Caller
 
 if TYPE_CHECKING:
     from miniorch.api.handlers import Handlers
-    from miniorch.api.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,40 +145,15 @@ ROLES = tuple(TABLE.split()[:5])
 
 
 async def dispatch(
-    handlers: Handlers,
-    method: str,
-    path: str,
-    body: Any = None,
-    caller: Caller = LOCAL,
+    handlers: Handlers, method: str, path: str, body: Any = None, caller: Caller = LOCAL,
     read: Callable[[Any], Any] = to_plain,
-) -> Any:
+) -> Any:  # fmt: skip
     """Call the handler of a path; the answer as plain data, or as `read` reads it. Errors are `MiniorchError`s."""
-    return read(await _handler(handlers, method, path, body, caller))
-
-
-async def stream(handlers: Handlers, path: str, caller: Caller = LOCAL) -> AsyncGenerator[Any, None]:
-    """The lines of a watch, decoded. Closing it ends the watch."""
-    watch = await open_watch(handlers, path, caller)
-    try:
-        while found := await watch.take():
-            for line in found:
-                yield to_plain(line)
-    finally:
-        watch.close()
-
-
-async def open_watch(handlers: Handlers, path: str, caller: Caller = LOCAL) -> Watch:
-    """Call the handler of a watch. Whoever takes its lines must close it."""
-    watch: Watch = await _handler(handlers, "GET", path, None, caller)
-    return watch
-
-
-async def _handler(handlers: Handlers, method: str, path: str, body: Any, caller: Caller) -> Any:
     found = _found(method, path)
     if found is None:
         raise NotFound(f"the server knows no {method} {path.partition('?')[0]}")
     route, names, query = found
-    return await handlers.answer(route, Call(caller, names, query, body))
+    return read(await handlers.answer(route, Call(caller, names, query, body)))
 
 
 @functools.lru_cache(2048)  # agents ask the same few questions again and again

@@ -24,12 +24,12 @@ class Scopes:
     def __init__(self, cache: Cache, over: Callable[["Shown", Compacted], None]) -> None:
         self._cache = cache
         self._over = over  # ends the watches of a node
-        self._apps: dict[str, dict[str, None]] = {}
+        self.apps: dict[str, dict[str, None]] = {}
         self._since: dict[str, int] = {}
 
     def changed(self, task: Task, gone: bool) -> None:
         """The copy of the store has a task in another state, or has it no more."""
-        apps = self._apps.setdefault(task.node, {})
+        apps = self.apps.setdefault(task.node, {})
         if gone and all(other.app != task.app for other in self._cache.tasks_on(task.node)):
             apps.pop(task.app, None)
         elif not gone and task.app not in apps:
@@ -38,10 +38,6 @@ class Scopes:
             return
         self._since[task.node] = self._cache.changing
         self._over(Shown(self, task.node), Compacted(f"{task.node} has tasks of other apps now: list again"))
-
-    def shows(self, node: str, item: object) -> bool:
-        """Whether a node sees an object, if that is an `Endpoints`."""
-        return isinstance(item, Endpoints) and (bool(item.ports) or item.app in self._apps.get(node, {}))
 
     async def check(self, node: str, revision: int) -> None:
         """Raises `Compacted` if what was listed for a node at a revision is no longer what it may see."""
@@ -58,4 +54,4 @@ class Shown:
     node: str
 
     def __call__(self, item: object) -> bool:
-        return self.scopes.shows(self.node, item)
+        return isinstance(item, Endpoints) and (bool(item.ports) or item.app in self.scopes.apps.get(self.node, {}))

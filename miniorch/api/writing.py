@@ -15,15 +15,18 @@ from miniorch.api.routes import Call
 from miniorch.clock import Clock
 from miniorch.controllers.loop import event_about
 from miniorch.errors import NotFound, Temporary, UsageError
-from miniorch.model import Service, Task
+from miniorch.model import Cluster, Member, Node, Service, Task, Token
 from miniorch.state.limits import TXN_OPERATIONS
 from miniorch.state.records import Versioned, Write, commit, put, read
 from miniorch.state.store import Store
 
 ATTEMPTS = 10
-PAUSE_SECONDS = (
-    0.002  # at most, before the second; each time twice as long, or a thousand nodes that join win every race
-)
+PAUSE_SECONDS = 0.002  # at most, before the second; each time twice as long, or a thousand that join win every race
+MISSING: dict[type, tuple[str, str]] = {
+    Task: ("no such task", "miniorch ps -a"), Service: ("no such service", "miniorch services"),
+    Node: ("no such node", ""), Member: ("no such user", ""), Token: ("no such token", ""),
+    Cluster: ("the cluster record is missing", ""),
+}  # fmt: skip
 T = TypeVar("T")
 W = TypeVar("W", bound="Writing")
 Handler = Callable[[W, Call], Awaitable[Any]]
@@ -55,22 +58,29 @@ class Writing:
     _clock: Clock
     _chance: random.Random
 
-    async def _must(self, cls: type[T], key: str, otherwise: str) -> Versioned[T]:
+    async def _must(self, cls: type[T], key: str, then: str = "") -> Versioned[T]:
         found = await read(self._store, cls, key)
         if found is None:
-            raise NotFound(
-                f"{otherwise}: {key}", remedy={Task: "miniorch ps -a", Service: "miniorch services"}.get(cls, "")
-            )
+            what, remedy = MISSING[cls]
+            raise NotFound(f"{what}{then}: {key}", remedy=remedy)
         return found
+
+    async def _cluster(self) -> Versioned[Cluster]:
+        return await self._must(Cluster, "cluster")
+
+    @staticmethod
+    def _alone(cluster: Versioned[Cluster]) -> Write:
+        """Write the cluster's record back as it is: of two requests that both read lists of subnets, service addresses
+        or ports after it, one fails and reads again. Comparing only the new object's own key would let both pass.
+        """
+        return Write(cluster.item, cluster.modified)
 
     async def _commit(self, writes: list[Write]) -> int:
         now = self._clock.now()
         events = [event_about(write.item, write.why, now, self._chance) for write in writes if write.why]
         if len(writes) > TXN_OPERATIONS:
-            raise UsageError(
-                f"this would change {len(writes)} objects at once, at most {TXN_OPERATIONS} can be",
-                remedy="split the app file into several apps",
-            )
+            message = f"this would change {len(writes)} objects at once, at most {TXN_OPERATIONS} can be"
+            raise UsageError(message, remedy="split the app file into several apps")
         fits = len(writes) + len(events) <= TXN_OPERATIONS
         revision = await commit(self._store, writes, events if fits else ())
         if revision is None:

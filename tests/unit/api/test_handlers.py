@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from miniorch.api.apply import CHANGES_TOLD
-from miniorch.api.routes import dispatch, stream
+from miniorch.api.handlers import Handlers
+from miniorch.api.routes import dispatch
 from miniorch.clock import SystemClock
 from miniorch.codec import from_plain, to_plain
 from miniorch.ending import end
@@ -402,6 +403,15 @@ async def test_a_removed_app_is_gone_with_all_its_tasks_and_keeps_its_volume_unl
         await api("DELETE", "/v1/apps/shop")
 
 
+async def stream(handlers: Handlers, path: str) -> AsyncGenerator[Any, None]:
+    """The lines of a watch, decoded."""
+    watch = await dispatch(handlers, "GET", path, read=lambda watch: watch)
+    with closing(watch):
+        while found := await watch.take():
+            for line in found:
+                yield to_plain(line)
+
+
 async def test_a_watch_goes_on_from_a_list_and_filters(api: Api) -> None:
     revision = (await api("GET", "/v1/services"))["revision"]
     await api("PUT", "/v1/apps/shop", SHOP)
@@ -409,11 +419,11 @@ async def test_a_watch_goes_on_from_a_list_and_filters(api: Api) -> None:
     assert await anext(lines) == {"revision": revision}
     first, second = await anext(lines), await anext(lines)
     assert [line["put"]["name"] for line in (first, second)] == ["db", "web"]
-    await lines.aclose()  # type: ignore[attr-defined]
+    await lines.aclose()
     assert first["revision"] == revision < second["revision"]  # a break between the two must not lose the second
     lines = stream(api.server.handlers, f"/v1/watch/services?revision={first['revision']}&app=shop")
     assert [await anext(lines), await anext(lines), await anext(lines)][1:] == [first, second]
-    await lines.aclose()  # type: ignore[attr-defined]
+    await lines.aclose()
     with pytest.raises(UsageError, match="revision"):
         await anext(stream(api.server.handlers, "/v1/watch/services"))
     with pytest.raises(NotFound, match="the server has no cats"):

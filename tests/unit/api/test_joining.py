@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,21 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from miniorch.api.joining import WRONG_AT_MOST, WRONG_SECONDS
 from miniorch.api.routes import dispatch
 from miniorch.authority import Authority
-from miniorch.certificates import LIFE_SECONDS, Subject, digest_of_key, key_in, new_key, read_certificate, request_for
+from miniorch.certificates import (
+    LIFE_SECONDS,
+    Subject,
+    digest_of_key,
+    key_in,
+    new_key,
+    own_certificate,
+    read_certificate,
+    request_for,
+)
 from miniorch.ending import end
 from miniorch.errors import Conflict, NotAllowed, Temporary, Unsupported, UsageError
-from miniorch.identity import LOCAL, Caller
+from miniorch.identity import ADVERTISE_FILE, LOCAL, Caller, has_identity
 from miniorch.model import Cluster, Role
-from miniorch.server import Server
+from miniorch.server import Server, become_manager
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import Write, commit, read
 
@@ -153,6 +163,14 @@ async def test_a_replayed_request_gives_the_same_name_again_and_never_a_second_m
     assert len((await door.ask("GET", "/v1/members"))["items"]) == 1
 
 
+async def test_a_managers_request_replayed_with_a_workers_token_takes_no_role_away(door: Door) -> None:
+    said = {"request": request_for(KEY), "name": "node1", "role": "manager", "address": "192.0.2.1"}
+    await door.ask("POST", "/v1/certificates", said)
+    with pytest.raises(Conflict, match="node1 is a manager of this cluster already"):
+        await door.join(await door.token())
+    assert [one["role"] for one in (await door.ask("GET", "/v1/members"))["items"]] == ["manager"]
+
+
 async def test_another_key_never_gets_a_name_that_is_taken(door: Door) -> None:
     token = await door.token()
     await door.join(token)
@@ -197,7 +215,7 @@ async def test_a_manager_cannot_join_where_the_state_is_a_file(door: Door) -> No
     answer = await door.join(await door.token("manager"))
     assert (answer["role"], answer["store"]) == ("manager", "etcd://192.0.2.1:2379")
     assert Authority(answer["authority"], answer["authority_key"]).check() is None
-    assert "authority_key" not in await door.join(await door.token())
+    assert "authority_key" not in await door.join(await door.token(), request_for(new_key()))
 
 
 async def test_whoever_guesses_waits_and_others_do_not(door: Door) -> None:
@@ -281,3 +299,23 @@ async def test_only_the_own_socket_makes_a_manager_of_a_machine(door: Door) -> N
         await door.ask("POST", "/v1/certificates", body, far)
     made = await door.ask("POST", "/v1/certificates", {**body, "request": request_for(new_key())})
     assert made["role"] == "manager"
+
+
+async def test_what_init_leaves_makes_a_manager_of_the_machine_once_and_keeps_its_key(
+    door: Door, tmp_path: Path
+) -> None:
+    await become_manager(door.server, tmp_path)
+    assert not has_identity(tmp_path), "nobody has said init"
+    keys = set()
+    for address in ("192.0.2.1", "192.0.2.9"):
+        (tmp_path / ADVERTISE_FILE).write_text(f"m1 {address}")
+        await become_manager(door.server, tmp_path)
+        own = own_certificate(tmp_path)
+        assert (own.name, own.role, own.address) == ("m1", "manager", address)
+        keys.add(own.key)
+    assert len(keys) == 1
+    (tmp_path / ADVERTISE_FILE).write_text("m/1 192.0.2.1")
+    with pytest.raises(UsageError, match="a name wants letters"):
+        await become_manager(door.server, tmp_path)
+    await become_manager(door.server, tmp_path)  # the next start is not kept from by it
+    assert own_certificate(tmp_path).address == "192.0.2.9"

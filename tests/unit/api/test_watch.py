@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from miniorch.api.app import Lines
+from miniorch.api.app import lines
 from miniorch.api.watch import BUFFERED_BYTES, Watch, Watches, Wish
 from miniorch.client import PING_SECONDS
 from miniorch.errors import Compacted
@@ -314,7 +314,7 @@ async def test_reader_who_hangs_up_ends_its_watch_and_an_error_is_the_last_line_
         sent.append(message)
 
     first, second = watches.open("tasks", 0, Wish()), watches.open("nodes", 0, Wish())
-    streams = [asyncio.ensure_future(Lines(one)({}, receive, send)) for one in (first, second)]
+    streams = [asyncio.ensure_future(lines(one, receive, send)) for one in (first, second)]
     await write(store, task("a"), task("b"))
     await asyncio.sleep(0.1)
     assert b"".join(message.get("body", b"") for message in sent).count(b"\n") == 4
