@@ -29,6 +29,7 @@ RENEWED_SECONDS = 30 * 86400.0  # a user's that was given for less is not renewe
 SKEW_SECONDS = 3600.0  # valid from an hour ago: a machine whose clock is late must accept it, too
 REQUEST_BYTES = 4096  # one with a P-256 key has about 500
 PEM = serialization.Encoding.PEM
+NAME = (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.ORGANIZATION_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,19 @@ def new_key() -> str:
     return key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
+def private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    """Raises `ValueError`, `TypeError` for what is none."""
+    key = serialization.load_pem_private_key(pem.encode(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("a key of another kind")
+    return key
+
+
 def request_for(key: str) -> str:
     """A request (PEM) that proves that its sender has `key`. It names nobody: the server chooses the name."""
-    private = serialization.load_pem_private_key(key.encode(), None)
-    assert isinstance(private, ec.EllipticCurvePrivateKey)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "any")])
-    return x509.CertificateSigningRequestBuilder(name).sign(private, hashes.SHA256()).public_bytes(PEM).decode()
+    request = x509.CertificateSigningRequestBuilder(name).sign(private_key(key), hashes.SHA256())
+    return request.public_bytes(PEM).decode()
 
 
 def key_in(request: str) -> ec.EllipticCurvePublicKey:
@@ -100,23 +108,15 @@ def read_certificate(data: bytes) -> Subject:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("not a certificate of miniorch: its key is of another kind")
 
-    def part(of: x509.ObjectIdentifier) -> str:
-        return next((str(one.value) for one in read.subject.get_attributes_for_oid(of)), "")
-
+    found = [read.subject.get_attributes_for_oid(one) for one in NAME]
+    name, role, cluster = (next((str(one.value) for one in part), "") for part in found)
     try:
         names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         addresses = [str(one) for one in names.get_values_for_type(x509.IPAddress)]
     except x509.ExtensionNotFound:
         addresses = []
-    return Subject(
-        part(NameOID.COMMON_NAME),
-        part(NameOID.ORGANIZATIONAL_UNIT_NAME),
-        part(NameOID.ORGANIZATION_NAME),
-        next(iter(addresses), ""),
-        read.not_valid_after_utc.timestamp(),
-        digest_of_key(key),
-        read.not_valid_before_utc.timestamp(),
-    )
+    until, since = read.not_valid_after_utc.timestamp(), read.not_valid_before_utc.timestamp()
+    return Subject(name, role, cluster, next(iter(addresses), ""), until, digest_of_key(key), since)
 
 
 def own_certificate(folder: Path) -> Subject:
@@ -125,26 +125,31 @@ def own_certificate(folder: Path) -> Subject:
 
 
 def certificate_for(
-    subject: Subject, key: ec.EllipticCurvePublicKey, authority: x509.Certificate
+    subject: Subject, key: ec.EllipticCurvePublicKey, authority: x509.Certificate | None
 ) -> x509.CertificateBuilder:
-    """The unsigned certificate: everything in it comes from `subject`, which the server has chosen, but the key."""
-    parts = ((NameOID.COMMON_NAME, subject.name), (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.role),
-             (NameOID.ORGANIZATION_NAME, subject.cluster))  # fmt: skip
-    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in parts])
+    """The unsigned certificate: everything in it comes from `subject`, which the server has chosen, but the key.
+
+    Without an `authority` it is that of the authority itself, which signs certificates and nothing else.
+    """
+    parts = zip(NAME, (subject.name, subject.role, subject.cluster), strict=True)
+    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in parts if value])
+    root = authority is None
+    signs = x509.KeyUsage(not root, False, False, False, False, root, root, False, False)
+    made = (
+        x509.CertificateBuilder(authority.subject if authority else name, name, key, x509.random_serial_number())
+        .not_valid_before(datetime.datetime.fromtimestamp(subject.since, datetime.UTC))
+        .not_valid_after(datetime.datetime.fromtimestamp(subject.until, datetime.UTC))
+        .add_extension(x509.BasicConstraints(ca=root, path_length=0 if root else None), critical=True)
+        .add_extension(signs, critical=True)
+    )
+    if authority is None:
+        return made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     own: list[x509.GeneralName] = [x509.DNSName(subject.name)]
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if subject.address:  # a machine's: it also listens
         own.append(x509.IPAddress(ipaddress.ip_address(subject.address)))
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
-    signs = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())  # type: ignore[arg-type]
-    return (
-        x509.CertificateBuilder(authority.subject, name, key, x509.random_serial_number())
-        .not_valid_before(datetime.datetime.fromtimestamp(subject.since, datetime.UTC))
-        .not_valid_after(datetime.datetime.fromtimestamp(subject.until, datetime.UTC))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(signs, critical=True)
-        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .add_extension(x509.SubjectAlternativeName(own), critical=False)
-        .add_extension(issuer, critical=False)
-    )
+    for extension in (x509.ExtendedKeyUsage(uses), x509.SubjectAlternativeName(own), issuer):
+        made = made.add_extension(extension, critical=False)
+    return made

@@ -140,7 +140,7 @@ def platform(values: Values, node: Node, what: str, key: Key) -> str:
 
 def attribute(values: Values, node: Node, what: str, key: Key) -> str:
     """What a node has and tasks are spread over, such as `node.labels.zone`."""
-    name = values.text(node, what, key)
+    name = attributes.spelt(values.text(node, what, key))
     if not name or attributes.known(name):
         return name
     message = f'{what}: there is no attribute "{shorten(name)}"'

@@ -12,6 +12,7 @@ task waits. Next file: `miniorch/appfile/dependencies.py`.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.options import attribute
@@ -24,6 +25,9 @@ from scheduler.spellings import classic, expression, marathon
 
 # Classic Swarm reads these from a container's environment.
 EXPRESSIONS = ("constraint:", "affinity:", "whitelist:", "reschedule:")
+LABELS = ("com.docker.swarm.constraints", "com.docker.swarm.affinities")  # where it keeps them afterwards
+MAX_PREFIX = 16
+_LINE = re.compile(r"[A-Za-z]+: ?[\w.-]+[=!]=")
 _IGNORED = {
     "whitelist:": "write a list of nodes as constraint:node==/^(a|b)$/",
     "reschedule:": "tasks of a lost node get successors on others anyway",
@@ -70,7 +74,11 @@ def _classic(keys: Section, services: Mapping[str, Entry]) -> Iterator[Constrain
     what, environment = keys.named("environment"), keys.get("environment")
     for node in parted(environment)[1] if environment else ():
         text = keys.values.text(node, what)
-        prefix = next((one for one in EXPRESSIONS if text.startswith(one)), "")
+        prefix = _prefix(text)
+        if not text.startswith(prefix):
+            message = f"{what}: {shorten(text)} looks like a rule of classic Swarm, which has no such word"
+            keys.values.refuse("E0104", message, node.place, f"write {prefix}{text.partition(':')[2].strip()[:60]}")
+            continue
         if prefix in _IGNORED:
             keys.note("environment", Verdict.IGNORED, f"{shorten(text)}: {_IGNORED[prefix]}", node.place)
             continue
@@ -83,6 +91,19 @@ def _classic(keys: Section, services: Mapping[str, Entry]) -> Iterator[Constrain
             why = f"{shorten(text)}: counts by itself, and is not dropped together with others"
             keys.note("environment", Verdict.APPROXIMATED, why, node.place)
         yield from made
+    labels = keys.get("labels")
+    for one in labels.value if labels and isinstance(labels.value, list | dict) else ():
+        if (name := one if isinstance(one, str) else one.text).startswith(LABELS):
+            keys.note("labels", Verdict.IGNORED, f"{shorten(name)}: write rules as lines of environment")
+
+
+def _prefix(text: str) -> str:
+    """With which of `EXPRESSIONS` a line of the environment begins, or was meant to; "" for a variable."""
+    if ":" not in text[:MAX_PREFIX]:  # as in nearly all
+        return ""
+    head = f"{text.partition(':')[0]}:"
+    near = get_close_matches(head.lower(), EXPRESSIONS, 1, 0.75) if _LINE.match(text) else ()
+    return head if head in EXPRESSIONS else next(iter(near), "")
 
 
 def _named(container: str, services: Mapping[str, Entry]) -> str:
@@ -145,15 +166,15 @@ def parted(environment: Node) -> tuple[Node, list[Node]]:
     if isinstance(environment.value, dict):
         own = {}
         for name, entry in environment.value.items():
-            if not name.startswith(EXPRESSIONS):
-                own[name] = entry
-            else:
-                text = name if entry.node.value is None else f"{name}={entry.node.text}"
+            text = name if entry.node.value is None else f"{name}={entry.node.text}"
+            if ":" in name and _prefix(text):
                 found.append(Node(text, entry.place, text))
+            else:
+                own[name] = entry
         return replace(environment, value=own), found
     if isinstance(environment.value, list):
-        found = [one for one in environment.value if one.text.startswith(EXPRESSIONS)]
-        rest = [one for one in environment.value if not one.text.startswith(EXPRESSIONS)]
+        found = [one for one in environment.value if _prefix(one.text)]
+        rest = [one for one in environment.value if not _prefix(one.text)]
         return replace(environment, value=rest), found
     return environment, found
 

@@ -159,7 +159,7 @@ async def serve(place: Place) -> None:
     forwarding = asyncio.create_task(Forwarder(servers, place.run).run())
     stopping = asyncio.create_task(until_told_to_end().wait())
     engine = DockerEngine()
-    giver = QuietServer(Inside(lambda task: None, engine, Peers(engine.images, "host")))
+    giver = QuietServer(Inside(lambda task: None, engine, Peers(engine, "host")))
     giving = asyncio.create_task(giver.serve(sockets=[listen(place.images_socket, 0o600)]))
     done, _ = await asyncio.wait([forwarding, stopping, giving], return_when=asyncio.FIRST_COMPLETED)
     giver.stop()

@@ -107,7 +107,7 @@ class Group:
         wait_until(self._removed, STOP_SECONDS, f"the cgroup {self.path} is gone")
 
     def _killed(self) -> bool:
-        for pid in self.processes():
+        for pid in sorted(self.processes()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return not self.processes()

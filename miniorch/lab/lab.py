@@ -91,8 +91,10 @@ class Lab:
     def up(
         self, count: int, store: str, labels: Mapping[str, Mapping[str, str]], cpus: float, memory_bytes: int,
         managers: int = 0,
-    ) -> None:  # fmt: skip
-        """Make what is missing of the lab. Returns when each node is ready. Raises what went wrong, in one message."""
+    ) -> list[str]:  # fmt: skip
+        """Make what is missing of the lab. Returns the nodes, when each is ready; those that somebody has cut or paused
+        are left so. Raises what went wrong, in one message.
+        """
         need_root("make a lab", "sudo miniorch lab up")
         wire = "" if self.plan else free_wire(routes())
         plan = ordered(self.plan, count, store, labels, cpus, memory_bytes, wire, managers)
@@ -109,6 +111,7 @@ class Lab:
             with self._took("ports"):
                 self._forward()
             self.place.current.write_text("".join(f"{one}\n" for one in self.sockets))
+            return [machine.name for machine in machines]
 
     def bring_up(self, machines: Sequence[Machine]) -> None:
         """Power, engine and miniorch on these nodes, side by side; the manager's first."""

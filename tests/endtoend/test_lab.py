@@ -101,6 +101,9 @@ def test_a_node_without_power_comes_back_as_the_same_node(web: LabMachine) -> No
 def test_time_stands_still_on_a_paused_node(web: LabMachine) -> None:
     web.miniorch("lab", "pause", "node2")
     assert web.power()["node2"] == "paused"
+    said = web.miniorch("lab", "up").stdout
+    assert "2 nodes are ready" in said
+    assert "left cut or paused: node2" in said
     assert "lab resume node2" in web.miniorch("lab", "exec", "node2", "--", "true", code=5).stderr
     web.miniorch("lab", "resume", "node2")
     assert web.inside("node2", "echo", "here") == "here\n"

@@ -25,7 +25,7 @@ from miniorch.servers import OneOf
 from miniorch.spec import AppSpec, Port, ServiceSpec, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.store import Put
-from miniorch.transport import FirstOf, UnixTransport
+from miniorch.transport import HttpTransport
 
 SHOP = AppSpec({"web": ServiceSpec(TaskSpec("web:1"), ports=(Port(5000, 80),))})
 WEB = Service("two", "web", SHOP.services["web"], "10.201.0.1")
@@ -69,11 +69,11 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-def transport(tmp_path: Path) -> UnixTransport:
-    return UnixTransport(str(tmp_path / "api.sock"), 5.0)
+def transport(tmp_path: Path) -> HttpTransport:
+    return HttpTransport(str(tmp_path / "api.sock"), timeout_seconds=5.0)
 
 
-async def test_answers_and_refusals_arrive_as_they_were_sent(api: Api, transport: UnixTransport) -> None:
+async def test_answers_and_refusals_arrive_as_they_were_sent(api: Api, transport: HttpTransport) -> None:
     answer = await transport.request("PUT", "/v1/apps/shop", SHOP)
     assert answer["changes"][0]["action"] == "create"
     services = await list_kind(transport, Service)
@@ -87,7 +87,7 @@ async def test_answers_and_refusals_arrive_as_they_were_sent(api: Api, transport
         await transport.request("PUT", "/v1/apps/shop", "x" * (MAX_BODY_BYTES + 1))
 
 
-async def test_a_mirror_survives_a_server_that_goes_away_and_misses_nothing(api: Api, transport: UnixTransport) -> None:
+async def test_a_mirror_survives_a_server_that_goes_away_and_misses_nothing(api: Api, transport: HttpTransport) -> None:
     seen = mirror(transport, Service)
     assert (await anext(seen)).items == {}
     await transport.request("PUT", "/v1/apps/shop", SHOP)
@@ -149,7 +149,7 @@ async def test_a_stream_is_left_when_its_server_hears_nothing_from_the_store_and
 
 
 async def test_a_mirror_whose_revision_was_compacted_or_is_of_another_store_lists_again(
-    api: Api, transport: UnixTransport
+    api: Api, transport: HttpTransport
 ) -> None:
     """The server finds out about compaction when the answer has begun: the error comes as a line of the stream."""
     for number in range(20):
@@ -181,24 +181,24 @@ async def test_what_only_the_leader_does_is_done_whoever_is_asked_first(api: Api
     second = Api(str(tmp_path / "second.sock"), api.store, "two")
     await second.start()
     try:
-        ways = [UnixTransport(one.path, 5.0) for one in (api, second)]
+        ways = [HttpTransport(one.path, timeout_seconds=5.0) for one in (api, second)]
         refused = []
         for way in ways:
             with pytest.raises((NotLeader, NotFound)) as error:
                 await way.request("DELETE", "/v1/nodes/nobody")
             refused.append(type(error.value))
         assert refused == [NotFound, NotLeader], "the first leads"
-        for order in (ways, ways[::-1]):
+        for order in ((api.path, second.path), (second.path, api.path)):
             with pytest.raises(NotFound, match="nobody"):
-                await FirstOf(order).request("DELETE", "/v1/nodes/nobody")
+                await HttpTransport(*order, timeout_seconds=5.0).request("DELETE", "/v1/nodes/nobody")
     finally:
         await second.stop()
 
 
-async def test_the_socket_admits_its_owner_and_group_only(api: Api, transport: UnixTransport) -> None:
+async def test_the_socket_admits_its_owner_and_group_only(api: Api, transport: HttpTransport) -> None:
     assert stat.S_IMODE(Path(api.path).stat().st_mode) == 0o660
 
 
 def test_no_socket_is_one_readable_error(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="does not answer"):
-        UnixTransport(str(tmp_path / "none.sock")).request_now("GET", "/v1/version")
+        HttpTransport(str(tmp_path / "none.sock")).request_now("GET", "/v1/version")

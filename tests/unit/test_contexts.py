@@ -14,7 +14,7 @@ from miniorch.clock import SystemClock
 from miniorch.contexts import chosen, chosen_folder, folder_of, known, transport_now
 from miniorch.errors import Conflict, NotAllowed, NotFound, UsageError
 from miniorch.identity import CERTIFICATE_FILE, check_certificate
-from miniorch.transport import TlsTransport, UnixTransport
+from miniorch.transport import API_SOCKET, HttpTransport
 
 NOW = 1_800_000_000.0
 
@@ -45,9 +45,7 @@ def test_a_context_is_taken_in_as_private_files_and_used(home: Path) -> None:
     assert (chosen(), known()) == ("ann", ["ann"])
     assert {one.stat().st_mode & 0o777 for one in folder_of("ann").iterdir()} == {0o600}
     assert folder_of("ann").stat().st_mode & 0o777 == 0o700
-    transport = transport_now()
-    assert isinstance(transport, TlsTransport)
-    assert transport.place == "https://192.0.2.1:7440"
+    assert transport_now().place == "https://192.0.2.1:7440"
 
 
 def test_the_environment_comes_before_the_choice_and_local_is_this_machine(
@@ -59,7 +57,7 @@ def test_the_environment_comes_before_the_choice_and_local_is_this_machine(
     monkeypatch.setenv("MINIORCH_CONTEXT", "ann")
     assert chosen_folder() == folder_of("ann")
     monkeypatch.setenv("MINIORCH_CONTEXT", "local")
-    assert isinstance(transport_now(), UnixTransport)
+    assert transport_now().place == API_SOCKET
     monkeypatch.delenv("MINIORCH_CONTEXT")
     monkeypatch.setenv("MINIORCH_RUN_DIR", str(home))
     assert chosen_folder() is None, "whoever says where to ask is asked there"
@@ -101,11 +99,11 @@ def test_a_context_asks_for_a_later_end_in_the_last_third_of_its_life_unless_tha
 ) -> None:
     asked: list[str] = []
 
-    def request_now(self: TlsTransport, method: str, path: str, body: object = None) -> object:
+    def request_now(self: HttpTransport, method: str, path: str, body: object = None) -> object:
         asked.append(f"{method} {path} at {self.place}")
         return {"certificate": (folder_of("ann") / CERTIFICATE_FILE).read_text()}
 
-    monkeypatch.setattr(TlsTransport, "request_now", request_now)
+    monkeypatch.setattr(HttpTransport, "request_now", request_now)
     add(bundle(home, since=SystemClock().now() - age * 86400, seconds=days * 86400), "")
     transport_now()
     assert asked == ["POST /v1/renew at https://192.0.2.1:7440"] * asks

@@ -21,6 +21,7 @@ PRODUCT = sorted(
 ADAPTERS = {
     "miniorch/clock.py": "the machine's time and chance",
     "miniorch/transport.py": "HTTP on a socket, read in a thread",
+    "miniorch/exchange.py": "HTTP whose two sides flow at once",
     "miniorch/listener.py": "opens sockets",
     "miniorch/up.py": "starts processes and waits for them",
     "miniorch/cli/": "a person's terminal",
@@ -41,19 +42,32 @@ ADAPTERS = {
     "netplugin/driver.py": "the kernel is asked in a thread",
     "netplugin/trace.py": "probes from inside a container's namespace",
     "netplugin/kernel.py": "netlink sockets",
+    "netplugin/resolve.py": "DNS on sockets",
+    "netplugin/standin.py": "knocks at the agent's socket",
     "netplugin/nft.py": "one caller at a time in a library that knows no threads",
     "netplugin/conntrack.py": "netlink sockets",
     "netplugin/check.py": "the kernel is looked at in a thread",
 }
-MODULES = {"uuid", "secrets", "socket", "threading", "concurrent.futures", "multiprocessing"}
+MODULES = {
+    "uuid", "secrets", "socket", "_socket", "socketserver", "http.client", "urllib.request",
+    "threading", "_thread", "concurrent", "concurrent.futures", "multiprocessing",
+}  # fmt: skip
 CALLS = {
     "time.time", "time.monotonic", "time.perf_counter", "time.sleep", "time.time_ns", "time.monotonic_ns",
-    "datetime.now", "datetime.utcnow", "datetime.today", "datetime.datetime.now", "datetime.datetime.utcnow",
-    "os.urandom", "asyncio.to_thread",
+    "time.perf_counter_ns", "time.localtime", "time.gmtime", "time.ctime", "time.clock_gettime",
+    "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today", "datetime.date.today",
+    "os.urandom", "os.getrandom", "asyncio.to_thread",
+}  # fmt: skip
+# Methods of a loop or functions of asyncio: threads, and sockets by another name.
+ANYBODYS = {
+    "run_in_executor", "open_connection", "open_unix_connection", "start_server", "start_unix_server",
+    "create_connection", "create_unix_connection", "create_server", "create_unix_server", "create_datagram_endpoint",
 }  # fmt: skip
 # The order of sets is lost in them.
 ORDERLESS = {"sorted", "set", "frozenset", "any", "all", "len", "sum", "min", "max"}
-ORDERED = {"list", "tuple", "enumerate", "iter", "next", "zip", "map", "filter", "dict", "deque"}
+ORDERED = {"list", "tuple", "enumerate", "iter", "next", "zip", "map", "filter", "dict", "deque", "str", "repr"}
+TAKES_ITS_ORDER = {"join", "extend", "fromkeys", "chain", "sample", "gather"}
+MADE_OF_SETS = {"union", "difference", "intersection", "symmetric_difference", "copy"}
 
 
 def dotted(node: ast.expr) -> str:
@@ -65,30 +79,59 @@ def dotted(node: ast.expr) -> str:
     return ""
 
 
-def forbidden(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """What reads the clock, rolls dice, starts threads or opens sockets by itself."""
+def imported(tree: ast.Module) -> dict[str, str]:
+    """What the names of a file that come from elsewhere are called there."""
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, one.name) for one in node.names if one.name in MODULES)
+            names |= {one.asname: one.name for one in node.names if one.asname}
         if isinstance(node, ast.ImportFrom):
-            full = [f"{node.module}.{one.name}" for one in node.names]
-            yield from ((node.lineno, name) for name in full if name in CALLS or node.module in MODULES)
-            yield from ((node.lineno, name) for name in full if node.module == "random" and name != "random.Random")
-        name = dotted(node) if isinstance(node, ast.Attribute) else ""
-        if name in CALLS or name.endswith(".run_in_executor"):
-            yield node.lineno, name
-        if name.startswith("random.") and name.count(".") == 1 and name != "random.Random":
-            yield node.lineno, name
-        if isinstance(node, ast.Call) and dotted(node.func) == "random.Random" and not node.args:
-            yield node.lineno, "random.Random() without a seed"
+            names |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    return names
+
+
+def forbidden(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """What reads the clock, rolls dice, starts threads or opens sockets by itself."""
+    known = imported(tree)
+    harmless = {id(one) for node in ast.walk(tree) for one in _named_or_seeded(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            origin = getattr(node, "module", "")
+            for one in node.names:
+                full = f"{origin}.{one.name}".lstrip(".")
+                dice = origin == "random" and one.name != "Random"
+                if full in MODULES | CALLS or origin in MODULES or dice or full == "time.*":
+                    yield node.lineno, full
+        if not isinstance(node, ast.Name | ast.Attribute):
+            continue
+        first, dot, rest = dotted(node).partition(".")
+        name = known.get(first, first) + dot + rest
+        anybodys = isinstance(node, ast.Attribute) and node.attr in ANYBODYS
+        dice = name.startswith("random.") and not (name == "random.Random" and id(node) in harmless)
+        if name in CALLS or anybodys or name.rpartition(".")[2] in ANYBODYS or dice:
+            yield node.lineno, name or node.attr
+
+
+def _named_or_seeded(node: ast.AST) -> Iterator[ast.AST]:
+    """Where a generator's type is only named, or one is made from a seed."""
+    if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) != "None":
+        yield node.func
+    for part in (getattr(node, field, None) for field in ("annotation", "returns", "slice")):
+        if isinstance(part, ast.AST):
+            yield from ast.walk(part)
 
 
 class Sets(ast.NodeVisitor):
     """Iterations over what is visibly a set, where the order may come out."""
 
-    def __init__(self) -> None:
+    def __init__(self, tree: ast.Module) -> None:
         self.names: set[str] = set()
         self.found: list[tuple[int, str]] = []
+        makers = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+        self.functions = {one.name for one in makers if self._annotated(one.returns)}
+        classes = [one for one in ast.walk(tree) if isinstance(one, ast.ClassDef)]
+        fields = [one for cls in classes for one in cls.body if isinstance(one, ast.AnnAssign)]
+        self.names = {f"self.{dotted(one.target)}" for one in fields if self._annotated(one.annotation)}
 
     def is_set(self, node: ast.expr | None) -> bool:
         match node:
@@ -96,6 +139,12 @@ class Sets(ast.NodeVisitor):
                 return True
             case ast.Call(func=ast.Name(id="set" | "frozenset")):
                 return True
+            case ast.Call(func=ast.Attribute(value=value, attr=attr)) if attr in MADE_OF_SETS:
+                return self.is_set(value)
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+                return name in self.functions
+            case ast.NamedExpr(value=value):
+                return self.is_set(value)
             case ast.BinOp(op=ast.Sub() | ast.BitOr() | ast.BitAnd() | ast.BitXor()):
                 return any(self.is_set(side) or self._keys(side) for side in (node.left, node.right))
             case ast.IfExp():
@@ -110,7 +159,7 @@ class Sets(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         outer = set(self.names)
-        arguments = node.args.args + node.args.kwonlyargs
+        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
         self.names |= {one.arg for one in arguments if self._annotated(one.annotation)}
         self.generic_visit(node)
         self.names = outer | {name for name in self.names if name.startswith("self.")}
@@ -119,11 +168,14 @@ class Sets(ast.NodeVisitor):
 
     @staticmethod
     def _annotated(annotation: ast.expr | None) -> bool:
-        return annotation is not None and ast.unparse(annotation).startswith(("set[", "frozenset[", "AbstractSet["))
+        named = "" if annotation is None else ast.unparse(annotation).strip("'")
+        return named.startswith(("set[", "frozenset[", "AbstractSet[", "Set["))
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)
         for target in node.targets:
+            if isinstance(target, ast.Tuple | ast.List) and not isinstance(node.value, ast.Tuple | ast.List):
+                self._note(node.value)
             (self.names.add if self.is_set(node.value) else self.names.discard)(dotted(target))
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
@@ -135,15 +187,23 @@ class Sets(ast.NodeVisitor):
         self._note(node.iter)
         self.generic_visit(node)
 
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> None:
+        self._note(node.value)
+        self.generic_visit(node)
+
     def visit_Starred(self, node: ast.Starred) -> None:
         self._note(node.value)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
         name = dotted(node.func)
-        if name in ORDERED or (isinstance(node.func, ast.Attribute) and node.func.attr in ("join", "extend")):
+        if name in ORDERED or (isinstance(node.func, ast.Attribute) and node.func.attr in TAKES_ITS_ORDER):
             for argument in node.args:
                 self._note(argument)
+        if name in ("min", "max", "sorted") and any(one.arg == "key" for one in node.keywords):  # of equals, the first
+            self._note(node.args[0])
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "pop" and not node.args:
+            self._note(node.func.value)
         if name in ORDERLESS and node.args and isinstance(node.args[0], ast.GeneratorExp | ast.ListComp):
             for part in ast.iter_child_nodes(node.args[0]):
                 self.visit(part if not isinstance(part, ast.comprehension) else ast.Expr(part.iter))
@@ -167,7 +227,7 @@ class Sets(ast.NodeVisitor):
 
 
 def set_orders(tree: ast.Module) -> list[tuple[int, str]]:
-    sets = Sets()
+    sets = Sets(tree)
     sets.visit(tree)
     return sets.found
 
@@ -198,6 +258,18 @@ def test_nothing_depends_on_the_order_of_a_set(path: str) -> None:
         "import socket",
         "import os\nos.urandom(8)",
         "from secrets import token_hex",
+        "import time as t\nx = t.time()",
+        "from time import *",
+        "from random import Random\nx = Random()",
+        "import random\nx = field(default_factory=random.Random)",
+        "import random\nx = random.Random(None)",
+        "from datetime import datetime as D\nD.now()",
+        "import datetime as dt\ndt.date.today()",
+        "import asyncio as a\nasync def f(): await a.to_thread(print)",
+        "import asyncio\nasync def f(): await asyncio.get_running_loop().run_in_executor(None, print)",
+        "import asyncio\nasync def f(): await asyncio.open_connection('h', 1)",
+        "async def f(loop): await loop.create_server(print)",
+        "import http.client",
     ],
 )
 def test_the_lint_sees_what_it_forbids(code: str) -> None:
@@ -213,6 +285,16 @@ def test_the_lint_sees_what_it_forbids(code: str) -> None:
         ("for key in old.keys() - new.keys(): pass", True),
         ("','.join({a for a in b})", True),
         ("class A:\n def __init__(self): self.x: set[int] = set()\n def f(self): return tuple(self.x)", True),
+        ("x = set(y)\nx.pop()", True),
+        ("first, *rest = {1, 2}", True),
+        ("for a in set(x).union(y): pass", True),
+        ("def f() -> set[str]: ...\nfor x in f(): pass", True),
+        ("class A:\n x: set[int]\n def f(self): return list(self.x)", True),
+        ("max({1, 2}, key=f)", True),
+        ("dict.fromkeys({1, 2})", True),
+        ("def f(): yield from {1, 2}", True),
+        ("max({1, 2})", False),
+        ("x = [1]\nx.pop()", False),
         ("for x in sorted({1, 2}): pass", False),
         ("any(x for x in {1, 2})", False),
         ("z = {a for a in {1, 2}}", False),

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import hashlib
 import io
+import os
 import random
 import resource
 import tarfile
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from open_engine import FakeOpenEngine
 
 from agent.engine import ContainerSpec
 from agent.inside import Inside
 from miniorch.api.app import make_app
+from miniorch.api.forward import _away
 from miniorch.cli.inside import Session
 from miniorch.clock import SystemClock
 from miniorch.codec import encode
@@ -33,11 +33,11 @@ from miniorch.frames import CHUNK_BYTES, WINDOW_BYTES, Command, Frame, Kind, Unp
 from miniorch.listener import QuietServer, listen
 from miniorch.model import Status, Task, TaskState
 from miniorch.server import Server
-from miniorch.simulation.engine import Behaviour, Box, FakeEngine
+from miniorch.simulation.engine import Behaviour, Box
 from miniorch.spec import Resources, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import Write, commit
-from miniorch.transport import UnixTransport
+from miniorch.transport import HttpTransport
 
 MEGABYTE = 1 << 20
 
@@ -47,9 +47,9 @@ class Chain:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.transport = UnixTransport(str(folder / "api.sock"), 10.0)
+        self.transport = HttpTransport(str(folder / "api.sock"), timeout_seconds=10.0)
         self.store = MemoryStore()
-        self.engine = FakeEngine(SystemClock(), random.Random(1))
+        self.engine = FakeOpenEngine(SystemClock(), random.Random(1))
         self.agent: QuietServer | None = None
         self.box: Box
 
@@ -174,7 +174,7 @@ async def test_input_comes_back_as_output_and_the_code_is_last(chain: Chain) -> 
     begun = await chain.begin("sh", "-c", "exit 3", stdin=False)
     assert (await begun.rest())[-1] == (Kind.EXIT, b"3")
     begun.close()
-    assert chain.box.commands == []
+    assert chain.engine.commands[chain.box.id] == []
 
 
 async def test_ten_megabytes_go_both_ways_in_little_memory(chain: Chain) -> None:
@@ -222,7 +222,7 @@ async def test_a_slow_reader_stops_the_writer(chain: Chain) -> None:
             break
     assert taken == sent == WINDOW_BYTES
     begun.close()
-    await until(lambda: chain.box.commands == [])
+    await until(lambda: chain.engine.commands[chain.box.id] == [])
 
 
 async def test_input_beyond_the_window_ends_the_command(chain: Chain) -> None:
@@ -236,7 +236,7 @@ async def test_input_beyond_the_window_ends_the_command(chain: Chain) -> None:
 
     with pytest.raises((OSError, EOFError)):
         await flood()
-    await until(lambda: chain.box.commands == [])
+    await until(lambda: chain.engine.commands[chain.box.id] == [])
     begun.close()
 
 
@@ -246,9 +246,9 @@ async def test_a_client_that_hangs_up_ends_its_command_even_with_input_on_the_wa
     await begun.next()
     for _ in range(typed // CHUNK_BYTES):
         await begun.send((Kind.STDIN, bytes(CHUNK_BYTES)))
-    assert len(chain.box.commands) == 1
+    assert len(chain.engine.commands[chain.box.id]) == 1
     begun.close()
-    await until(lambda: chain.box.commands == [])
+    await until(lambda: chain.engine.commands[chain.box.id] == [])
 
 
 async def test_a_program_that_is_not_there_is_an_error_and_a_code(chain: Chain) -> None:
@@ -298,7 +298,7 @@ async def test_files_go_in_and_come_out(chain: Chain) -> None:
     )
     answer.close()
     connection.close()
-    assert chain.box.files["/tmp/big"] == content
+    assert chain.engine.files[chain.box.id]["/tmp/big"] == content
     assert await chain.transport.request("GET", "/v1/tasks/t1/stat?path=%2Ftmp%2Fbig") == {
         "name": "big", "folder": False, "link": "",
     }  # fmt: skip
@@ -329,38 +329,34 @@ async def test_an_agent_that_is_away_is_one_readable_error(chain: Chain) -> None
     (chain.folder / "agent.sock").unlink()
     with pytest.raises(Unreachable, match="agent on n1 does not answer") as caught:
         await chain.transport.request("GET", "/v1/tasks/t1/top")
-    assert caught.value.remedy == "miniorch up"
+    assert caught.value.remedy == "miniorch up   (on n1)"
 
 
-@pytest.mark.parametrize("closing", [False, True])
+def test_an_agent_that_is_silent_is_told_as_such() -> None:
+    assert "does not answer (TimeoutError)" in str(_away("n1", TimeoutError()))
+
+
 @pytest.mark.parametrize("turns", range(1, 6))
-def test_input_that_comes_as_the_loop_closes_is_nobodys_complaint(turns: int, closing: bool) -> None:
+def test_input_that_comes_as_the_loop_closes_is_nobodys_complaint(turns: int) -> None:
     """However few turns the loop still makes after the session, as in `asyncio.run`'s last steps."""
     exchange, complaints = mock.Mock(), []
     exchange.send = mock.AsyncMock(side_effect=ConnectionResetError("Connection lost"))
-    exchange.writer.transport.is_closing.return_value = closing
     session = Session(mock.Mock(), "/v1/tasks/t1/exec")
     session._exchange = exchange
-    loop, ended = asyncio.new_event_loop(), threading.Event()
+    loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda loop, context: complaints.append(context["message"]))
-
-    def read_input() -> None:
-        with contextlib.suppress(OSError, CancelledError):
-            session._in_loop(loop, partial(session.send, Kind.STDIN_END))
-        ended.set()
-
-    asked = threading.Event()
-    told = loop.call_soon_threadsafe
-    loop.call_soon_threadsafe = lambda *of: (told(*of), asked.set())[0]  # type: ignore[method-assign,func-returns-value]
-    threading.Thread(target=read_input, daemon=True).start()
-    assert asked.wait(10)
-    for _ in range(turns):
-        loop.call_soon(loop.stop)
-        loop.run_forever()
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-    loop.close()
+    handing = loop.create_task(session._hand_over())
+    with mock.patch.object(os, "read", side_effect=[b"typed", b""]):
+        reader = threading.Thread(target=session._read_input, args=(loop,), daemon=True)
+        reader.start()
+        for _ in range(turns):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        handing.cancel()
+        loop.run_until_complete(asyncio.gather(handing, return_exceptions=True))
+        loop.close()
+        session._sent.release()
+        reader.join(10)
     gc.collect()
-    assert ended.wait(10)
+    assert not reader.is_alive(), "it must not die of a loop that is closed"
     assert complaints == []

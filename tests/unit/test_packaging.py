@@ -42,3 +42,9 @@ def test_every_dependency_is_locked_with_a_hash() -> None:
 
 def _top(file: metadata.PackagePath) -> str:
     return file.parts[0].removesuffix(".py")
+
+
+def test_every_benchmark_looks_for_packages_in_the_root_before_its_own_folder() -> None:
+    """There `scheduler.py` stands, and whoever starts a benchmark by its path would have that for the package."""
+    for file in sorted((ROOT / "benchmarks").glob("*.py")):
+        assert re.search(r"^sys\.path(\.insert\(0|\[:0\])", file.read_text(), re.M), file.name

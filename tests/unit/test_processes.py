@@ -124,6 +124,26 @@ def test_only_what_is_missing_is_started_and_it_outlives_us_in_a_session_of_its_
     assert one.missing() == ["net"]
 
 
+def test_all_start_together_but_the_agent_waits_for_net(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    class Slow(Machine):
+        def answers(self, name: str) -> bool:
+            return False
+
+        def _start(self, process: Process) -> None:
+            done.append(f"start {process.name}")
+
+        def _wait_for(self, process: Process) -> None:
+            if f"{process.name} answers" not in done:
+                done.append(f"{process.name} answers")
+
+    assert Slow(lambda _: None, "n1", run=str(tmp_path / "r"), state=str(tmp_path / "s")).ensure_up() == [
+        "server", "net", "agent"
+    ]  # fmt: skip
+    assert done == ["start server", "start net", "net answers", "start agent", "server answers", "agent answers"]
+
+
 def test_another_store_is_refused_while_the_server_runs(tmp_path: Path) -> None:
     class Answering(Machine):
         def answers(self, name: str) -> bool:

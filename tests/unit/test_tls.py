@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from open_engine import FakeOpenEngine
 
 from agent.admission import Admission
 from agent.engine import ContainerSpec
@@ -33,11 +34,11 @@ from miniorch.identity import CERTIFICATE_FILE, KEY_FILE, client_context
 from miniorch.listener import STRANGERS, Connection, QuietServer, listen, listen_tcp
 from miniorch.model import Member, Node, Status, Task, TaskState
 from miniorch.server import Server
-from miniorch.simulation.engine import Behaviour, FakeEngine
+from miniorch.simulation.engine import Behaviour
 from miniorch.spec import Resources, TaskSpec
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import Write, commit, read
-from miniorch.transport import TlsTransport
+from miniorch.transport import HttpTransport
 
 CLUSTER = "c1"
 OURS, FOREIGN = Authority.make(CLUSTER, time.time()), Authority.make(CLUSTER, time.time())
@@ -90,8 +91,8 @@ class Cluster:
         """How many the server has with the owner of a certificate."""
         return [one.caller.name for one in self.http.server_state.connections].count(name)
 
-    def to_server(self, name: str) -> TlsTransport:
-        return TlsTransport(f"https://127.0.0.1:{self.port}", self.path(name), 5.0)
+    def to_server(self, name: str) -> HttpTransport:
+        return HttpTransport(f"https://127.0.0.1:{self.port}", folder=self.path(name), timeout_seconds=5.0)
 
     async def to_agent(self, name: str, node: str = "n1", path: str = "/v1/tasks/t1/logs") -> int:
         """The status of the agent's answer to a request of `name`'s."""
@@ -132,7 +133,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     cluster.http = QuietServer(app, cluster.path("m1"), doors[:1])
     server.hang_up = cluster.http.hang_up
     admission = Admission(lambda name, but: cluster.agent.hang_up(name, but))
-    cluster.engine = FakeEngine(SystemClock(), random.Random(1))
+    cluster.engine = FakeOpenEngine(SystemClock(), random.Random(1))
     inside = Inside(cluster.container_of, cluster.engine, admit=admission)
     cluster.agent = QuietServer(inside, cluster.path("n1"), doors[1:])
     tasks = [asyncio.create_task(server.run())]
@@ -211,12 +212,12 @@ async def test_both_listeners_refuse_whoever_is_not_known_and_admit_who_is(clust
     with pytest.raises(ConnectionError, match="is not n3"):
         await cluster.to_agent("m1", node="n3")
     # A worker that answers where a server should is no server.
-    false = TlsTransport(f"https://127.0.0.1:{cluster.agent_port}", cluster.path("ann"), 5.0)
+    false = HttpTransport(f"https://127.0.0.1:{cluster.agent_port}", folder=cluster.path("ann"), timeout_seconds=5.0)
     assert "no manager" in (await refusal(false.request("GET", "/v1/version"))).message
 
 
 async def test_exec_goes_over_two_tls_connections_with_both_ends_talking_at_once(cluster: Cluster) -> None:
-    async def chat(transport: TlsTransport, size: int) -> bytes:
+    async def chat(transport: HttpTransport, size: int) -> bytes:
         """`cat`, fed by one task and read by another."""
         exchange = await transport.begin("/v1/tasks/t1/exec")
         taken, said, unpacker = asyncio.Semaphore(4), bytearray(), Unpacker()

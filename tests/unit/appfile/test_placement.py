@@ -105,14 +105,18 @@ def test_what_becomes_of_a_soft_rule_and_of_what_is_no_rule_is_reported(tmp_path
       - constraint:storage==~ssd
       - reschedule:on-node-failure
       - whitelist:node==a|b
+      - other:node==a
+    labels: {com.docker.swarm.constraints: '["node==a"]'}
 """,
     )
     assert app.spec.services["web"].placement.constraints == (classic("constraint", "storage==~ssd"),)
-    told = [(row.place.line, row.verdict.value, row.why) for row in app.report.rows.values() if "env" in row.path]
-    assert told[1:] == [
+    assert app.spec.services["web"].task.environment == {"other:node": "=a"}
+    told = [(row.place.line, row.verdict.value, row.why) for row in app.report.rows.values() if row.why]
+    assert sorted(told)[2:] == [
         (5, "approximated", "constraint:storage==~ssd: counts by itself, and is not dropped together with others"),
         (6, "ignored", "reschedule:on-node-failure: tasks of a lost node get successors on others anyway"),
         (7, "ignored", "whitelist:node==a|b: write a list of nodes as constraint:node==/^(a|b)$/"),
+        (9, "ignored", "com.docker.swarm.constraints: write rules as lines of environment"),
     ]
 
 
@@ -184,6 +188,10 @@ WRONG = [
      "write node.labels.zone"),
     ("environment: ['constraint:node']", "E0104", (4, 19), "environment", '"constraint:node" has no operator',
      "write constraint:node==VALUE, or !="),
+    ("environment: ['constraints:node==a']", "E0104", (4, 19), "environment", "constraints:node==a looks like a rule",
+     "write constraint:node==a"),
+    ("environment: {'affinty:container!': b}", "E0104", (4, 19), "environment", "affinty:container!=b looks like",
+     "write affinity:container!=b"),
     ("environment: {'affinity:com.docker.compose.service=': dbb}", "E0106", (4, 19), "environment",
      "names dbb, which the file does not have", "write db"),
     ("platform: x86 on linux", "E0104", (4, 15), "platform", "wants a system and a processor",
