@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import heapq
 import logging
 import os
 import random
@@ -29,10 +28,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from yardstick import Yardstick  # noqa: E402 (it lies beside this file)
 
 from miniorch.clock import SystemClock  # noqa: E402 (found by the line above)
 from miniorch.controllers.loop import Loop  # noqa: E402
@@ -73,38 +73,6 @@ def service(number: int, scale: float = 1.0) -> Request:
     disk = Constraint("node.labels.disk", "==", ("ssd" if number % 2 else "hdd",))
     spec = ServiceSpec(TaskSpec("web:1", reserved=reserved), 100, placement=Placement((disk,)))
     return Request("shop", f"s{number}", spec)
-
-
-class Yardstick:
-    """All nodes are looked at once per service; those that fit stand in a heap."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self.rows = [[one.name, round(one.capacity.cpus * 1000), one.capacity.memory_bytes, 0, one.labels["disk"]] for one in nodes]  # fmt: skip # noqa: E501
-        self.own: dict[str, dict[str, int]] = {}
-
-    def place(self, request: Request, count: int) -> list[str]:
-        reserved, own = request.spec.task.reserved, self.own.setdefault(request.key, {})
-        cpus, memory = round(reserved.cpus * 1000), reserved.memory_bytes
-        disk = request.spec.placement.constraints[0].values[0]
-        heap: list[Any] = [
-            (own.get(row[0], 0), row[3], row[0], row)  # type: ignore[call-overload]
-            for row in self.rows
-            if row[4] == disk and row[1] >= cpus and row[2] >= memory  # type: ignore[operator]
-        ]
-        heapq.heapify(heap)
-        places: list[str] = []
-        while heap and len(places) < count:
-            mine, total, name, row = heap[0]
-            row[1] -= cpus
-            row[2] -= memory
-            row[3] += 1
-            own[name] = mine + 1
-            places.append(name)
-            if row[1] >= cpus and row[2] >= memory:
-                heapq.heapreplace(heap, (mine + 1, total + 1, name, row))
-            else:
-                heapq.heappop(heap)
-        return places
 
 
 @dataclass
