@@ -46,7 +46,7 @@ def _top(file: metadata.PackagePath) -> str:
 
 def test_every_benchmark_looks_for_packages_in_the_root_before_its_own_folder() -> None:
     """There `scheduler.py` stands, and whoever starts a benchmark by its path would have that for the package."""
-    started = [file for file in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in file.read_text()]
-    assert len(started) >= 10
-    for file in started:
+    for file in sorted((ROOT / "benchmarks").glob("*.py")):
+        if file.stem == "yardstick":
+            continue  # a part of one
         assert re.search(r"^sys\.path(\.insert\(0|\[:0\])", file.read_text(), re.M), file.name
