@@ -14,7 +14,7 @@ differ: rules that are rare (a wish about each node's neighbours) are left to th
 Next file: `scheduler/victims.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
 
@@ -79,11 +79,18 @@ class Index:
         index = cls(board.seed)
         for key, spec in board.services.items():
             index.service(key, spec)
+        index.fill(task for view in board.views.values() for task in view.tasks)
         for name, view in board.views.items():
-            for task in view.tasks:
-                index.task(None, task)
             index.node(name, view.node)
         return index
+
+    def fill(self, tasks: Iterable[Task]) -> None:
+        """What `task` does for many, before any node is there."""
+        for task in tasks:
+            if task.node and _counts(task):
+                row = self._row(task.node)
+                row.tasks[task.id] = task
+                row.hold(task, 1)
 
     def board(self) -> Board:
         """Everything as a board, with the tasks whose places have been given. It holds until the next change."""

@@ -47,13 +47,15 @@ class NodeView:
     @cached_property
     def reserved(self) -> Resources:
         """What live tasks have reserved. One that is being stopped counts until it has ended."""
-        live = [task.spec.reserved for task in self.tasks if task.live]
+        cpus = memory = 0  # in thousandths: 0.1 + 0.2 is 0.3
         generic: dict[str, int] = {}
-        for item in live:
-            for name, amount in item.generic.items():
-                generic[name] = generic.get(name, 0) + amount
-        cpus = sum(round(item.cpus * 1000) for item in live) / 1000  # 0.1 + 0.2 is 0.3
-        return Resources(cpus, sum(item.memory_bytes for item in live), generic)
+        for task in self.tasks:
+            if task.live:
+                item = task.spec.reserved
+                cpus, memory = cpus + round(item.cpus * 1000), memory + item.memory_bytes
+                for name, amount in item.generic.items() if item.generic else ():
+                    generic[name] = generic.get(name, 0) + amount
+        return Resources(cpus / 1000, memory, generic)
 
     @cached_property
     def staying(self) -> tuple[Task, ...]:

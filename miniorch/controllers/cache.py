@@ -124,8 +124,7 @@ class Cache:
             self._index = index = Index()
             for key, service in self.services.items():
                 index.service(key, service.spec)
-            for task in self.tasks.values():
-                index.task(None, task)
+            index.fill(self.tasks.values())
             for name, node in self.nodes.items():
                 index.node(name, node)
         return self._index
