@@ -92,14 +92,12 @@ class Machine:
                     _systemctl("start", process.unit_name)
                     started.append(process.name)
                 elif self._pid_file(process).pid() is None:
-                    self.say(f"starting {process.name} ({process.what})")
-                    self._start(process)
-                    started.append(process.name)
+                    self._start(process, started)
                 awaited.append(process)
                 if process.name == "net":  # Docker asks it as soon as the agent knows its node
-                    self._wait_for(process)
+                    self._wait_for(process, started)
             for process in awaited:
-                self._wait_for(process)
+                self._wait_for(process, started)
             self._remember("store", self.store)
         return started
 
@@ -112,7 +110,9 @@ class Machine:
             if self._pid_file(process).pid() is None and not connects(self.sockets[process.name])
         ]
 
-    def _start(self, process: Process) -> None:
+    def _start(self, process: Process, started: list[str]) -> None:
+        self.say(f"starting {process.name} ({process.what})")
+        started.append(process.name)
         log = self.log_of(process.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         rotate(log)
@@ -123,7 +123,8 @@ class Machine:
         _children.append(child)
         self._pid_file(process).write(child.pid)
 
-    def _wait_for(self, process: Process) -> None:
+    def _wait_for(self, process: Process, started: list[str]) -> None:
+        """Until it answers. One that was there, and ends only now, is started again."""
         began = time.monotonic()
         while not self.answers(process.name):
             _reap()
@@ -134,7 +135,9 @@ class Machine:
                     remedy="systemctl start docker   (where there is no systemd: dockerd &)",
                 )
             gone = not self._under_systemd() and self._pid_file(process).pid() is None
-            if gone or waited > START_SECONDS:
+            if gone and process.name not in started:
+                self._start(process, started)
+            elif gone or waited > START_SECONDS:
                 raise self._did_not_start(process, gone)
             time.sleep(POLL_SECONDS)
 
@@ -213,7 +216,7 @@ class Machine:
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", *(process.unit_name for process in self.processes))
         for process in self.processes:
-            self._wait_for(process)
+            self._wait_for(process, [one.name for one in self.processes])
 
     def _remove_units(self) -> None:
         if not self._under_systemd():

@@ -131,10 +131,11 @@ def test_all_start_together_but_the_agent_waits_for_net(tmp_path: Path) -> None:
         def answers(self, name: str) -> bool:
             return False
 
-        def _start(self, process: Process) -> None:
+        def _start(self, process: Process, started: list[str]) -> None:
+            started.append(process.name)
             done.append(f"start {process.name}")
 
-        def _wait_for(self, process: Process) -> None:
+        def _wait_for(self, process: Process, started: list[str]) -> None:
             if f"{process.name} answers" not in done:
                 done.append(f"{process.name} answers")
 
@@ -142,6 +143,23 @@ def test_all_start_together_but_the_agent_waits_for_net(tmp_path: Path) -> None:
         "server", "net", "agent"
     ]  # fmt: skip
     assert done == ["start server", "start net", "net answers", "start agent", "server answers", "agent answers"]
+
+
+def test_a_process_that_was_there_and_ends_only_now_is_started_again(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    class Ending(Machine):
+        def answers(self, name: str) -> bool:
+            return bool(done)
+
+        def _start(self, process: Process, started: list[str]) -> None:
+            started.append(process.name)
+            done.append(f"start {process.name}")
+
+    one = Ending(lambda _: None, "n1", run=str(tmp_path / "r"), state=str(tmp_path / "s"))
+    started: list[str] = []
+    one._wait_for(one.processes[0], started)
+    assert (done, started) == (["start server"], ["server"])
 
 
 def test_another_store_is_refused_while_the_server_runs(tmp_path: Path) -> None:
