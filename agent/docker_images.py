@@ -8,7 +8,8 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from docker.utils import parse_repository_tag
 from agent.docker_connection import Connection, accepted, said_by
 from agent.engine import Progress
 from agent.images import BuildProgress, PullProgress
+from agent.layers import without
 from miniorch.errors import EngineError
 from miniorch.spec import Build
 
@@ -95,8 +97,25 @@ class DockerImages(Connection):
     async def find(self, image: str) -> str:
         return await self.call(lambda api: _id_of(api, image))
 
-    async def save(self, image: str) -> AsyncIterator[bytes]:
-        """What `docker save` writes. Raises `EngineError` before the first piece if there is no such image."""
+    async def layers(self, *images: str) -> list[Sequence[str]]:
+        """The layers of these images, or of all, each from the bottom up; none of one that is not here."""
+
+        def look(api: Any) -> list[Sequence[str]]:
+            found = [_image(api, name) for name in images or {one["Id"] for one in api.images()}]
+            return [(one.get("RootFS") or {}).get("Layers") or [] for one in found]
+
+        return await self.call(look)
+
+    async def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
+        """What `docker save` writes, without so many of the lowest layers.
+
+        Raises `EngineError` before the first piece if there is no such image.
+        """
+        async with aclosing(self._saved(image)) as whole, aclosing(without(whole, but) if but else whole) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _saved(self, image: str) -> AsyncGenerator[bytes]:
         async with self.open("GET", f"/images/{quote(image, safe='')}/get") as wire:
             await accepted(wire, EngineError(f"there is no image {image} on this node"))
             async for piece in wire.body():
@@ -114,7 +133,12 @@ class DockerImages(Connection):
 
 def _id_of(api: Any, image: str) -> str:
     """ "" if it is not here."""
+    return str(_image(api, image).get("Id", ""))
+
+
+def _image(api: Any, image: str) -> Mapping[str, Any]:
+    """What Docker knows of an image; nothing if it is not here."""
     try:
-        return str(api.inspect_image(image)["Id"])
+        return dict(api.inspect_image(image))
     except NotFound:
-        return ""
+        return {}

@@ -27,8 +27,9 @@ from miniorch.listener import caller_of
 log = logging.getLogger("agent")
 
 PATH = re.compile(r"/v1/tasks/([0-9a-z]+)/(\w+)")
+NUMBER = re.compile("[0-9]{1,9}")
 NETWORK = re.compile(r"/v1/nodes/[^/]+/network")
-IMAGES = "/v1/images"  # and "/v1/images/archive": what workers may ask of each other
+IMAGES, ARCHIVE = "/v1/images", "/v1/images/archive"  # what workers may ask of each other
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Query = Mapping[str, str]
@@ -84,15 +85,16 @@ class Inside:
         query = dict(parse_qsl(scope["query_string"].decode()))
         try:
             self.admit(caller_of(scope), scope["path"])
-            if self.peers is not None and scope["path"].startswith(IMAGES):
-                await self._image(self.peers, scope["path"], query.get("name", ""), asker)
+            if self.peers is not None and scope["path"] in (IMAGES, ARCHIVE):
+                await self._image(self.peers, scope["path"], query, asker)
                 return await asker.say(b"", more=False)
             if self.network is not None and NETWORK.fullmatch(scope["path"]):
                 words = ["--verify", *(["--repair"] if scope["method"] == "POST" else [])]
                 return await asker.say(await self.network(*words), more=False)
             path = PATH.fullmatch(scope["path"])
-            container = self._container_of(path[1]) if path else None
-            if path is None or container is None:
+            if path is None:
+                raise NotFound(f"the agent knows no {scope['method']} {scope['path']}")
+            if (container := self._container_of(path[1])) is None:
                 raise NotFound("this node has no container of that task: it was never made, or is removed already")
             try:
                 await self._answer(scope["method"], path[2], container, query, asker)
@@ -110,8 +112,7 @@ class Inside:
     async def _answer(self, method: str, what: str, container: Container, query: Query, asker: Asker) -> None:
         match method, what:
             case "GET", "logs":
-                tail = query.get("tail", "")
-                lines = int(tail) if tail.isdigit() else 100
+                lines = _number(query, "tail", 100)
                 output = self._engine.logs(container.id, tail=lines, follow=query.get("follow") == "1")
                 await _while_listening(asker, _stream(output, asker))
             case "GET", "top":
@@ -130,12 +131,14 @@ class Inside:
             case _:
                 raise NotFound(f"the agent knows no {method} {what}")
 
-    async def _image(self, peers: Peers, path: str, name: str, asker: Asker) -> None:
-        """What other nodes ask: whether an image is here, and all of it."""
+    async def _image(self, peers: Peers, path: str, query: Query, asker: Asker) -> None:
+        """What other nodes ask: whether an image is here, and all of it but for the layers that they have."""
+        if not (name := query.get("name", "")):
+            raise UsageError("which image?", remedy=f"{path}?name=busybox:1")
         if path == IMAGES:
             await asker.say(encode(await peers.state(name)))
         else:
-            await _while_listening(asker, _stream(peers.archive(name), asker))
+            await _while_listening(asker, _stream(peers.archive(name, _number(query, "but", 0)), asker))
 
     async def _trace(self, container: Container, query: Query) -> bytes:
         """The way of a packet from this container."""
@@ -143,9 +146,8 @@ class Inside:
             raise NotFound("this node has no network to look at")
         processes = await self._engine.top(container.id)
         pid = processes.rows[0][processes.titles.index("PID")]
-        port = query.get("port", "")
         asked = {name: query[name] for name in ("target", "vip", "chain", "name") if name in query}
-        numbers = {"pid": int(pid), "port": int(port) if port.isdigit() else 0}
+        numbers = {"pid": int(pid), "port": _number(query, "port", 0)}
         return await self.network("--trace", encode({**asked, **numbers, "address": container.address}).decode())
 
     def _running(self, container: Container) -> Container:
@@ -165,6 +167,11 @@ class Inside:
         output = self._engine.exec(container.id, what, window.frames(asker))
         listening, running = window.fill(frames), _stream((pack(*frame) async for frame in output), asker, output)
         await first_of(listening, running)
+
+
+def _number(query: Query, name: str, otherwise: int) -> int:
+    text = query.get(name, "")
+    return int(text) if NUMBER.fullmatch(text) else otherwise
 
 
 def _does_not_run(container: Container) -> Conflict:

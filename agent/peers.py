@@ -5,15 +5,17 @@ without an uplink. The idea: before a node pulls or builds an image it asks the 
 `docker save` writes it, over the agents' own mutual TLS; who is just making it is waited for. Of two that ask each
 other at the same moment, the one whose name comes first makes it.
 
+Layers that are here do not travel (`agent/layers.py`); if the engine misses one after all, the whole image comes.
+
 An answer is a hint: a node that cannot be reached, or breaks off, is passed over, and at last the image is pulled or
-built here as on a cluster of one. Who does this for real: k3s and Spegel, peer to peer. Where we differ: whole images
-instead of layers, which costs a second per 100 MB on a local network and works with every engine.
+built here as on a cluster of one. Who does this for real: k3s and Spegel, peer to peer. Where we differ: archives
+instead of a registry's API, which needs no second name for an image.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from urllib.parse import urlencode
 
 from agent.engine import Progress
 from agent.images import bases
+from agent.layers import shared
 from miniorch.errors import EngineError, MiniorchError
 from miniorch.exchange import Exchange
 from miniorch.identity import AGENT_PORT
@@ -33,6 +36,7 @@ log = logging.getLogger("agent")
 ANSWER_SECONDS = 2.0
 ASK_AGAIN_SECONDS = 0.5
 STALLED_SECONDS = 30.0
+PACKING_SECONDS = 300.0  # until the first piece: Docker packs all of an image before it sends any, some 50 MB a second
 SENDING_AT_ONCE = 2
 ASKING, MAKING = "asking", "making"
 
@@ -43,8 +47,11 @@ class Images(Protocol):
     async def find(self, image: str) -> str:
         """The id of an image; "" if it is not here."""
 
-    def save(self, image: str) -> AsyncIterator[bytes]:
-        """All of it as a tar stream."""
+    async def layers(self, *images: str) -> list[Sequence[str]]:
+        """The digests of the layers of these images, or of all, each from the bottom up; none of one not here."""
+
+    def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
+        """All of it as a tar stream, but for so many of its lowest layers."""
 
     async def load(self, tar: AsyncIterator[bytes]) -> None:
         """Take in what `save` gave on another node, with its name."""
@@ -80,13 +87,14 @@ class Peers:
 
     # ---- for the others ----
 
-    async def state(self, image: str) -> Mapping[str, str]:
-        """What is said of an image here: its `id`, or what is being done for it, or nothing."""
-        return {"id": await self._images.find(image), "doing": self._doing.get(image, "")}
+    async def state(self, image: str) -> Mapping[str, Any]:
+        """What is said of an image here: its `id` and `layers`, or what is being done for it, or nothing."""
+        (layers,) = await self._images.layers(image)
+        return {"id": await self._images.find(image), "layers": layers, "doing": self._doing.get(image, "")}
 
-    async def archive(self, image: str) -> AsyncIterator[bytes]:
-        """The image as a stream, for a few at a time. Raises `EngineError` if it is not here."""
-        async with self._sending, aclosing(cast(Any, self._images.save(image))) as pieces:
+    async def archive(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
+        """The image as a stream, without so many layers, for a few at a time. Raises `EngineError` without it."""
+        async with self._sending, aclosing(cast(Any, self._images.save(image, but))) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -127,8 +135,11 @@ class Peers:
             said = dict(zip(others, answers, strict=True))
             for name, url in others.items():
                 if said[name].get("id"):
-                    progress(f"gets {image} from {name}")
-                    if await self._load(name, url, image):
+                    layers = said[name]["layers"]
+                    have = shared(layers, await self._images.layers())
+                    some = f", {len(layers) - have} of {len(layers)} layers" if have else ""
+                    progress(f"gets {image} from {name}{some}")
+                    if (have and await self._load(name, url, image, have)) or await self._load(name, url, image):
                         return await self._images.find(image)
                     failed.add(name)
             makers = [name for name, answer in said.items() if self._goes_before(name, answer.get("doing", ""))]
@@ -146,7 +157,7 @@ class Peers:
         ready = {node.name: self._url_of(node) for node in known if node.state is NodeState.READY}
         return {**self.further, **dict(sorted(ready.items()))}
 
-    async def _ask(self, name: str, url: str, image: str) -> Mapping[str, str]:
+    async def _ask(self, name: str, url: str, image: str) -> Mapping[str, Any]:
         """What a node says of an image; nothing if it does not answer in time."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -157,12 +168,12 @@ class Peers:
             log.info("node %s says nothing of %s: %s", name, image, error)
             return {}
 
-    async def _load(self, name: str, url: str, image: str) -> bool:
-        """Take an image from a node; False if that did not work."""
+    async def _load(self, name: str, url: str, image: str, but: int = 0) -> bool:
+        """Take an image from a node, without so many of its layers; False if that did not work."""
         try:
-            target = f"/v1/images/archive?{urlencode({'name': image})}"
+            target = f"/v1/images/archive?{urlencode({'name': image, 'but': but})}"
             with closing(await Exchange.open(url, "GET", target)) as exchange:
-                await asyncio.wait_for(exchange.accepted(), STALLED_SECONDS)
+                await asyncio.wait_for(exchange.accepted(), PACKING_SECONDS)
                 await self._images.load(_unstalled(exchange.body()))
         except (OSError, EOFError, MiniorchError) as error:
             log.warning("%s was not to be had from %s: %s", image, name, error)

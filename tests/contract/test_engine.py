@@ -204,6 +204,39 @@ async def test_container_that_ends_by_itself_shows_its_code_and_its_last_lines(b
 
 @pytest.mark.root
 @pytest.mark.docker
+async def test_image_without_the_layers_of_another_is_taken_only_where_that_one_is(
+    docker_node: TestNode, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox:1\nCOPY Dockerfile /\n")
+    engine = DockerEngine(f"unix:///proc/{docker_node.pid}/root/run/docker.sock")
+
+    async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+
+    try:
+        made = await engine.build("rebuilt:1", Build(str(tmp_path), "digest"), quiet)
+        base, layers, absent = await engine.layers("busybox:1", "rebuilt:1", "absent:1")
+        assert (list(layers[:1]), len(layers), absent) == (list(base), 2, [])
+        assert layers in await engine.layers()
+        whole, rest = [b"".join([piece async for piece in engine.save("rebuilt:1", but)]) for but in (0, 1)]
+        assert len(rest) < 30_000 < len(whole)
+        docker_node.docker("rmi", "rebuilt:1")
+        await engine.load(in_pieces(rest))
+        assert await engine.find("rebuilt:1") == made
+        docker_node.docker("rmi", "-f", "rebuilt:1", "busybox:1")
+        with pytest.raises(EngineError, match="no such file"):
+            await engine.load(in_pieces(rest))
+        assert await engine.find("rebuilt:1") == ""
+        await engine.load(in_pieces(whole))
+        assert await engine.find("rebuilt:1") == made
+    finally:
+        docker_node.docker("rmi", "-f", "rebuilt:1", check=False)
+        docker_node.load_busybox()
+        engine.close()
+
+
+@pytest.mark.root
+@pytest.mark.docker
 async def test_network_that_was_pruned_is_made_again(docker_node: TestNode) -> None:
     async with docker_bench(docker_node) as bench:
         docker_node.docker("network", "rm", NETWORK)

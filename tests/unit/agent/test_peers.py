@@ -1,7 +1,8 @@
 """Images go from node to node by themselves: rules of asking, waiting and falling back, over real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,33 +12,43 @@ from agent.images import bases
 from agent.inside import Inside
 from agent.peers import Peers
 from miniorch.errors import EngineError
+from miniorch.exchange import Exchange
 from miniorch.listener import QuietServer, listen
 from miniorch.model import Node, NodeState
 from miniorch.spec import Build, Resources
 
 
 class Shelf:
-    """The images of one node: name -> id. `breaks` cuts every stream after its first piece."""
+    """The images of one node: name -> id. `breaks` cuts every stream after its first piece; `misses` is an engine that
+    takes whole images alone.
+    """
 
     def __init__(self, *images: str) -> None:
         self.images = {image: f"sha256:{image}" for image in images}
-        self.breaks = False
-        self.sent = 0
+        self.breaks = self.misses = False
+        self.sent: list[int] = []  # of each image that it gave, how many layers it left out
 
     async def find(self, image: str) -> str:
         return self.images.get(image, "")
 
-    async def save(self, image: str) -> AsyncIterator[bytes]:
+    async def layers(self, *images: str) -> list[Sequence[str]]:
+        """`web:1` and `web:2` have two layers in common, and one each."""
+        names = images or tuple(self.images)
+        return [["base", name.split(":")[0], name] if name in self.images else [] for name in names]
+
+    async def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
         if image not in self.images:
             raise EngineError(f"there is no image {image} on this node")
-        self.sent += 1
+        self.sent.append(but)
         yield image.encode()
         if self.breaks:
             raise EngineError("Docker hung up in the middle")
-        yield b" and its layers"
+        yield f" without {but} layers".encode()
 
     async def load(self, tar: AsyncIterator[bytes]) -> None:
-        image = b"".join([piece async for piece in tar]).decode().removesuffix(" and its layers")
+        image, _, rest = b"".join([piece async for piece in tar]).decode().partition(" without ")
+        if self.misses and rest != "0 layers":
+            raise EngineError("layer.tar: no such file or directory")
         self.images[image] = f"sha256:{image}"
 
 
@@ -104,6 +115,43 @@ async def test_an_image_that_another_node_has_comes_from_there(tmp_path: Path) -
         assert await machines.obtain("node1", "web:1") == "sha256:web:1"
         assert machines.made == []
         assert machines.said == ["gets web:1 from node2"]
+
+
+async def test_layers_that_are_here_stay_where_they_are(tmp_path: Path) -> None:
+    async with Machines(tmp_path, {"node1": Shelf("web:1"), "node2": Shelf("web:2", "db:1")}) as machines:
+        assert await machines.obtain("node1", "web:2") == "sha256:web:2"
+        assert await machines.obtain("node1", "db:1") == "sha256:db:1"
+        assert machines.shelves["node2"].sent == [2, 1]
+        assert machines.said == ["gets web:2 from node2, 1 of 3 layers", "gets db:1 from node2, 2 of 3 layers"]
+
+
+async def test_an_engine_that_misses_a_layer_after_all_gets_the_whole_image(tmp_path: Path) -> None:
+    async with Machines(tmp_path, {"node1": Shelf("web:1"), "node2": Shelf("web:2")}) as machines:
+        machines.shelves["node1"].misses = True
+        assert await machines.obtain("node1", "web:2") == "sha256:web:2"
+        assert machines.shelves["node2"].sent == [2, 0]
+        assert machines.made == []
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "said"),
+    [
+        ("/v1/images?name=web:1", 200, '"id":"sha256:web:1","layers":["base","web","web:1"]'),
+        ("/v1/images?name=web:7", 200, '"id":"","layers":[]'),
+        ("/v1/images/archive?name=web:1&but=2", 200, "web:1 without 2 layers"),
+        ("/v1/images/archive?name=web:1&but=-%C2%B2", 200, "web:1 without 0 layers"),
+        ("/v1/images/archive?name=web:7", 500, "there is no image web:7"),
+        ("/v1/images", 422, "which image?"),
+        ("/v1/images/archive", 422, "which image?"),
+        ("/v1/imagesX?name=web:1", 404, "agent knows no"),
+        ("/v1/images/", 404, "agent knows no"),
+    ],
+)
+async def test_what_a_node_may_ask_of_another(tmp_path: Path, target: str, status: int, said: str) -> None:
+    async with Machines(tmp_path, {"node1": Shelf("web:1")}):
+        with closing(await Exchange.open(f"unix://{tmp_path / 'node1'}", "GET", target)) as exchange:
+            await exchange.head()
+            assert (exchange.status, said in await exchange.text()) == (status, True)
 
 
 async def test_an_image_that_nobody_has_is_made_and_then_found_here(tmp_path: Path) -> None:
