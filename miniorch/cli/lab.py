@@ -39,7 +39,7 @@ def up(
         names = lab.up(nodes or 0, store or "", read_labels(labels), cpus, read_memory(memory), managers or 0)
     took = time.monotonic() - began
     phases = {what: round(seconds, 2) for what, seconds in lab.seconds.items()}
-    words = f"{len(names)} nodes are ready after {took:.1f} s: {', '.join(names)}"
+    words = f"{len(names)} node{'s are' if len(names) != 1 else ' is'} ready after {took:.1f} s: {', '.join(names)}"
     if left := [machine.name for machine in lab.machines if machine.name not in names]:
         words += f"; left cut or paused: {', '.join(left)}"
     if (why := lab.wire.no_way_out) and not quiet:

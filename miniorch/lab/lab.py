@@ -22,8 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from miniorch.clock import SystemClock
 from miniorch.codec import decode, encode
 from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, Unreachable, Unsupported
+from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, has_identity
 from miniorch.lab.group import Group
 from miniorch.lab.machine import Machine
 from miniorch.lab.plan import Place, Plan, free_wire, ordered
@@ -107,6 +109,8 @@ class Lab:
                 self.wire.ensure()
             unplugged = [name for name, plugged in self.wire.ports().items() if not plugged]
             machines = [one for one in self.machines if one.name not in unplugged and one.state != "paused"]
+            if plan.store == "etcd":
+                certify([one for one in self.machines if plan.manages(one.node)])
             self.bring_up(machines)
             with self._took("ports"):
                 self._forward()
@@ -274,6 +278,23 @@ class Lab:
             if images:
                 shutil.rmtree(self.place.state, ignore_errors=True)
         self.plan = None
+
+
+def certify(managers: Sequence[Machine]) -> None:
+    """Give each member of the etcd its certificate. What signs them is forgotten: there will be no further member."""
+    from miniorch.authority import LIFE_SECONDS, Authority, own_key, write_private
+    from miniorch.certificates import SKEW_SECONDS, Subject, private_key
+
+    if all(has_identity(machine.etcd_folder) for machine in managers):
+        return
+    now = SystemClock().now()
+    authority = Authority.make("lab", now)
+    for machine in managers:
+        folder, address = machine.etcd_folder, machine.plan.address(machine.node)
+        subject = Subject(machine.name, "", "lab", address, now + LIFE_SECONDS, since=now - SKEW_SECONDS)
+        signed = authority.sign(subject, private_key(own_key(folder)).public_key())
+        write_private(folder / AUTHORITY_FILE, authority.certificate.encode())
+        write_private(folder / CERTIFICATE_FILE, signed.encode())
 
 
 def remove(machine: Machine) -> None:

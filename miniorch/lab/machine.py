@@ -24,7 +24,7 @@ from typing import Any
 
 from miniorch.errors import MiniorchError, NotAllowed, Unreachable, Unsupported
 from miniorch.lab.group import Group, wait_until
-from miniorch.lab.plan import LabNode, Place, Plan
+from miniorch.lab.plan import ETCD_FOLDER, LabNode, Place, Plan
 from miniorch.processes import PidFile, last_lines
 from miniorch.up import connects
 
@@ -85,6 +85,7 @@ class Machine:
         self.group = Group(f"{place.tag}/{node.name}")
         self.pid_file = PidFile(self.folder / "init.pid")
         self.docker_socket = self.folder / "run/docker.sock"
+        self.etcd_folder = self.disk / "state/etcd-files"  # of a manager: what it shows to other members and servers
 
     @property
     def state(self) -> str:
@@ -109,6 +110,7 @@ class Machine:
             (self.disk / folder).mkdir(parents=True, exist_ok=True)
         for name, text in self._files(resolvers).items():
             (self.folder / "etc" / name).write_text(text)
+        (self.folder / ETCD_FOLDER.relative_to("/")).symlink_to(self.etcd_folder)
         self.group.make(self.node.cpus, self.node.memory_bytes)
         unshare = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--propagation", "private"]
         pid = spawn_holder(self.group.argv([*unshare, "sh", "-c", INIT, "init", str(self.folder), self.name]))

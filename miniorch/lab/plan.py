@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from miniorch.errors import Conflict, UsageError
+from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE
 
 NODES_LIMIT = 20  # each takes about 250 MB
 DEFAULT_NODES = 3
@@ -24,6 +25,9 @@ HOST_PART = 254  # the host's own address on the wire is .254, node 3's is .3
 WIRE_CANDIDATES = [f"10.210.{third}.0/24" for third in range(256)]
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 ETCD_PORT, ETCD_PEER_PORT = 2379, 2380
+# On each manager, at the same place: servers are told of it once. Below /etc, which each node has for itself.
+ETCD_FOLDER = Path("/etc/etcd")
+ETCD_FILES = {"ca": ETCD_FOLDER / AUTHORITY_FILE, "cert": ETCD_FOLDER / CERTIFICATE_FILE, "key": ETCD_FOLDER / KEY_FILE}
 LEAST_BYTES = 128 << 20  # a node with less cannot run its own Docker Engine
 
 
@@ -119,23 +123,22 @@ class Plan:
         return node.number <= self.managers
 
     def store_url(self) -> str:
-        """What the servers are told of their store; "" for a file. A single manager's etcd is nobody else's."""
+        """What the servers are told of their store; "" for a file."""
         if self.store != "etcd":
             return ""
-        hosts = (
-            [self.address(node) for node in self.nodes if self.manages(node)] if self.managers > 1 else ["127.0.0.1"]
-        )
-        return "etcd://" + ",".join(f"{host}:{ETCD_PORT}" for host in hosts)
+        hosts = [f"{self.address(node)}:{ETCD_PORT}" for node in self.nodes if self.manages(node)]
+        return f"etcd://{','.join(hosts)}?" + "&".join(f"{name}={file}" for name, file in ETCD_FILES.items())
 
     def etcd(self, node: LabNode) -> list[str]:
-        """The options of a manager's member of the etcd."""
-        if self.managers == 1:
-            return ["--listen-peer-urls", f"http://127.0.0.1:{ETCD_PEER_PORT}"]
-        peers = {one.name: f"http://{self.address(one)}:{ETCD_PEER_PORT}" for one in self.nodes if self.manages(one)}
-        own = f"http://{self.address(node)}:{ETCD_PORT}"
+        """The options of a manager's member of the etcd, which serves nobody without a certificate."""
+        peers = {one.name: f"https://{self.address(one)}:{ETCD_PEER_PORT}" for one in self.nodes if self.manages(one)}
+        own = f"https://{self.address(node)}:{ETCD_PORT}"
+        files = dict(zip(("trusted-ca-file", "cert-file", "key-file"), ETCD_FILES.values(), strict=True))
         return [
             "--name", node.name, "--listen-peer-urls", peers[node.name], "--initial-advertise-peer-urls",
             peers[node.name], "--listen-client-urls", own, "--advertise-client-urls", own,
+            *(f"--{side}{name}={file}" for side in ("", "peer-") for name, file in files.items()),
+            "--client-cert-auth", "--peer-client-cert-auth",
             "--initial-cluster", ",".join(f"{name}={url}" for name, url in peers.items()),
         ]  # fmt: skip
 

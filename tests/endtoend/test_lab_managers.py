@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,19 @@ services:
       replicas: 3
 """
 
+STRANGER = """\
+import http.client, ssl
+for connection in (
+    http.client.HTTPConnection("10.210.0.1", 2379, timeout=5),
+    http.client.HTTPSConnection("10.210.0.1", 2379, timeout=5, context=ssl._create_unverified_context()),
+):
+    try:
+        connection.request("GET", "/version")
+        print("served", connection.getresponse().status)
+    except OSError:
+        print("refused")
+"""
+
 
 @pytest.fixture(scope="module")
 def lab(node: TestNode, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabMachine]:
@@ -42,6 +56,11 @@ def test_all_three_are_managers_and_know_each_other(lab: LabMachine) -> None:
     for name in lab.names:
         others = [f"https://10.210.0.{number}:7440" for number in (1, 2, 3) if name != f"node{number}"]
         until(lambda others=others, name=name: lab.state_file(name, "servers").split() == others, 10, f"{name} knows")
+
+
+def test_whoever_is_on_the_wire_without_a_certificate_gets_nothing_from_the_etcd(lab: LabMachine) -> None:
+    assert lab.inside("node3", sys.executable, "-c", STRANGER).split() == ["refused", "refused"]
+    assert lab.state_file("node3", "store") == lab.state_file("node1", "store") != ""
 
 
 def test_the_leaders_server_dies_and_another_leads_while_nothing_moves(lab: LabMachine) -> None:

@@ -65,10 +65,10 @@ def test_what_a_lab_that_exists_cannot_follow_is_refused() -> None:
 def test_several_managers_share_an_etcd_in_which_each_has_a_member() -> None:
     plan = order(count=4, managers=3)
     assert [plan.manages(node) for node in plan.nodes] == [True, True, True, False]
-    assert plan.store_url() == "etcd://10.210.0.1:2379,10.210.0.2:2379,10.210.0.3:2379"
+    assert plan.store_url().startswith("etcd://10.210.0.1:2379,10.210.0.2:2379,10.210.0.3:2379?ca=/etc/etcd/")
     options = plan.etcd(plan.nodes[1])
-    assert options[options.index("--listen-client-urls") + 1] == "http://10.210.0.2:2379"
-    assert options[-1] == "node1=http://10.210.0.1:2380,node2=http://10.210.0.2:2380,node3=http://10.210.0.3:2380"
+    assert options[options.index("--listen-client-urls") + 1] == "https://10.210.0.2:2379"
+    assert options[-1] == "node1=https://10.210.0.1:2380,node2=https://10.210.0.2:2380,node3=https://10.210.0.3:2380"
     assert order(plan) == plan
     assert decode(Plan, encode(plan)) == plan
     assert len(order(managers=5).nodes) == 5
@@ -77,10 +77,17 @@ def test_several_managers_share_an_etcd_in_which_each_has_a_member() -> None:
     assert "do not fit" in refused(count=2, managers=3).message
 
 
-def test_a_single_managers_etcd_is_nobody_elses() -> None:
+def test_an_etcd_listens_nowhere_without_asking_for_certificates() -> None:
     plan = order(store="etcd")
-    assert plan.store_url() == "etcd://127.0.0.1:2379"
-    assert plan.etcd(plan.nodes[0]) == ["--listen-peer-urls", "http://127.0.0.1:2380"]
+    options = plan.etcd(plan.nodes[0])
+    assert {"--client-cert-auth", "--peer-client-cert-auth"} < set(options)
+    assert not any("http:" in option for option in options)
+    assert [option for option in options if option.endswith("/authority.crt")] == [
+        "--trusted-ca-file=/etc/etcd/authority.crt", "--peer-trusted-ca-file=/etc/etcd/authority.crt",
+    ]  # fmt: skip
+    assert plan.store_url() == (
+        "etcd://10.210.0.1:2379?ca=/etc/etcd/authority.crt&cert=/etc/etcd/identity.crt&key=/etc/etcd/identity.key"
+    )
     assert order().store_url() == ""
 
 
