@@ -15,21 +15,14 @@ Next file: `scheduler/constraints.py`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
 from miniorch.model import DesiredState, Node, NodeState, Task, TaskState
 from miniorch.spec import Constraint
 from scheduler.attributes import on_platform, split, value
-from scheduler.constraints import (
-    CONTAINER_LABEL,
-    NEGATIVE,
-    REPLICAS,
-    holds,
-    is_static,
-    positive,
-)
+from scheduler.constraints import CONTAINER_LABEL, NEGATIVE, REPLICAS, holds, is_static, positive
 from scheduler.request import Board, NodeView, Request
 
 NAMED = 3  # of the tasks at a place, in a sentence
@@ -91,6 +84,13 @@ class Tally:
         names = self.named.setdefault(place, []) if name else []
         if name and name not in names and len(names) < NAMED:
             names.append(name)
+
+    def fill(self, tasks: Iterable[tuple[Node, Task]], app: str) -> None:
+        """Count tasks; a service of `app` reads their names."""
+        for node, task in tasks:
+            place = self.place(node)
+            if place is not None and self.is_there(task, node):
+                self.count(place, 1, as_seen(task, app))
 
     def passes_with(self, moving: int, old: str | None, place: str) -> bool:
         """Whether one more could go to a place to which `moving` of those counted at another have come along."""
@@ -189,10 +189,7 @@ def _own(constraint: Constraint, request: Request, board: Board) -> Tally:
     tally = Tally(constraint, kind, number, counts(newcomer), counts, replicas=request.spec.replicas)
     if kind == "evenly" and not number:
         tally.open = frozenset(_open(constraint.within, request, board))
-    for node, task in _tasks(constraint, request, board):
-        place = tally.place(node)
-        if place is not None and tally.is_there(task, node) and counts(task):
-            tally.count(place, 1, as_seen(task, request.app))
+    tally.fill(((node, task) for node, task in _tasks(constraint, request, board) if counts(task)), request.app)
     if constraint.subject == "image":
         test = positive(constraint)
         for view in board.views.values():
@@ -214,10 +211,7 @@ def _others(request: Request, board: Board) -> list[Tally]:
         if not _counts(constraint, owner)(newcomer):
             continue
         tally = Tally(constraint, "apart", 0, False, _of(owner), owner)
-        for node, task in tasks_by_service(board).get(owner, ()):
-            place = tally.place(node)
-            if place is not None and tally.is_there(task, node):
-                tally.count(place, 1, as_seen(task, request.app))
+        tally.fill(tasks_by_service(board).get(owner, ()), request.app)
         found.append(tally)
     return found
 

@@ -56,6 +56,14 @@ def _by(test: Callable[[float, float], bool]) -> Callable[[str, str, Sequence[st
     return lambda _, seen, wanted: bool(_NUMBER.fullmatch(seen)) and test(float(seen), float(wanted[0]))
 
 
+def _equal(subject: str, seen: str, wanted: Sequence[str]) -> bool:
+    return any(attributes.equal(subject, seen, one) for one in wanted)
+
+
+def _matches(_: str, seen: str, wanted: Sequence[str]) -> bool:
+    return re.search(wanted[0], seen[:MAX_SEEN]) is not None
+
+
 def _is(_: str, seen: str, wanted: Sequence[str]) -> bool:
     """Letter by letter; numbers to three decimals, as Marathon has it."""
     if _NUMBER.fullmatch(seen) and _NUMBER.fullmatch(wanted[0]):
@@ -65,20 +73,10 @@ def _is(_: str, seen: str, wanted: Sequence[str]) -> bool:
 
 ONE, SOME, NONE, PERHAPS = range(1, 2), range(1, MAX_VALUES), range(1), range(2)
 OPERATORS: Mapping[str, Operator] = {
-    "==": Operator(
-        lambda subject, seen, wanted: attributes.equal(subject, seen, wanted[0]), ONE, "node.labels.disk == ssd"
-    ),
+    "==": Operator(_equal, ONE, "node.labels.disk == ssd"),
     "is": Operator(_is, ONE, "node.labels.disk is ssd"),
-    "in": Operator(
-        lambda subject, seen, wanted: any(attributes.equal(subject, seen, one) for one in wanted),
-        SOME,
-        "node.labels.zone in a, b",
-    ),
-    "matches": Operator(
-        lambda _, seen, wanted: re.search(wanted[0], seen[:MAX_SEEN]) is not None,
-        ONE,
-        "node.labels.disk matches /^ssd/",
-    ),
+    "in": Operator(_equal, SOME, "node.labels.zone in a, b"),
+    "matches": Operator(_matches, ONE, "node.labels.disk matches /^ssd/"),
     "exists": Operator(lambda _, seen, wanted: True, NONE, "node.labels.gpu exists"),
     "<": Operator(_by(float.__lt__), ONE, "node.labels.cores < 8", numbers=True),
     "<=": Operator(_by(float.__le__), ONE, "node.labels.cores <= 8", numbers=True),

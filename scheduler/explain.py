@@ -12,7 +12,7 @@ Who does this for real: Nomad's placement metrics, which keep counts and the fiv
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from operator import attrgetter
 
@@ -27,6 +27,7 @@ ASKED, NAMES, TASKS = 64, 20, 128  # in a record: nodes, names in a row, tasks
 FEW, BRIEFLY = 4, 8  # so many tasks placed at once are few; of more, so many nodes are asked
 TOLD = 100  # so many misses with the same failing rules are asked for details
 CAPACITY = next(one for one in FILTERS if one.name == "capacity")
+RANK, AGAINST, DETAILS = map(attrgetter, ("rank", "against", "details"))
 
 
 class Look:
@@ -44,6 +45,10 @@ class Look:
     @cached_property
     def failing(self) -> tuple[Rule, ...]:
         return tuple(one.tell(self._request, self.view, self._board) for one in self.against)
+
+    @cached_property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        return tuple((rule.rule, rule.detail) for rule in self.failing)
 
     @property
     def roughly(self) -> tuple[int, float, str]:
@@ -101,7 +106,7 @@ def record(
         names = tuple(one.name for one in group[:NAMES])
         return Row(names, len(group), few and _same(group), not failing, failing, scores)
 
-    groups = _groups(looks, chosen, ROWS, _told if few else _alike)
+    groups = _groups(looks, chosen, ROWS, _told if few else partial(_grouped, key=AGAINST))
     kept = _trace(request, board, looks, chosen, tuple(map(row, groups)))
     told = map(attrgetter("task", "slot", "node"), placed[:TASKS])
     tasks, slots, nodes = zip(*told, strict=True) if placed else ((), (), ())
@@ -149,30 +154,12 @@ def _groups(
     misses = [one for one in looks if one.against]
     groups = [[one] for one in looks if one.name == chosen and not one.against]
     others = [one for one in looks if one.name != chosen and not one.against]
-    groups += _fold(_grouped(others, _scores), max(1, (most // 2 if misses else most) - len(groups)), _scores)
-    return groups + _fold(finely(misses), most - len(groups), _failing)
+    groups += _fold(_grouped(others, RANK), max(1, (most // 2 if misses else most) - len(groups)), RANK)
+    return groups + _fold(finely(misses), most - len(groups), AGAINST)
 
 
 def _same(group: Sequence[Look]) -> bool:
-    first = group[0]
-    return len(group) <= TOLD and all((one.rank, _details(one)) == (first.rank, _details(first)) for one in group)
-
-
-def _scores(one: Look) -> object:
-    return one.rank
-
-
-def _details(one: Look) -> object:
-    return tuple((rule.rule, rule.detail) for rule in one.failing)
-
-
-def _failing(one: Look) -> object:
-    return one.against
-
-
-def _alike(misses: Sequence[Look]) -> list[list[Look]]:
-    """Misses by their failing rules."""
-    return _grouped(misses, _failing)
+    return len(group) <= TOLD and len({(one.rank, one.details) for one in group}) == 1
 
 
 def _told(misses: Sequence[Look]) -> list[list[Look]]:
@@ -180,8 +167,8 @@ def _told(misses: Sequence[Look]) -> list[list[Look]]:
     details; the others join the last of those.
     """
     groups = []
-    for alike in _grouped(misses, _failing):
-        fine = _grouped(alike[:TOLD], _details)
+    for alike in _grouped(misses, AGAINST):
+        fine = _grouped(alike[:TOLD], DETAILS)
         fine[-1] += alike[TOLD:]
         groups += fine
     return sorted(groups, key=lambda group: group[0].distance)

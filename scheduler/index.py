@@ -74,16 +74,6 @@ class Index:
         self._rules = Board({})  # those alone: whether one of them means a newcomer
         self._board: Board | None = None
 
-    @classmethod
-    def of(cls, board: Board) -> "Index":
-        index = cls(board.seed)
-        for key, spec in board.services.items():
-            index.service(key, spec)
-        index.fill(task for view in board.views.values() for task in view.tasks)
-        for name, view in board.views.items():
-            index.node(name, view.node)
-        return index
-
     def fill(self, tasks: Iterable[Task]) -> None:
         """What `task` does for many, before any node is there."""
         for task in tasks:

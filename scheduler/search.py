@@ -25,7 +25,7 @@ from scheduler.company import Company
 from scheduler.constraints import holds
 from scheduler.request import Request
 from scheduler.rows import Class, Level, Row, Rows
-from scheduler.scorers import branch, counting, lot, unreserved
+from scheduler.strategies import branch, counting, lot, unreserved
 from scheduler.terms import IDENTITY, Terms
 
 Key = tuple[Any, ...]
@@ -44,16 +44,9 @@ class Search:
     """
 
     def __init__(
-        self,
-        rows: Rows,
-        request: Request,
-        terms: Terms,
-        own: dict[str, int],
-        leaving: Mapping[str, int],
-        failures: Mapping[str, int],
-        company: Company | None,
-        seed: int,
-    ) -> None:
+        self, rows: Rows, request: Request, terms: Terms, own: dict[str, int], leaving: Mapping[str, int],
+        failures: Mapping[str, int], company: Company | None, seed: int,
+    ) -> None:  # fmt: skip
         self.rows, self.request, self.terms, self.own, self.leaving = rows, request, terms, own, leaving
         self.company, self.seed = company, seed
         self.tallies = [one for one in company.hard if one.constraint.within in IDENTITY] if company else []

@@ -6,13 +6,13 @@ which knows the engine's words and nothing of what they mean. What comes out has
 
 Who does this for real: classicswarm's filter expressions, swarmkit's constraint.Parse, Marathon's Constraints. Where we
 differ: in classic Swarm all soft expressions were dropped together when they could not all hold; here each has a
-weight. Next file: `scheduler/scorers.py`.
+weight. Next file: `scheduler/strategies.py`.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 
 from miniorch.spec import Constraint
 from scheduler import attributes
@@ -21,11 +21,8 @@ from scheduler.constraints import CONTAINER_LABEL, REPLICAS, Misspelt, check
 _CLASSIC_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]+")
 _CLASSIC_SUBJECTS = {"container": "task", "image": "image", "com.docker.compose.service": "service"}
 _MARATHON_FIELDS = {
-    "hostname": "node.name",
-    "@hostname": "node.name",
-    "@region": "labels.region",
-    "@zone": "labels.zone",
-}
+    "hostname": "node.name", "@hostname": "node.name", "@region": "labels.region", "@zone": "labels.zone",
+}  # fmt: skip
 _MARATHON = ("UNIQUE", "CLUSTER", "GROUP_BY", "LIKE", "UNLIKE", "MAX_PER", "IS")
 _EXPRESSION = re.compile(r"\s*([^\s=!<>~]+)(?:\s*([=!<>~]+)|\s+(not\s+\w+|\w+))\s*(.*?)\s*", re.S | re.I)
 _WITHIN = re.compile(r"(.*?)(?:\bwithin\s+(\S+))?", re.S)
@@ -95,24 +92,23 @@ def marathon(words: Sequence[str]) -> tuple[Constraint, ...]:
         raise Misspelt(f'"{field[:60]}" is no name of an attribute', f"write [zone, {', '.join(words[1:])}]"[:80])
     if operator in ("MAX_PER", "GROUP_BY") and value and not re.fullmatch("[1-9][0-9]{0,5}", value[0]):
         raise Misspelt(f"{shown} wants a number from 1 on", f"write [{field}, {operator}, 2]")
-    own = Constraint(REPLICAS, "together", within=subject, text=shown)
-    made = Constraint(subject, "is", tuple(value), text=shown)
-    found = [made]
-    if operator == "UNIQUE":
-        found = [replace(own, operator="<=", values=("1",))]
-    elif operator == "MAX_PER":
-        found = [replace(own, operator="<=", values=tuple(value))]
-    elif operator == "GROUP_BY":
-        found = [replace(own, operator="evenly", values=tuple(value))]
-    elif operator == "CLUSTER" and not value:
-        found = [own]
-    elif operator.endswith("LIKE"):
-        whole = (f"^(?:{value[0]})$",)
-        found = [replace(made, operator="matches" if operator == "LIKE" else "not matches", values=whole)]
-    checked = [_checked(one) for one in found]
-    if operator == "LIKE" and re.search(checked[0].values[0], ""):
-        checked.append(replace(made, operator="exists", values=()))
-    return tuple(checked)
+    own, node = partial(Constraint, REPLICAS, within=subject, text=shown), partial(Constraint, subject, text=shown)
+    match operator:
+        case "UNIQUE":
+            found = own("<=", ("1",))
+        case "MAX_PER":
+            found = own("<=", tuple(value))
+        case "GROUP_BY":
+            found = own("evenly", tuple(value))
+        case "CLUSTER" if not value:
+            found = own("together")
+        case "LIKE" | "UNLIKE":
+            found = node("matches" if operator == "LIKE" else "not matches", (f"^(?:{value[0]})$",))
+        case _:
+            found = node("is", tuple(value))
+    check(found)
+    lacks = operator == "LIKE" and re.search(found.values[0], "")  # what a node has not matches, too
+    return (found, node("exists")) if lacks else (found,)
 
 
 def reads_as(text: str) -> tuple[Constraint, ...]:

@@ -14,7 +14,7 @@ from miniorch.model import Availability, Node, NodeState, Status, Task, TaskStat
 from miniorch.spec import Resources
 from scheduler import oracle
 from scheduler.request import Board, NodeView, Request
-from scheduler.scorers import branch
+from scheduler.strategies import branch
 from scheduler.victims import victims
 
 
