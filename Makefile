@@ -35,7 +35,7 @@ check: setup ## ruff, mypy strict, import-linter
 	@scripts/test.sh check
 
 man: setup ## writes the man pages to .cache/man; then: man -l .cache/man/miniorch.1
-	@.venv/bin/python -m miniorch.cli.reference --man .cache/man
+	@.venv/bin/python scripts/reference.py man .cache/man
 
 clean: ## removes all that miniorch made on this machine; YES=1 does not ask, ALL=1 takes images and .venv, too
 	@if [ -x .venv/bin/miniorch ]; then $(MINIORCH) down --all --volumes $(if $(YES),--yes); fi

@@ -9,7 +9,6 @@ Who does this for real: uncloud and Kompose publish such tables by hand. Next fi
 """
 
 import re
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -70,19 +69,3 @@ def _key(name: str, how: str, example: str, why: str) -> Key:
 
 PARTS = _parse(Path(__file__).with_name("keys.txt").read_text())
 """Part of the file -> its keys, in the order of the table."""
-
-
-def page() -> str:
-    """The tables of docs/compose.md."""
-    lines = []
-    for part in PARTS.values():
-        lines += [f"## {part.title}", "", "| key | | |", "| --- | --- | --- |"]
-        for key in part.values():
-            verdict = "see below" if key.verdict is Verdict.PART else key.verdict.value
-            lines.append(f"| `{key.name}` | {verdict} | {key.why} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())

@@ -7,7 +7,7 @@ files. What can stand at a place click finds in the command tree, and the metava
 names come over a bare socket (importing `transport.py` would double the time), within 300 ms all together, and whatever
 goes wrong, nothing is printed.
 
-Who does this for real: kubectl and gh, with the same hidden command. Next file: `reference.py`.
+Who does this for real: kubectl and gh, with the same hidden command. Next file: `scripts/reference.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The problem: a command line that needs half a second to say `--help` feels broken. The idea: a command here is words
 alone, one table (`commands.txt`) that click makes a parser and help of; the function that works is imported when the
 command is called, with what the parameters are called. The same tree makes docs/cli.md and the man pages
-(`reference.py`), refuses wrong usage (`misuse.py`) and is what a shell completes (`complete.py`).
+(`scripts/reference.py`), refuses wrong usage (`misuse.py`) and is what a shell completes (`complete.py`).
 
 Next file: `run.py`.
 """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miniorch.appfile.keys import page
+from reference import compose_tables
 
 
 def test_the_page_about_compose_files_is_current() -> None:
     text = (Path(__file__).parents[2] / "docs" / "compose.md").read_text()
     begin = text.index("## At the top of the file\n")
-    assert text[begin:] == page(), "replace the tables: python -m miniorch.appfile.keys"
+    assert text[begin:] == compose_tables(), "replace the tables: scripts/reference.py compose"

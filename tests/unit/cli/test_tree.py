@@ -9,8 +9,8 @@ from inspect import signature
 import click
 import pytest
 
-from miniorch.cli.reference import commands
 from miniorch.cli.run import read
+from reference import commands
 
 COMMANDS = {name: command for name, command, _ in commands()}
 

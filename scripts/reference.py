@@ -1,11 +1,14 @@
-"""`docs/cli.md` and the man pages from the command tree, so that they cannot lie. A test compares them.
+"""The pages that are made from the product's own tables, so that they cannot lie; tests compare them.
 
-    .venv/bin/python -m miniorch.cli.reference > docs/cli.md
-    .venv/bin/python -m miniorch.cli.reference --man .cache/man     (make man; then: man -l .cache/man/miniorch-run.1)
+    .venv/bin/python scripts/reference.py cli > docs/cli.md
+    .venv/bin/python scripts/reference.py compose           the tables of docs/compose.md
+    .venv/bin/python scripts/reference.py man .cache/man    (make man; then: man -l .cache/man/miniorch-run.1)
 
 A man page is roff: lines that begin with a dot are commands, all others are text; so a dot at the beginning of text,
 and every backslash and minus sign, must be escaped.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
@@ -15,11 +18,12 @@ from typing import Any
 import click
 
 from miniorch import __version__
+from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.cli.tree import EXIT_CODES, app
 
 HEAD = """# The command line
 
-This page is made from the commands' own help: `python -m miniorch.cli.reference > docs/cli.md`. `make man` makes man
+This page is made from the commands' own help: `scripts/reference.py cli`. `make man` makes man
 pages of the same, `miniorch completion bash` (or zsh, fish) what a shell needs to complete commands and live names.
 
 Options that mean the same everywhere: `--json` prints JSON on stdout (an error as an object, too), `-q` only the
@@ -56,8 +60,8 @@ def _below(group: Any, above: Any, prefix: str) -> Iterator[tuple[str, Any, Any]
                 yield f"{prefix}{name}", command, context
 
 
-def page() -> str:
-    """The whole page as Markdown."""
+def cli_page() -> str:
+    """docs/cli.md."""
     parts = [HEAD, "## Exit codes\n\n" + "\n".join(f"- {code}" for code in codes()) + "\n"]
     for name, command, context in commands():
         parts.append(f"## miniorch {name}\n\n```\n{command.get_help(context).rstrip()}\n```\n")
@@ -101,11 +105,27 @@ def _text(words: str) -> str:
     return rf"\&{escaped}" if escaped[:1] in (".", "'") else escaped
 
 
+def compose_tables() -> str:
+    """The tables of docs/compose.md."""
+    lines = []
+    for part in PARTS.values():
+        lines += [f"## {part.title}", "", "| key | | |", "| --- | --- | --- |"]
+        for key in part.values():
+            verdict = "see below" if key.verdict is Verdict.PART else key.verdict.value
+            lines.append(f"| `{key.name}` | {verdict} | {key.why} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--man"]:
-        folder = Path(sys.argv[2])
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in man_pages().items():
-            (folder / name).write_text(text)
-    else:
-        sys.stdout.write(page())
+    match sys.argv[1:]:
+        case ["cli"]:
+            sys.stdout.write(cli_page())
+        case ["compose"]:
+            sys.stdout.write(compose_tables())
+        case ["man", folder]:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for name, text in man_pages().items():
+                Path(folder, name).write_text(text)
+        case _:
+            sys.exit(__doc__)
