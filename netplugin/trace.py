@@ -5,7 +5,7 @@ kernel shall hold, and what it holds. Both come from what `net verify` compares 
 one packet needs is picked out (`steps`, pure). Then the live probes: this process steps into the container's network
 namespace, and asks its name server and knocks at the other end from there, as the program in the container would.
 
-The verdicts are drawn where both halves are known: `miniorch/cli/path.py`.
+The verdicts are drawn where both halves are known: `miniorch/cli/trace.py`.
 """
 
 import ctypes

@@ -9,8 +9,7 @@ from unittest import mock
 import pytest
 
 from miniorch.cli.ask import Server
-from miniorch.cli.path import REPAIR, Way, walk
-from miniorch.cli.trace import find_receiver, lines
+from miniorch.cli.trace import REPAIR, Way, find_receiver, lines, walk
 from miniorch.codec import to_plain
 from miniorch.errors import NotFound
 from miniorch.model import Backend, Endpoints, Task
