@@ -100,7 +100,7 @@ class Agent:
             self._watch_engine,
             lambda: self._follow(Task, f"node={self._name}", self._heard_tasks),
             lambda: self._follow(Volume, f"node={self._name}", self._heard_volumes),
-            lambda: self._follow(Endpoints, f"node={self._name}", self._heard_endpoints),
+            lambda: self._follow(Endpoints, f"node={self._name}&outside=1", self._heard_endpoints),
             self._direct_traffic,
             self._stock.run,
             self._work,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from miniorch import __version__
@@ -18,7 +17,7 @@ from miniorch.api.explain import explain_service, explain_task, explain_then, se
 from miniorch.api.joining import Guesses, Joining
 from miniorch.api.nodes import Nodes
 from miniorch.api.routes import Call, Route
-from miniorch.api.scope import Scopes, Shown
+from miniorch.api.scope import Scopes, Shown, same_outside
 from miniorch.api.watch import Watch, Watches, Wish, selection_of
 from miniorch.api.whatif import Question, places, standing, tries, what_if
 from miniorch.api.writing import retrying
@@ -74,8 +73,7 @@ class Handlers(Nodes, Joining):
 
     def __post_init__(self) -> None:
         self.watches = Watches(self._store, self._leadership.store_is_silent)
-        end = partial(self.watches.end, "endpoints")
-        self.scopes = Scopes(self._loop.cache, lambda shown, error: end(Wish(further=shown), error))
+        self.scopes = Scopes(self._loop.cache, self._end_of_scope)
 
     async def answer(self, route: Route, call: Call, body: Callable[[], Awaitable[Any]] | None = None) -> Any:
         """What every way to a handler leads through. `body` reads the call's, once it is known that it may be asked.
@@ -136,8 +134,13 @@ class Handlers(Nodes, Joining):
 
     def _wish(self, kind: str, query: Mapping[str, str]) -> Wish:
         if kind == "endpoints" and "node" in query:
-            return Wish(further=Shown(self.scopes, query["node"]))  # endpoints have no node of their own
+            shown = Shown(self.scopes, query["node"])  # endpoints have no node of their own
+            return Wish(further=shown, alike=same_outside if "outside" in query else None)
         return Wish(selection_of(query))
+
+    def _end_of_scope(self, shown: Shown, error: Compacted) -> None:
+        for alike in (None, same_outside):
+            self.watches.end("endpoints", Wish(further=shown, alike=alike), error)
 
     async def explain_service(self, call: Call) -> Any:
         key, cache, every_node = f"{call.names['app']}/{call.names['service']}", self._loop.cache, "all" in call.query

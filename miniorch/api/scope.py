@@ -6,6 +6,9 @@ an app, it wants the addresses of all that app's services at once. The idea: a w
 ends when the set is another, as if its revision had been compacted, and its reader lists again; `mirror` does that
 anyway. The set is taken from the server's copy of the store, which tells of each change with its revision.
 
+A node has two readers. Its net process sends packets to every task; its agent does so for published ports alone, and of
+other services wants the address, which stays. So the agent's watch leaves out what it would not look at.
+
 Who does this for real: Kubernetes' node authorizer, for Secrets, with a graph of who refers to what. Next file:
 `miniorch/api/watch.py`.
 """
@@ -55,3 +58,10 @@ class Shown:
 
     def __call__(self, item: object) -> bool:
         return isinstance(item, Endpoints) and (bool(item.ports) or item.app in self.scopes.apps.get(self.node, {}))
+
+
+def same_outside(old: object, new: object) -> bool:
+    """Whether two endpoints of a service differ only for those who reach its tasks from inside the cluster."""
+    assert isinstance(old, Endpoints)
+    assert isinstance(new, Endpoints)
+    return not (old.ports or new.ports) and old.vip == new.vip

@@ -58,10 +58,13 @@ def selection_of(query: Mapping[str, str]) -> Selection:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a watch wants to hear of. `further` is asked about what `selection` lets through."""
+    """What a watch wants to hear of. `further` is asked about what `selection` lets through; a change is not told if
+    `alike` says so of the object as it was and as it is.
+    """
 
     selection: Selection = (None, None)
     further: Callable[[object], bool] | None = None
+    alike: Callable[[object, object], bool] | None = None
 
     def __call__(self, item: object) -> bool:
         return selects(self.selection, item) and (self.further is None or self.further(item))
@@ -249,7 +252,8 @@ class _Told:
     def to(self, wish: Wish) -> bytes:
         """As a member of a JSON object; nothing if it is not wanted."""
         if self.new is not None and wish(self.new):
-            return self._put
+            same = wish.alike and self.old is not None and wish(self.old) and wish.alike(self.old, self.new)
+            return b"" if same else self._put
         return self._delete if self.old is not None and wish(self.old) else b""
 
 
