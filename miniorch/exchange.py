@@ -46,14 +46,9 @@ class Exchange:
 
     @classmethod
     async def open(
-        cls,
-        url: str,
-        method: str,
-        target: str,
-        headers: Mapping[str, str] | None = None,
-        body: Any = None,
+        cls, url: str, method: str, target: str, headers: Mapping[str, str] | None = None, body: Any = None,
         folder: Path = Path(STATE_DIRECTORY),
-    ) -> Exchange:
+    ) -> Exchange:  # fmt: skip
         """Send the head to `unix:///path`, `tcp://HOST:PORT` or, as this machine, to `https://NODE@HOST:PORT`, with a
         `body` as JSON; else `send` and `end` follow.
         """

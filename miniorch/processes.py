@@ -59,24 +59,10 @@ def table(node: str, pool: str = "", store: str = "", *, worker: bool = False) -
 
 def unit(process: Process, command: Sequence[str]) -> str:
     """The text of a systemd unit. HAProxy is the agent's child and outlives it: only the process itself is ended."""
-    lines = [
-        "# Written by miniorch up --systemd.",
-        "[Unit]",
-        f"Description=miniorch {process.name}: {process.what}",
-        *process.ordering,
-        "StartLimitIntervalSec=0",
-        "",
-        "[Service]",
-        f"ExecStart={shlex.join(command).replace('%', '%%')}",
-        "Restart=always",
-        "RestartSec=1",
-        "KillMode=process",
-        "TimeoutStopSec=10",
-        "",
-        "[Install]",
-        "WantedBy=multi-user.target",
-    ]
-    return "\n".join(lines) + "\n"
+    text = Path(__file__).with_name("unit.service").read_text()
+    line, ordering = shlex.join(command).replace("%", "%%"), "\n".join(process.ordering)
+    made = text.format(name=process.name, what=process.what, command=line, ordering=ordering)
+    return made if ordering else made.replace("\n\n", "\n", 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """The trace: what was thought of each node when a task wanted a place.
 
 The problem: an answer to "why here, why not there" that is made for one screen cannot be used for the next question.
-The idea: one structure for all of them. A `Verdict` says of one node what each rule and each scorer said; nothing is
-cut short at the first reason. A failing `Rule` carries the smallest `Change` under which it would pass, in words and as
-`Edit`s, which a program can try. A `Trace` holds verdicts of many nodes in a size that can be read and kept: nodes of
-which the same is to be told share one `Row`, the best first. `explain`, the records of past decisions, and whatever
-draws, replays or compares decisions read this (docs/scheduling.md, "The trace").
+The idea: one structure for all of them. A `Trace` says of each node what every rule and every scorer said; nothing is
+cut short at the first reason. It has a size that can be read and kept: nodes of which the same is to be told share one
+`Row`, the best first. A failing `Rule` carries the smallest `Change` under which it would pass, in words and as
+`Edit`s, which a program can try. `explain`, the records of past decisions, and whatever draws, replays or compares
+decisions read this (docs/scheduling.md, "The trace").
 
 Who does this for real: Nomad keeps a score table per placement, Kubernetes counts of nodes per reason. Where we differ:
 all failing rules of all nodes, with the value seen, before and after the decision. Next file: `scheduler/request.py`.
@@ -55,24 +55,6 @@ class Score:
 
     name: str
     value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All rules and scores for one node."""
-
-    node: str
-    rules: tuple[Rule, ...]
-    scores: tuple[Score, ...] = ()
-
-    @property
-    def fits(self) -> bool:
-        return all(rule.ok for rule in self.rules)
-
-    @property
-    def against(self) -> str:
-        """Every reason why this node does not fit, in one line; empty if it fits."""
-        return ", ".join(rule.detail for rule in self.rules if not rule.ok)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Verdicts as a trace: what can be read, sent and kept of a decision.
+"""The trace: what can be read, sent and kept of a decision.
 
 The problem: a hundred nodes times ten rules is a thousand answers, and nobody reads them; a count of them ("97 nodes:
 insufficient memory") is what nobody can act on. The idea: nodes of which the same is to be told share one row, with
@@ -18,7 +18,6 @@ from operator import attrgetter
 
 from miniorch.verdicts import DecisionRecord, Placed, Row, Rule, Score, Trace
 from scheduler.filters import FILTERS, HOPELESS, lack
-from scheduler.refusal import verdict
 from scheduler.request import Board, NodeView, Request
 from scheduler.strategies import Strategy, strategy_of
 
@@ -75,9 +74,10 @@ def trace(request: Request, board: Board, looks: Sequence[Look], *, chosen: str 
     """What `look` found, in at most so many rows. With `most` 0: one row for each node."""
 
     def row(group: Sequence[Look]) -> Row:
-        first = group[0]
-        told = verdict(request, first.view, board)
-        return Row(tuple(one.name for one in group), len(group), _same(group), told.fits, told.rules, told.scores)
+        first, names = group[0], tuple(one.name for one in group)
+        rules = tuple(one.tell(request, first.view, board) for one in FILTERS)
+        scores = tuple(Score(one.name, one.score(request, first.view, board)) for one in strategy_of(request).scorers)
+        return Row(names, len(group), _same(group), not first.against, rules, scores)
 
     groups = _groups(looks, chosen, most, _told) if most else [[one] for one in looks]
     return _trace(request, board, looks, chosen, tuple(map(row, groups)))

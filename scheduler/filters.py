@@ -17,8 +17,9 @@ import math
 from typing import Protocol
 
 from miniorch.model import Availability, NodeState
+from miniorch.verdicts import Change, Edit, Rule
 from scheduler.attributes import generic
-from scheduler.request import NODE, TASK, VOLUME, Board, Change, Edit, NodeView, Request, Rule
+from scheduler.request import NODE, TASK, VOLUME, Board, NodeView, Request
 from scheduler.rules import Affinity, Constraints, MaxPerNode, Platform
 
 

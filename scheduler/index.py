@@ -267,6 +267,4 @@ def _stays(task: Task) -> bool:
 
 def _counts_alike(task: Task, reserved: Resources) -> bool:
     """Whether a task means what one that stays and has reserved so much means."""
-    own = task.spec.reserved
-    alike = own is reserved or own == reserved
-    return alike and task.desired_state is DesiredState.RUNNING and not task.status.state.ended
+    return (task.spec.reserved is reserved or task.spec.reserved == reserved) and _stays(task)

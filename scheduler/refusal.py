@@ -12,17 +12,9 @@ from collections.abc import Mapping
 
 from scheduler.company import Company
 from scheduler.filters import FILTERS
-from scheduler.request import NODE, Board, NodeView, Request, Score, Verdict
-from scheduler.strategies import strategy_of
+from scheduler.request import NODE, Board, Request
 
 REASONS = 6  # different ones, in a sentence
-
-
-def verdict(request: Request, view: NodeView, board: Board) -> Verdict:
-    """What all rules and scorers say of one node."""
-    rules = tuple(rule.tell(request, view, board) for rule in FILTERS)
-    scores = tuple(Score(one.name, one.score(request, view, board)) for one in strategy_of(request).scorers)
-    return Verdict(view.node.name, rules, scores)
 
 
 def refusal(request: Request, board: Board) -> tuple[str, frozenset[str]]:

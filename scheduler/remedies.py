@@ -17,12 +17,12 @@ from typing import TypeVar
 from miniorch.model import Availability, Node, NodeState, Status, Task, TaskState
 from miniorch.spec import Placement, Resources, ServiceSpec, TaskSpec
 from miniorch.verdicts import Change, Edit, Remedy
-from scheduler import rules
 from scheduler.company import Company
 from scheduler.constraints import text_of
 from scheduler.explain import Look
 from scheduler.filters import FILTERS, amounts, words
 from scheduler.request import Board, NodeView, Request
+from scheduler.rules import together
 
 SHAPES = 4  # so many different remedies are told, of nodes and of the service each
 ALIKE = 3  # so many nodes are named for one remedy of nodes
@@ -44,28 +44,25 @@ def fits(request: Request, board: Board, node: str) -> bool:
 
 
 def _of_nodes(request: Request, board: Board, looks: Sequence[Look]) -> list[Remedy]:
-    def leaves_itself(change: Change) -> bool:
-        """Whether the service's own tasks would have to go: that helps one by what it takes from another."""
-        return any(edit.kind == "gone" and edit.key == request.key for edit in change.edits)
-
     found: dict[object, Remedy] = {}
     fewest, tries = len(FILTERS), 0
     for look in looks[:ASKED]:
         if len(look.against) > fewest or tries == TRIES:
             continue
-        changes = [rule.change for rule in look.failing if rule.change is not None and rule.change.edits]
-        if len(changes) < len(look.failing) or any(map(leaves_itself, changes)):
-            continue
+        changes = [rule.change for rule in look.failing]
         change = together(changes, look.name)
+        if change is None or not change.edits:
+            continue
+        if any(edit.kind == "gone" and edit.key == request.key for edit in change.edits):
+            continue  # if the service's own tasks had to go, that helps one by what it takes from another
         shape = tuple((edit.kind, edit.key) for edit in change.edits)
         other = found.get(shape)
-        enough = len(other.nodes) == ALIKE or other.change.what != change.what if other else len(found) == SHAPES
-        if enough:
+        if len(other.nodes) == ALIKE or other.change.what != change.what if other else len(found) == SHAPES:
             continue
         tries += 1
         needed = _needed(changes, lambda some: _fits_after(some, request, board, look.name))  # noqa: B023 (at once)
         change = together(needed, look.name)
-        if not needed or len({(edit.kind, edit.key) for edit in change.edits}) < len(change.edits):
+        if not change or not needed or len({(edit.kind, edit.key) for edit in change.edits}) < len(change.edits):
             continue  # nothing, or two values for one label
         found[shape] = Remedy((*other.nodes, look.name), other.change) if other else Remedy((look.name,), change)
         fewest = min(fewest, len(look.failing))
@@ -108,21 +105,8 @@ def _needed(changes: Sequence[T], works: Callable[[Sequence[T]], bool]) -> Seque
     return changes if works(changes) else ()
 
 
-def _fits_after(changes: Sequence[Change], request: Request, board: Board, node: str) -> bool:
-    return fits(*tried([edit for change in changes for edit in change.edits], request, board), node)
-
-
-def together(changes: Sequence[Change], node: str) -> Change:
-    """All of them as one: labels in one command, and a command at all only if there is one for each part."""
-    labels = [one for one in changes if all(edit.kind in ("label", "unlabel") for edit in one.edits)]
-    merged = rules.together(labels, node)
-    parts = [merged, *(one for one in changes if one not in labels)] if labels and merged else changes
-    return Change(
-        " and ".join(one.what for one in parts),
-        "; ".join(one.command for one in parts) if all(one.command for one in parts) else "",
-        tuple(dict.fromkeys(edit for one in parts for edit in one.edits)),
-        sum(one.size for one in changes),
-    )
+def _fits_after(changes: Sequence[Change | None], request: Request, board: Board, node: str) -> bool:
+    return fits(*tried([edit for change in changes if change for edit in change.edits], request, board), node)
 
 
 def tried(edits: Sequence[Edit], request: Request, board: Board) -> tuple[Request, Board]:
@@ -189,7 +173,11 @@ def _loosened(rule: str, request: Request, view: NodeView, board: Board) -> list
     """The mildest changes of the service, and ends of others, after which a rule passes here; None: there are none."""
     placement = request.spec.placement
     if rule == "capacity":
-        return [_less(key, free) for key, wanted, free, _ in amounts(request, view) if wanted and wanted > free]
+        room = {key: max(0, free) for key, wanted, free, _ in amounts(request, view) if wanted and wanted > free}
+        # No more than is free; memory in whole MiB, as people write it.
+        return [
+            Edit("reserve", "", key, str(free // MIB * MIB if key == "memory" else free)) for key, free in room.items()
+        ]
     if rule == "ports":
         ports = [str(port.published) for port in request.spec.ports]
         return [Edit("unpublish", "", port) for port in ports if port in view.node.ports_in_use]
@@ -210,12 +198,6 @@ def _loosened(rule: str, request: Request, view: NodeView, board: Board) -> list
     if asked.passes(_with(request, replace(placement, constraints=kept)), now.views[view.node.name], now):
         return [*(Edit("drop", "", text_of(one)) for one in failing), *stops]
     return None
-
-
-def _less(key: str, free: int) -> Edit:
-    """Reserve no more than is free; memory in whole MiB, as people write it."""
-    free = max(0, free)
-    return Edit("reserve", "", key, str(free // MIB * MIB if key == "memory" else free))
 
 
 def _with(request: Request, placement: Placement) -> Request:

@@ -16,12 +16,6 @@ from typing import TypeVar, cast
 
 from miniorch.model import Availability, DesiredState, Node, NodeState, Task
 from miniorch.spec import Resources, ServiceSpec
-from miniorch.verdicts import Change, Edit, Rule, Score, Verdict
-
-__all__ = [
-    "AROUND", "NODE", "PLACED", "SERVICE", "TASK", "VOLUME", "Board", "Change", "Edit",
-    "NodeView", "Request", "Rule", "Score", "Verdict", "is_left",
-]  # fmt: skip
 
 NODE, TASK, VOLUME, SERVICE, PLACED, AROUND = "node", "task", "volume", "service", "placed", "around"
 """Kinds of change that may help: of this node, a task's end on it, a volume, a service's rules; a task has been placed

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from miniorch.model import Node
 from miniorch.spec import Constraint
+from miniorch.verdicts import Change, Edit, Rule
 from scheduler.attributes import on_platform, split, value
 from scheduler.company import NAMED, Company, Tally
 from scheduler.constraints import CONTAINER_LABEL, holds, is_static, predicate, samples, text_of
-from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, Board, Change, Edit, NodeView, Request, Rule
+from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, Board, NodeView, Request
 
 MANY, LONG = 8, 200  # rules in a sentence, letters of a rule
 
@@ -127,15 +128,25 @@ def _text(constraint: Constraint) -> str:
 
 
 def together(changes: Sequence[Change | None], node: str) -> Change | None:
-    """All changes as one, with one command where labels are all there is to change; None if one is not to be had."""
+    """All changes as one: labels in one command, and a command at all only if there is one for each part. It has no
+    edits if one of them has none. None if one is not to be had.
+    """
     found = [one for one in changes if one is not None]
     if len(found) < len(changes):
         return None
-    edits = tuple(dict.fromkeys(edit for one in found for edit in one.edits)) if all(one.edits for one in found) else ()
-    words = [f"{edit.key}={edit.value}" if edit.kind == "label" else f"{edit.key}-" for edit in edits]
-    only = edits and all(edit.kind in ("label", "unlabel") for edit in edits)
-    command = f"miniorch node label {node} {' '.join(words)}" if only else ""
-    return Change(" and ".join(dict.fromkeys(one.what for one in found)), command, edits)
+    labels = [one for one in found if one.edits and all(edit.kind in ("label", "unlabel") for edit in one.edits)]
+    found = [*labels, *(one for one in found if one not in labels)]
+    edits = dict.fromkeys(edit for one in found for edit in one.edits)
+    told = dict.fromkeys(edit for one in labels for edit in one.edits)
+    words = [f"{edit.key}={edit.value}" if edit.kind == "label" else f"{edit.key}-" for edit in told]
+    commands = [f"miniorch node label {node} {' '.join(words)}"] * bool(words)
+    commands += [one.command for one in found[len(labels) :]]
+    return Change(
+        " and ".join(dict.fromkeys(one.what for one in found)),
+        "; ".join(commands) if all(commands) else "",
+        tuple(edits) if all(one.edits for one in found) else (),
+        max((one.size for one in found), default=1.0),
+    )
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

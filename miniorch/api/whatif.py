@@ -16,8 +16,8 @@ from miniorch.errors import NotFound, UsageError
 from miniorch.model import Availability, DesiredState, Node, NodeState, Service, Task, TaskState
 from miniorch.slots import digest_of, is_done, is_wanted, told, unknown, volumes_of
 from miniorch.spec import Resources
+from scheduler.strategies import STRATEGIES
 
-STRATEGIES = ("spread", "binpack", "random")
 ADDED_AT_MOST = 100
 REHEARSED_AT_MOST = 50_000  # tasks: they are copied in about a second
 NAMES_TOLD = 3
@@ -114,18 +114,14 @@ async def standing(app: str, cache: Cache, now: float) -> list[Reason]:
     `app` keeps the reasons that concern it; "" is every app.
     """
     nodes = by_name(cache.nodes.values())
-    wanted = [key for key in cache.services if not app or key.startswith(f"{app}/")]
-    if len(nodes) == 1:
-        return [
-            Reason(key, f"{nodes[0].name} is the only node") for key in _dark(cache, set(cache.nodes)) if key in wanted
-        ]
-    reasons: dict[str, list[str]] = {key: [] for key in sorted(wanted)}
+    several = len(nodes) > 1
+    reasons: dict[str, list[str]] = {key: [] for key in sorted(cache.services) if not app or key.startswith(f"{app}/")}
     for node in nodes:
         for key in _dark(cache, {node.name}):
             if key in reasons:
-                reasons[key].append(f"runs on {node.name} alone")
+                reasons[key].append(f"runs on {node.name} alone" if several else f"{node.name} is the only node")
     lacking: dict[tuple[str, int], list[str]] = {}  # (service, how many would wait) -> without which node
-    for node in nodes if tries(cache) else ():
+    for node in nodes if several and tries(cache) else ():
         if not any(task.live and task.service_key in reasons for task in cache.tasks_on(node.name)):
             continue
         answer = await what_if(Question(kill=(node.name,)), cache, now)

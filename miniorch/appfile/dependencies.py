@@ -84,12 +84,9 @@ def _reference(item: Node, keys: Section, key: str) -> tuple[str, str]:
 
 
 def connect(
-    values: Values,
-    specs: Mapping[str, ServiceSpec],
-    needs: Mapping[str, Needs],
-    asleep: Mapping[str, str],
+    values: Values, specs: Mapping[str, ServiceSpec], needs: Mapping[str, Needs], asleep: Mapping[str, str],
     networks: Collection[str],
-) -> dict[str, ServiceSpec]:
+) -> dict[str, ServiceSpec]:  # fmt: skip
     """The services with what they need of each other. `asleep` are those whose profile is not asked for, `networks`
     what the file declares.
     """

@@ -42,17 +42,13 @@ def merge(below: Node, above: Node, count: Count, key: str = "") -> Node:
         return replace(above, value=merged)
     if isinstance(below.value, list) and isinstance(above.value, list) and key not in REPLACED:
         count(above.place, len(below.value) + len(above.value))
-        return replace(above, value=_joined(below.value, above.value, key))
+        new = {_identity(item, key) for item in above.value}  # of two that are one thing, the upper one counts
+        return replace(above, value=[item for item in below.value if _identity(item, key) not in new] + above.value)
     return above
 
 
-def _joined(below: list[Node], above: list[Node], key: str) -> list[Node]:
-    """The items of both; of two for the same place in the container, or that are the same text, the upper one."""
-    new = {_identity(item, key) for item in above}
-    return [item for item in below if _identity(item, key) not in new] + above
-
-
 def _identity(item: Node, key: str) -> str | int:
+    """Equal for what is at the same place in the container, or is the same text."""
     if key in ("volumes", "devices", "secrets", "configs"):
         if isinstance(item.value, dict):
             target = item.value.get("target") or item.value.get("source")

@@ -126,13 +126,9 @@ def _beside(keys: Section, services: Collection[str]) -> Iterator[Constraint]:
 
 
 def _checked(
-    keys: Section,
-    node: Node,
-    what: str,
-    services: Collection[str],
-    parse: Callable[..., Constraint | tuple[Constraint, ...]],
-    *arguments: object,
-) -> tuple[Constraint, ...]:
+    keys: Section, node: Node, what: str, services: Collection[str],
+    parse: Callable[..., Constraint | tuple[Constraint, ...]], *arguments: object,
+) -> tuple[Constraint, ...]:  # fmt: skip
     """What a parser gives; nothing, and a problem, where it refuses or names a service that is not there."""
     try:
         found = parse(*arguments)

@@ -21,7 +21,7 @@ from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
 from miniorch.appfile.places import Places, refuse_name
-from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, Problem, refusal
+from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, refusal
 from miniorch.appfile.report import Report
 from miniorch.appfile.section import Section
 from miniorch.appfile.service import ServiceReader
@@ -51,14 +51,9 @@ class AppFile:
 
 
 def read_app_files(
-    paths: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    name: str = "",
-    images: Mapping[str, str] | None = None,
-    profiles: Sequence[str] = (),
-    strict: bool = False,
-) -> AppFile:
+    paths: Sequence[str], environment: Mapping[str, str], *, name: str = "", images: Mapping[str, str] | None = None,
+    profiles: Sequence[str] = (), strict: bool = False,
+) -> AppFile:  # fmt: skip
     """Read app files, each laid over those before it. No path: the usual names in this folder. "-": standard input.
 
     `images` replaces the images of services by name, `name` the app's name; `strict` refuses a file of which anything
@@ -144,7 +139,7 @@ class _Files:
         self.values.folders[path] = folder
         self.texts[path] = text = _text(path)
         if len(self.texts) > MAX_FILES:
-            raise Refused(Problem("E0103", f"the app comes to more than {MAX_FILES} files", named, "use fewer files"))
+            raise Refused(f"the app comes to more than {MAX_FILES} files", named, "use fewer files")
         root, problems = parse(text, path)
         self.values.problems += problems
         modern = _modern(root)

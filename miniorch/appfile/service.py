@@ -20,20 +20,10 @@ from miniorch.appfile.problems import Place
 from miniorch.appfile.section import Section
 from miniorch.appfile.values import Values, label_remedy
 from miniorch.appfile.yaml import Entry, Node, shorten
-from miniorch.spec import (
-    TEMPLATE,
-    Build,
-    ContainerOptions,
-    HealthCheck,
-    Resources,
-    Restart,
-    RestartPolicy,
-    ServiceSpec,
-    TaskSpec,
-)
+from miniorch.spec import Build, HealthCheck, Resources, Restart, RestartPolicy
 
 DIGEST_SHOWN = 12
-OPTIONS = tuple(one.name for one in fields(ContainerOptions))
+OPTIONS = tuple(one.name for one in fields(spec.ContainerOptions))
 POLICIES = {
     "no": Restart.NEVER, "on-failure": Restart.ON_FAILURE, "always": Restart.ANY, "unless-stopped": Restart.ANY,
     "none": Restart.NEVER, "any": Restart.ANY,
@@ -51,7 +41,7 @@ class ServiceReader:
     images: Mapping[str, str]
     unsaid: dict[str, list[str]] = field(default_factory=lambda: {"restart": [], "init": []})  # who has our default
 
-    def read(self, name: str, entry: Entry, keys: Section, *, job: bool) -> ServiceSpec:
+    def read(self, name: str, entry: Entry, keys: Section, *, job: bool) -> spec.ServiceSpec:
         """`job`: somebody waits for it to complete, so an end with exit code 0 is one."""
         if not spec.LABEL.fullmatch(name):
             message = f'the service name "{shorten(name)}" is no DNS label'
@@ -62,7 +52,7 @@ class ServiceReader:
         self.unsaid["init"] += [] if keys.get("init") else [shorten(name)]
         mounts, tmpfs = self.places.mounts(keys)
         own = {key: keys[key] for key in OPTIONS if keys.get(key) is not None}
-        task = TaskSpec(
+        task = spec.TaskSpec(
             image=source,
             build=build,
             entrypoint=keys["entrypoint"],
@@ -74,12 +64,12 @@ class ServiceReader:
             limit=limit,
             stop_grace_seconds=keys["stop_grace_period"],
             stop_after_seconds=keys.part("x-miniorch")["stop_after"],
-            options=ContainerOptions(**{**own, "tmpfs": tmpfs, "pids_limit": own.get("pids_limit") or pids}),
+            options=spec.ContainerOptions(**{**own, "tmpfs": tmpfs, "pids_limit": own.get("pids_limit") or pids}),
         )
         _hint(keys, "hostname", keys["hostname"])
         for item in keys["expose"]:
             self.values.text(item, keys.named("expose"))
-        return ServiceSpec(
+        return spec.ServiceSpec(
             task,
             self._replicas(keys, deploy),
             self.places.ports(keys),
@@ -137,11 +127,10 @@ class ServiceReader:
         node = keys.get("environment")
         if node is None:
             return found
-        own = self.values.pairs(parted(node)[0], keys.named("environment"))
-        places = dict(_places(node))
-        for name, text in own.items():
-            _hint(keys, "environment", text, places.get(name))
-        return {**found, **own}
+        own = self.values.placed_pairs(parted(node)[0], keys.named("environment"))
+        for text, place in own.values():
+            _hint(keys, "environment", text, place)
+        return found | {name: text for name, (text, _) in own.items()}
 
     def _env_file(self, part: Section, place: Place) -> dict[str, str]:
         name = part["path"]
@@ -232,13 +221,7 @@ class ServiceReader:
 
 def _hint(keys: Section, key: str, text: str, place: Place | None = None) -> None:
     """Report those of Swarm's templates in a text that the agent does not know."""
-    if "{{" in text and (unknown := re.search(r"\{\{[^{}]*\.(?:Node|Service|Task)\b[^{}]*}}", TEMPLATE.sub("", text))):
+    if "{{" in text and (
+        unknown := re.search(r"\{\{[^{}]*\.(?:Node|Service|Task)\b[^{}]*}}", spec.TEMPLATE.sub("", text))
+    ):
         keys.note(key, Verdict.IGNORED, f"{shorten(unknown[0])} is not known here, and stays as it is", place)
-
-
-def _places(node: Node) -> list[tuple[str, Place]]:
-    """Where each name of `NAME: value` or `- NAME=value` lines stands."""
-    if isinstance(node.value, dict):
-        return [(name, entry.place) for name, entry in node.value.items()]
-    items = node.value if isinstance(node.value, list) else []
-    return [(item.text.partition("=")[0], item.place) for item in items]

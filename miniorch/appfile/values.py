@@ -68,8 +68,7 @@ class Values:
         """Raises `Refused` when the file has become too large."""
         self._values += values
         if self._values > MAX_VALUES:
-            message = f"the file comes to more than {MAX_VALUES} values"
-            raise Refused(Problem("E0103", message, place, "split it into several apps"))
+            raise Refused(f"the file comes to more than {MAX_VALUES} values", place, "split it into several apps")
 
     def env_file(self, path: Path, note: str = "") -> dict[str, str]:
         """What a file of variables sets. Its lines are not shown, as they may hold passwords."""
@@ -217,18 +216,21 @@ class Values:
 
     def pairs(self, node: Node, what: str, key: Key = PLAIN) -> dict[str, str]:
         """`NAME: value` or `- NAME=value`. A name without value is taken from the environment, if it is there."""
-        found: dict[str, str] = {}
+        return {name: value for name, (value, _) in self.placed_pairs(node, what).items()}
+
+    def placed_pairs(self, node: Node, what: str) -> dict[str, tuple[str, Place]]:
+        """The same, and where each stands."""
+        found: dict[str, tuple[str, Place]] = {}
         places: dict[str, Place] = {}
         for name, value, place in self.raw_pairs(node, what):
+            value = self.variables.get(name) if value is None else value
             if not name:
                 self.refuse("E0104", f"{what} has a line without a name", place, "write NAME=value")
             elif (first := places.setdefault(name, place)) is not place:
                 message, note = f'"{shorten(name)}" is written twice in {what}', f"{first} came first"
                 self.refuse("E0101", message, place, "delete one of the two", note=note)
             elif value is not None:
-                found[name] = value
-            elif name in self.variables:
-                found[name] = self.variables[name]
+                found[name] = value, place
         return found
 
     def raw_pairs(self, node: Node, what: str) -> Iterator[tuple[str, str | None, Place]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,25 +38,7 @@ _CORE = (
 _TAG = "tag:yaml.org,2002:"
 RESET, OVERRIDE = "!reset", "!override"  # Compose's: what they stand before takes the place of the file's below
 
-
-# What libyaml says -> what it means, and how it is mended.
-_SYNTAX = (
-    ("expected ',' or '}'", "a { is not closed, or a comma is missing", "close it with }"),
-    ("expected ',' or ']'", "a [ is not closed, or a comma is missing", "close it with ]"),
-    ("expected node content", "a value is missing before this, or a bracket is not closed", "close it with ]"),
-    ("unexpected end of stream", "a quotation mark is not closed", 'close it with "'),
-    (
-        "expected key",
-        "this line begins in another column than its neighbours",
-        "indent it with spaces, as far as they are",
-    ),
-    ("expected '-' indicator", "a list ends here, but this line is indented as an item", "begin the line with -"),
-    ("expected ':'", "a colon is missing behind a key", "write it as key: value"),
-    ("mapping values are not allowed", "a second colon in one line", "put the text in quotes: 'a: b'"),
-    ("undefined alias", "the name behind * is given to nothing above", "write the value out: {image: x}"),
-    ("cannot start any token", "no text begins with this letter unless it is in quotes", "put quotes around the text"),
-    ("duplicate anchor", "two places have the same name behind &", "use another name"),
-)
+_SYNTAX = [re.split("  +", line) for line in Path(__file__).with_name("syntax.txt").read_text().splitlines()[1:]]
 
 
 class _Loader(yaml.CSafeLoader):
@@ -67,11 +50,13 @@ for _name, _pattern, _first in _CORE:
 
 
 class Refused(Exception):
-    """The text cannot be read as YAML at all."""
+    """The text cannot be read as YAML at all, or comes to too much."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
+    def __init__(
+        self, message: str, place: Place | None = None, remedy: str = "", *, code: str = "E0103", note: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.problem = Problem(code, message, place, remedy, note=note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,30 +107,21 @@ def parse(text: str, file: str = "") -> tuple[Node, list[Problem]]:
         loader = _Loader(text)
         try:
             if not loader.check_node():
-                raise Refused(
-                    Problem("E0100", "the file is empty", Place(0, 0, 1, file), "services: {web: {image: nginx}}")
-                )
+                remedy = "services: {web: {image: nginx}}"
+                raise Refused("the file is empty", Place(0, 0, 1, file), remedy, code="E0100")
             root = loader.get_node()
             if loader.check_node():
-                raise Refused(
-                    Problem(
-                        "E0103",
-                        "a second document begins here",
-                        _place(loader.get_node(), file),
-                        "delete one of the two",
-                    )
-                )
+                raise Refused("a second document begins here", _place(loader.get_node(), file), "delete one of the two")
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        raise Refused(_syntax(error, text, file)) from None
+        raise _syntax(error, text, file) from None
     except yaml.reader.ReaderError as error:
         before = text.encode()[: error.position].decode(errors="ignore")
         place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"), 1, file)
-        message = f"not YAML: the character U+{error.character:04X} is not allowed"
-        raise Refused(Problem("E0103", message, place, "delete it")) from None
+        raise Refused(f"not YAML: the character U+{error.character:04X} is not allowed", place, "delete it") from None
     except yaml.YAMLError as error:
-        raise Refused(Problem("E0103", f"not YAML: {shorten(str(error), 80)}")) from None
+        raise Refused(f"not YAML: {shorten(str(error), 80)}") from None
     tree = _Tree(file)
     return tree.read(root, ()), tree.problems
 
@@ -160,12 +136,10 @@ def _measure(text: str, file: str) -> None:
             depth -= 1
         if depth > MAX_DEPTH or number > MAX_EVENTS:
             what = f"nested more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else f"more than {MAX_EVENTS} values"
-            raise Refused(
-                Problem("E0103", f"the file is {what}", _mark(event.start_mark, file), "split it into several apps")
-            )
+            raise Refused(f"the file is {what}", _mark(event.start_mark, file), "split it into several apps")
 
 
-def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
+def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Refused:
     lines = text.splitlines() or [""]
     place, note = _mark(error.problem_mark or error.context_mark, file), ""
     began = _mark(error.context_mark, file) if error.context and error.context_mark else place
@@ -178,20 +152,17 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     words, before, at = f"{error.context}: {error.problem}", lines[place.line - 1][: place.column - 1], place.column - 1
     if "values are not allowed" in words and ":" not in before:
         words = "expected key"  # said of a line that is indented too far, too
-    for number in (
-        (place.line, place.line - 1) if words.startswith(("expected key", "while scanning a simple key")) else ()
-    ):
+    near = words.startswith(("expected key", "while scanning a simple key"))
+    for number in (place.line, place.line - 1) if near else ():
         if stuck := re.match(r"( *(?:- )?)([a-z_]+):([^\s/:]+)$", lines[number - 1] if number else ""):
             right = f"write {stuck[2]}: {shorten(stuck[3])}"
             colon = Place(number, stuck.end(2) + 1, 1, file)
-            return Problem("E0103", "not YAML: a blank is missing behind a colon", colon, right)
-    what, remedy = next(
-        (one[1:] for one in _SYNTAX if one[0] in words),
-        (str(error.problem), "put texts with special characters in quotes"),
-    )
+            return Refused("not YAML: a blank is missing behind a colon", colon, right)
+    unknown = str(error.problem), "put texts with special characters in quotes"
+    what, remedy = next((one[1:] for one in _SYNTAX if one[0] in words), unknown)
     if "tab character" in words or lines[place.line - 1][at : at + 1] == "\t":
         what, remedy = "a line is indented with a tab", "indent it with spaces"
-    return Problem("E0103", f"not YAML: {what}", place, remedy, note=note)
+    return Refused(f"not YAML: {what}", place, remedy, note=note)
 
 
 def _mark(mark: Any, file: str, width: int = 1) -> Place:
@@ -239,16 +210,14 @@ class _Tree:
         merged: dict[str, Entry] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self.problems.append(
-                    self._refused(key, "a key is a list or a mapping", "delete it, keys are texts").problem
-                )
+                self._note(key, "a key is a list or a mapping", "delete it, keys are texts")
                 continue
             if key.tag == _TAG + "merge":
                 for name, entry in self._merge(self.read(value, above)):
                     merged.setdefault(name, entry)
                 continue
             if "\0" in key.value:
-                self.problems.append(self._refused(key, "a key holds a zero byte", "delete the zero byte").problem)
+                self._note(key, "a key holds a zero byte", "delete the zero byte")
                 continue
             place = _place(key, self._file)
             if key.value in own:
@@ -288,7 +257,10 @@ class _Tree:
                 return text
 
     def _own_tag(self, node: Any) -> None:
-        self.problems.append(self._refused(node, f"the tag {shorten(node.tag)} is not read", "delete the tag").problem)
+        self._note(node, f"the tag {shorten(node.tag)} is not read", "delete the tag")
+
+    def _note(self, node: Any, message: str, remedy: str) -> None:
+        self.problems.append(self._refused(node, message, remedy).problem)
 
     def _refused(self, node: Any, message: str, remedy: str) -> Refused:
-        return Refused(Problem("E0103", message, _place(node, self._file), remedy))
+        return Refused(message, _place(node, self._file), remedy)

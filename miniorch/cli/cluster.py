@@ -17,22 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from miniorch import tokens
+from miniorch import identity, tokens
 from miniorch.authority import own_key, write_private
 from miniorch.certificates import digest_of_certificate, own_certificate, request_for
 from miniorch.cli.output import Answer, ago, done, table
 from miniorch.clock import SystemClock
 from miniorch.contexts import transport_now
 from miniorch.errors import Conflict, NotAllowed, Unreachable, UsageError, from_wire
-from miniorch.identity import (
-    ADVERTISE_FILE,
-    AUTHORITY_FILE,
-    AUTHORITY_KEY_FILE,
-    CERTIFICATE_FILE,
-    SERVER_PORT,
-    SERVERS_FILE,
-    has_identity,
-)
+from miniorch.identity import SERVER_PORT, has_identity
 from miniorch.model import Role
 from miniorch.transport import STATE_DIRECTORY, HttpTransport
 from miniorch.up import Machine, need_root
@@ -58,7 +50,7 @@ def init(advertise: str, pool: str, node: str, store: str, *, quiet: bool) -> An
         if machine.answers("server"):
             machine.ensure_up(("server",))  # refuses another store
         machine.down(("server", "agent"))  # they come back with a port that others reach; containers go on
-        write_private(state / ADVERTISE_FILE, f"{machine.node} {address}".encode())
+        write_private(state / identity.ADVERTISE_FILE, f"{machine.node} {address}".encode())
     machine.ensure_up()
     items = machine.ask("GET", "/v1/join-tokens")["items"]
     token = next(one["token"] for one in items if one["role"] == "worker" and one["standing"])
@@ -145,15 +137,17 @@ def _joined_already(state: Path, given: tokens.JoinToken, node: str = "") -> str
     leave = "miniorch down --all, then the same again: apps and state here are removed, volumes stay"
     if has_identity(state):
         own = own_certificate(state)
-        if digest_of_certificate((state / AUTHORITY_FILE).read_text()) == given.authority:
+        if digest_of_certificate((state / identity.AUTHORITY_FILE).read_text()) == given.authority:
             if own.until > SystemClock().now():
                 if (given.role.value, node or own.name) != (own.role, own.name):
                     raise Conflict(f"this machine is the {own.role} {own.name} of that cluster already", remedy=leave)
                 return str(own.name)
-            (state / CERTIFICATE_FILE).unlink()  # it would be refused; the key gets a new one, and the name with it
+            (
+                state / identity.CERTIFICATE_FILE
+            ).unlink()  # it would be refused; the key gets a new one, and the name with it
             return ""
         raise Conflict(f"this machine is {own.name} of another cluster", remedy=leave)
-    if (state / "state.db").exists() or (state / AUTHORITY_KEY_FILE).exists():
+    if (state / "state.db").exists() or (state / identity.AUTHORITY_KEY_FILE).exists():
         raise Conflict("this machine is a cluster of its own already", remedy=leave)
     return ""
 
@@ -173,7 +167,7 @@ def _ask_for_certificate(url: str, text: str, given: tokens.JoinToken, node: str
         late = "late" if skew > 0 else "early"
         raise Conflict(f"this machine's clock is {ago(abs(skew))} {late}, so certificates could not be checked",
                        remedy="timedatectl set-ntp true, or date --set")  # fmt: skip
-    write_private(state / AUTHORITY_FILE, shown["certificate"].encode())
+    write_private(state / identity.AUTHORITY_FILE, shown["certificate"].encode())
     said = {
         "token": text.strip(), "request": request_for(own_key(state)), "name": node or socket.gethostname(),
         "exact": bool(node),
@@ -181,10 +175,10 @@ def _ask_for_certificate(url: str, text: str, given: tokens.JoinToken, node: str
     answer = HttpTransport(url, folder=state).request_now("POST", "/v1/join", said)
     servers = [url, *(one for one in answer["servers"] if one != url)]
     if "authority_key" in answer:  # a manager asks its own server, and can sign for others
-        write_private(state / AUTHORITY_KEY_FILE, answer["authority_key"].encode())
+        write_private(state / identity.AUTHORITY_KEY_FILE, answer["authority_key"].encode())
         (state / "store").write_text(answer["store"] + "\n")
-    write_private(state / SERVERS_FILE, ("\n".join(servers) + "\n").encode())
-    write_private(state / CERTIFICATE_FILE, answer["certificate"].encode())
+    write_private(state / identity.SERVERS_FILE, ("\n".join(servers) + "\n").encode())
+    write_private(state / identity.CERTIFICATE_FILE, answer["certificate"].encode())
     return str(answer["name"])
 
 

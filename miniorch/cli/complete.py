@@ -12,6 +12,7 @@ Who does this for real: kubectl and gh, with the same hidden command. Next file:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -33,33 +34,23 @@ def completion(shell: str) -> None:
 
 def complete(words: Sequence[str]) -> int:
     """Print the candidates for the last word. Never an error, whatever happens."""
-    try:
+    with contextlib.suppress(Exception):
         *before, current = words or [""]
         found = [one for one in candidates(before, current) if one[0].startswith(current) or one[0] == FILES]
         print("\n".join("\t".join(one).rstrip() for one in dict.fromkeys(found)))
-    except Exception:
-        return 0
     return 0
-
-
-def _limit() -> float:
-    try:
-        return float(os.environ.get("MINIORCH_COMPLETION_SECONDS", LIMIT_SECONDS))
-    except ValueError:
-        return LIMIT_SECONDS
 
 
 class Names:
     """The names of what is there, from the server, all within one limit."""
 
-    def __init__(self, path: str = "", limit_seconds: float | None = None) -> None:
+    def __init__(self, path: str = "", limit_seconds: float = 0.0) -> None:
         name = os.environ.get("MINIORCH_LAB", "lab")
         lab = Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current")  # as in contexts.py
         near = f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"
-        self._path = path or (
-            lab.read_text().split()[0] if lab.exists() and "MINIORCH_RUN_DIR" not in os.environ else near
-        )
-        self._limit = _limit() if limit_seconds is None else limit_seconds
+        in_lab = lab.exists() and "MINIORCH_RUN_DIR" not in os.environ
+        self._path = path or (lab.read_text().split()[0] if in_lab else near)
+        self._limit = limit_seconds or float(os.environ.get("MINIORCH_COMPLETION_SECONDS", LIMIT_SECONDS))
         self._deadline = 0.0  # from the first question on
 
     def of(self, word: str) -> Iterator[tuple[str, str]]:

@@ -54,7 +54,7 @@ def _lines(name: str, answer: Json, every_node: bool) -> Iterator[str]:
         yield f"{name} has no live task (revision {answer['revision']})"
     if answer["held"]:
         words = f"{answer['service']} is not changed further, and what runs goes on: {answer['held']}"
-        yield from textwrap.wrap(words, WIDTH, subsequent_indent="  ")
+        yield from _wrapped(words, 0)
     decisions = {one["revision"]: one for one in answer["decisions"]}
     shown = 0  # the record whose table was printed last
     for task in answer["tasks"]:
@@ -62,10 +62,10 @@ def _lines(name: str, answer: Json, every_node: bool) -> Iterator[str]:
             where = f" on {task['node']}" if task["node"] else ""
             yield f"{task['name']} ({task['task']}) is {task['state']}{where}, revision {answer['revision']}"
             if task["now"] is None or task["waits_for"] or task["node"]:  # otherwise what follows says it all
-                yield from textwrap.wrap(task["message"], WIDTH, initial_indent="  ", subsequent_indent="  ")
+                yield from _wrapped(task["message"], 2, 0)
             if task["node"] and task["waits_for"]:
                 words = f"is to be replaced when nothing is missing: waits for {', '.join(task['waits_for'])}"
-                yield from textwrap.wrap(words, WIDTH, initial_indent="  ", subsequent_indent="  ")
+                yield from _wrapped(words, 2, 0)
             yield from _decided(task, decisions.get(task["then"]), answer["service"], shown, every_node)
             shown = task["then"] or 0
             yield from _now(task, every_node or len(answer["tasks"]) == 1, every_node)
@@ -161,9 +161,8 @@ def _table(trace: Json, every_node: bool) -> Iterator[str]:
 
 
 def _row_name(row: Json, chosen: str) -> str:
-    text = _names(row["nodes"]) + (
-        f" and {row['in_all'] - len(row['nodes'])} more" * (row["in_all"] > len(row["nodes"]))
-    )
+    more = row["in_all"] - len(row["nodes"])
+    text = _names(row["nodes"]) + f" and {more} more" * (more > 0)
     if len(text) > NAMES_WIDTH:
         text = f"{row['in_all']} nodes"
     return f"{text} <- chosen" if chosen in row["nodes"] and row["fits"] else text
@@ -174,13 +173,14 @@ def _below(row: Json, *, passing: bool) -> Iterator[str]:
     names = _names(row["nodes"]) + (", ..." if row["in_all"] > len(row["nodes"]) else "")
     lines = [names] if len(names) > NAMES_WIDTH else []
     of = "" if row["same"] else f" ({row['nodes'][0]})"
-    lines += [f"{rule['rule']}{of}: {rule['detail']}" for rule in row["rules"] if _is_told(rule, passing)]
-    for line in lines:
-        yield from textwrap.wrap(line, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8)
+    told = [rule for rule in row["rules"] if not rule["ok"] or (passing and rule["detail"])]
+    for line in [*lines, *(f"{rule['rule']}{of}: {rule['detail']}" for rule in told)]:
+        yield from _wrapped(line, 6)
 
 
-def _is_told(rule: Json, passing: bool) -> bool:
-    return not rule["ok"] or (passing and bool(rule["detail"]))
+def _wrapped(text: str, indent: int, more: int = 2) -> list[str]:
+    """Lines that are indented so far, those after the first a little more."""
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + more))
 
 
 def _remedies(now: Json) -> Iterator[str]:
@@ -194,9 +194,7 @@ def _remedies(now: Json) -> Iterator[str]:
     for remedy in now["remedies"]:
         nodes, change = remedy["nodes"], remedy["change"]
         who = "any node" if len(nodes) == trace["nodes"] > 1 else _names(nodes, "or")
-        yield from textwrap.wrap(
-            f"{who}, if {change['what']}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6
-        )
+        yield from _wrapped(f"{who}, if {change['what']}", 4)
         if change["command"]:
             yield f"      {change['command']}"
 

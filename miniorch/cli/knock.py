@@ -29,7 +29,7 @@ def _exchange(port: int, host: str, silence_seconds: float, request: bytes) -> s
         with socket.create_connection((host, port), timeout=silence_seconds) as wire:
             try:
                 wire.sendall(request)
-                first = _first_bytes(wire)
+                first = wire.makefile("rb").read(12)
             except TimeoutError:
                 return ""  # open and silent
             except (ConnectionResetError, BrokenPipeError):
@@ -42,13 +42,3 @@ def _exchange(port: int, host: str, silence_seconds: float, request: bytes) -> s
     if status and int(status[1]) >= 500:
         return f"it answers with HTTP status {int(status[1])}"
     return "" if first else CLOSED
-
-
-def _first_bytes(wire: socket.socket) -> bytes:
-    found = b""
-    while len(found) < 12:
-        part = wire.recv(64)
-        if not part:
-            break
-        found += part
-    return found

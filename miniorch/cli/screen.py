@@ -47,7 +47,8 @@ class Plain(Screen):
     def show(self, verdict: Verdict, tasks: Sequence[Task]) -> None:
         seen = {(task.id, task.status.state) for task in tasks if task.status.state in TOLD}
         if self._told is None:
-            self._told = {(task.id, task.status.state) for task in tasks if _settled(task)}
+            settled = [task for task in tasks if task.status.state is TaskState.RUNNING or task.status.state.ended]
+            self._told = {(task.id, task.status.state) for task in settled}
         for task in tasks:
             state = task.status.state
             if (task.id, state) in seen - self._told:
@@ -59,10 +60,6 @@ class Plain(Screen):
 
     def say(self, message: str) -> None:
         print(message, flush=True)
-
-
-def _settled(task: Task) -> bool:
-    return task.status.state is TaskState.RUNNING or task.status.state.ended
 
 
 class Live(Screen):

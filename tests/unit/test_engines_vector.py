@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from test_index import index_of
 
 from miniorch.model import Node, Status, Task, TaskState
 from miniorch.spec import Placement, Resources, ServiceSpec, TaskSpec
 from scheduler import oracle
-from scheduler.index import Index
 from scheduler.request import Board, NodeView, Request
 from scheduler.spellings import marathon
 from scheduler.strategies import strategy_of
@@ -53,7 +53,7 @@ def winner(request: Request) -> str:
     """The node that both schedulers choose, the obvious one and the fast one."""
     name = oracle.best(request, BOARD)
     assert name is not None
-    assert Index.of(BOARD).place(request, ["web.2"]) == [name]
+    assert index_of(BOARD).place(request, ["web.2"]) == [name]
     return name
 
 

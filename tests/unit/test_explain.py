@@ -8,18 +8,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from test_index import index_of
+from test_scheduler import verdict
 
 from miniorch.codec import decode, encode
 from miniorch.model import Availability, Node, NodeState, Status, Task, TaskState
 from miniorch.spec import Constraint, Mount, Placement, Port, Resources, ServiceSpec, TaskSpec
-from miniorch.verdicts import Change, DecisionRecord, Placed, Remedy, Trace
+from miniorch.verdicts import Change, DecisionRecord, Edit, Placed, Remedy, Trace
 from scheduler.explain import ASKED, NAMES, ROWS, TASKS, Look, again, look, record, trace, whole
 from scheduler.filters import FILTERS
-from scheduler.index import Index
 from scheduler.oracle import best
-from scheduler.refusal import verdict
-from scheduler.remedies import KINDS, fits, remedies, together, tried
-from scheduler.request import Board, Edit, NodeView, Request
+from scheduler.remedies import KINDS, fits, remedies, tried
+from scheduler.request import Board, NodeView, Request
+from scheduler.rules import together
 from scheduler.spellings import expression
 
 MIB = 1024 * 1024
@@ -401,7 +402,7 @@ def test_the_quick_look_says_of_every_node_what_the_whole_verdict_says(board: Bo
 @settings(deadline=None, max_examples=50)
 @given(boards(), requests())
 def test_a_record_shows_what_the_engine_has_taken_as_the_best(board: Board, request: Request) -> None:
-    (taken,) = Index.of(board).place(request, ["new"])
+    (taken,) = index_of(board).place(request, ["new"])
     if taken is None:
         return
     kept = record(request, board, [Placed("new", 1, taken)], number=1, at=0.0, revision=1).trace
@@ -417,9 +418,12 @@ def test_changes_of_one_node_are_put_together_as_one_command_per_kind() -> None:
         [Change("a", "miniorch node activate n1", (active,)), Change("b", "miniorch node label n1 disk=ssd", (label,))],
         "n1",
     )
+    assert both is not None
     assert both.command == "miniorch node label n1 disk=ssd; miniorch node activate n1"
     assert both.edits == (label, active)
-    assert not together([Change("a", "", (active,)), Change("b", "x", (label,))], "n1").command
+    without = together([Change("a", "", (active,)), Change("b", "x", (label,))], "n1")
+    assert without is not None
+    assert not without.command
 
 
 def test_a_remedy_is_plain_data() -> None:

@@ -30,6 +30,17 @@ def service(name: str = "web", *, reserved: Resources | None = None, **fields: A
     return Request("shop", name, ServiceSpec(task, placement=placement, **fields), volumes)
 
 
+def index_of(board: Board) -> Index:
+    """An index that has just heard of all that is on a board."""
+    index = Index(board.seed)
+    for key, spec in board.services.items():
+        index.service(key, spec)
+    index.fill(task for view in board.views.values() for task in view.tasks)
+    for name, view in board.views.items():
+        index.node(name, view.node)
+    return index
+
+
 class World:
     """The truth, as plain as can be, and beside it an index that has followed all changes."""
 

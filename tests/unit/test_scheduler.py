@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from miniorch.model import DesiredState, Node, Status, Task, TaskState
 from miniorch.spec import Mount, Port, Resources, ServiceSpec, TaskSpec
+from miniorch.verdicts import Row, Rule
+from scheduler.explain import look, trace
 from scheduler.filters import FILTERS, amount
 from scheduler.oracle import best
-from scheduler.refusal import refusal, verdict
-from scheduler.request import Board, NodeView, Request, Rule
+from scheduler.refusal import refusal
+from scheduler.request import Board, NodeView, Request
 
 MIB = 1024 * 1024
 NOTHING = Resources()
@@ -48,6 +50,12 @@ def chosen(request: Request, *views: NodeView) -> str:
 def refused(request: Request, *views: NodeView) -> str:
     assert best(request, Board.of(views)) is None
     return refusal(request, Board.of(views))[0]
+
+
+def verdict(request: Request, view: NodeView, board: Board) -> Row:
+    """What all rules and scorers say of one node."""
+    (row,) = trace(request, board, look(request, [view], board), most=0).rows
+    return row
 
 
 def test_node_that_is_not_ready_gets_no_new_task() -> None:
@@ -143,7 +151,7 @@ def test_every_node_and_every_rule_is_answered_for() -> None:
     wish = web(reserved=Resources(1.0), ports=(5000,), volumes={"data": "node2"})
     board = Board.of([NodeView(bad), NodeView(node("node2"))])
     worse, good = (verdict(wish, view, board) for view in board.views.values())
-    assert (worse.node, worse.fits, good.node, good.fits) == ("node1", False, "node2", True)
+    assert (worse.nodes, worse.fits, good.nodes, good.fits) == (("node1",), False, ("node2",), True)
     for one in (worse, good):
         assert [rule.rule for rule in one.rules] == [rule.name for rule in FILTERS]
         assert all(rule.detail for rule in one.rules)
@@ -201,7 +209,7 @@ def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
         board = Board(before)
         fitting = {name for name, view in before.items() if all(rule.passes(wish, view, board) for rule in FILTERS)}
         assert answer in fitting if answer else not fitting
-        assert {name for name, view in before.items() if not verdict(wish, view, board).against} == fitting
+        assert {name for name, view in before.items() if verdict(wish, view, board).fits} == fitting
         for view in views:
             assert round(view.reserved.cpus, 6) <= view.node.capacity.cpus
             assert view.reserved.memory_bytes <= view.node.capacity.memory_bytes

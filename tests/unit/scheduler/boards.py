@@ -8,8 +8,9 @@ from typing import Any
 
 from miniorch.model import DesiredState, Node, Status, Task, TaskState
 from miniorch.spec import Constraint, ContainerOptions, Placement, Resources, ServiceSpec, TaskSpec
+from miniorch.verdicts import Rule
 from scheduler.filters import FILTERS
-from scheduler.request import Board, NodeView, Request, Rule
+from scheduler.request import Board, NodeView, Request
 from scheduler.spellings import classic, expression, marathon
 
 MIB = 1024 * 1024

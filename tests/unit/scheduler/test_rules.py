@@ -9,8 +9,9 @@ from boards import board, fitting, leaving, node, refusal, task, wants
 
 from miniorch.model import TaskState
 from miniorch.spec import Resources, TaskSpec
+from miniorch.verdicts import Change, Edit
 from scheduler.filters import FILTERS
-from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, VOLUME, Change, Edit
+from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, VOLUME
 from scheduler.rules import together
 
 N1, N2 = node("n1"), node("n2")
