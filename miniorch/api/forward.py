@@ -8,6 +8,7 @@ Who does this for real: kube-apiserver, which proxies `kubectl exec` to the kube
 """
 
 import contextlib
+import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -78,5 +79,8 @@ class Forwarded(Response):
 
 
 def _away(node: str, error: Exception) -> Unreachable:
-    why = str(error) or type(error).__name__  # a time-out says nothing of itself
+    """Where an agent is dead, its machine refuses the connection at once. Silence is that of the machine."""
+    if isinstance(error, TimeoutError) or getattr(error, "errno", 0) in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return Unreachable(f"{node} does not answer: it is off or cut off", remedy="miniorch nodes")
+    why = getattr(error, "strerror", "") or str(error) or type(error).__name__
     return Unreachable(f"the agent on {node} does not answer ({why})", remedy=f"miniorch up   (on {node})")

@@ -36,14 +36,13 @@ from miniorch.certificates import (
 from miniorch.clock import new_id
 from miniorch.codec import from_plain
 from miniorch.errors import Conflict, NotAllowed, NotFound, Temporary, Unsupported, UsageError
-from miniorch.identity import server_url
+from miniorch.identity import NODE_NAME, server_url
 from miniorch.model import Member, Node, Role, Token
 from miniorch.state.records import Versioned, Write, read, read_all
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 JOIN_SECONDS = 60.0  # after which the name of a machine that never became a node is free again
 WRONG_AT_MOST, WRONG_SECONDS, SOURCES = 10, 60.0, 1024
 
@@ -171,12 +170,14 @@ class Joining(Writing):
         if said.role not in USERS and not (said.role == Role.MANAGER and local):
             remedy = "miniorch context create laptop --role view"
             raise UsageError(f"a role is one of {', '.join(USERS)}", remedy=remedy)
-        if not NAME.fullmatch(said.name) or not 0 < said.ttl_seconds <= 10 * LIFE_SECONDS:
+        if not NODE_NAME.fullmatch(said.name) or not 0 < said.ttl_seconds <= 10 * LIFE_SECONDS:
             raise UsageError("a name wants letters, digits and -, at most 63; a life at most 900 days",
                              remedy="miniorch context create laptop --role view --ttl 90d")  # fmt: skip
         known, node = await read(self._store, Member, said.name), await read(self._store, Node, said.name)
-        if said.role in USERS and (known or node):
-            raise Conflict(f"{said.name} belongs to the cluster already", remedy=f"miniorch context revoke {said.name}")
+        if said.role in USERS and (node or (known and known.item.role not in USERS)):
+            raise Conflict(f"{said.name} is a machine of this cluster", remedy="miniorch context create ANOTHER-NAME")
+        if said.role in USERS and known:
+            raise Conflict(f"{said.name} is a user already", remedy=f"miniorch context revoke {said.name}")
         address = _address(said.address) if said.role == Role.MANAGER else ""
         return await self._certify(known, key, Subject(said.name, said.role, "", address), said.ttl_seconds)
 

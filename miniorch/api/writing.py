@@ -24,8 +24,8 @@ ATTEMPTS = 10
 PAUSE_SECONDS = 0.002  # at most, before the second; each time twice as long, or a thousand that join win every race
 MISSING: dict[type, tuple[str, str]] = {
     Task: ("no such task", "miniorch ps -a"), Service: ("no such service", "miniorch services"),
-    Node: ("no such node", ""), Member: ("no such user", ""), Token: ("no such token", ""),
-    Cluster: ("the cluster record is missing", ""),
+    Node: ("no such node", "miniorch nodes"), Token: ("no such token", "miniorch token show"),
+    Member: ("no such user", ""), Cluster: ("the cluster record is missing", ""),
 }  # fmt: skip
 T = TypeVar("T")
 W = TypeVar("W", bound="Writing")

@@ -15,7 +15,7 @@ from miniorch.certificates import new_key, own_certificate, read_certificate, re
 from miniorch.cli.cluster import seconds_of
 from miniorch.cli.output import Answer, ago, as_json, did_you_mean, done, table
 from miniorch.clock import SystemClock
-from miniorch.contexts import LOCAL_NAME, chosen, folder_of, home, known, note_renewal, transport_now
+from miniorch.contexts import LOCAL_NAME, chosen, folder_of, home, known, lab_sockets, note_renewal, transport_now
 from miniorch.errors import Conflict, NotFound, UsageError
 from miniorch.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, SERVERS_FILE, server_url, servers_of
 
@@ -85,7 +85,8 @@ def ls() -> Answer:
 
 def _cells(row: dict[str, Any], now: float) -> dict[str, str]:
     left = ago(row["until"] - now) if row["until"] > now else "ended" if row["until"] else "-"
-    servers = ", ".join(row["servers"]) or "this machine, or its lab"
+    here = "this machine's lab" if lab_sockets() and chosen() != LOCAL_NAME else "this machine"
+    servers = ", ".join(row["servers"]) or here
     return {"CURRENT": "*" if row["current"] else "-", "NAME": row["name"], "ROLE": row["role"], "SERVERS": servers,
             "CERTIFICATE": left}  # fmt: skip
 

@@ -19,7 +19,7 @@ from miniorch.cli.output import BROKEN_PIPE, Answer, detaching, json_text, table
 from miniorch.client import RECONNECT_SECONDS
 from miniorch.codec import from_plain
 from miniorch.contexts import transport_now
-from miniorch.errors import Compacted, MiniorchError, Temporary, UsageError
+from miniorch.errors import Compacted, MiniorchError, Temporary, Unreachable, UsageError
 from miniorch.model import Event, Task
 
 FOLLOW_SECONDS = 7 * 86400.0  # a container may be silent for long; the connection breaks when the server ends
@@ -86,7 +86,10 @@ def history(app: str) -> Answer:
 
 
 def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
-    """Print the output of a task, or of a service's tasks: the live ones, or else the last that ended."""
+    """Print the output of a task, or of a service's tasks: the live ones, or else the last that ended.
+
+    Raises `Unreachable` for those whose node does not answer, when all others have been printed.
+    """
     if follow and previous:
         raise UsageError("a task that has ended writes nothing more", remedy=f"miniorch logs {name} --previous")
     server = Server()
@@ -98,8 +101,10 @@ def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
     tasks = ended_last(named.tasks) if previous else _worth_reading(named)
     if not tasks:
         print(f"{name} has no task {'that has ended' if previous else 'yet'}", file=sys.stderr)
-    for task in tasks:
-        _print_all(task, tail, follow=False, prefix=len(tasks) > 1)
+    printed = [(task.name, _print_all(task, tail, follow=False, prefix=len(tasks) > 1)) for task in tasks]
+    for error in [error for _, error in printed if error][:1]:
+        missing = ", ".join(name for name, why in printed if why)
+        raise Unreachable(f"no logs of {missing}: {error.message}", remedy=error.remedy)
 
 
 def _worth_reading(named: Named) -> list[Task]:
@@ -114,8 +119,19 @@ def ended_last(tasks: Sequence[Task]) -> list[Task]:
 
 
 def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
-    """One thread per task; tasks that replace others are followed, too. Ends when a single task has ended."""
+    """One thread per task; tasks that replace others are followed, too. Ends when a single task has ended.
+
+    A task whose node does not answer is tried again. Raises `Unreachable` if it is the only one.
+    """
     threads: dict[str, threading.Thread] = {}
+    lost: dict[str, MiniorchError] = {}
+
+    def follow(task: Task) -> None:
+        if error := _print_all(task, tail, follow=True, prefix=prefix):
+            if task.id not in lost and prefix:
+                print(f"{task.name} | no logs yet: {error.message}", file=sys.stderr)
+            lost[task.id] = error
+
     while True:
         try:
             named = server.resolve(name)
@@ -123,18 +139,19 @@ def _follow(server: Server, name: str, tail: int, *, prefix: bool) -> None:
             time.sleep(LOOK_SECONDS)
             continue
         for task in _worth_reading(named):
-            if task.id not in threads:
-                thread = threading.Thread(
-                    target=_print_all, args=(task, tail), kwargs={"follow": True, "prefix": prefix}, daemon=True
-                )
-                thread.start()
-                threads[task.id] = thread
+            again = named.whole_service and task.id in lost and not threads[task.id].is_alive()
+            if again or task.id not in threads:
+                threads[task.id] = threading.Thread(target=follow, args=(task,), daemon=True)
+                threads[task.id].start()
         if not named.whole_service and not any(thread.is_alive() for thread in threads.values()):
+            for error in lost.values():
+                raise error
             return
         time.sleep(LOOK_SECONDS)
 
 
-def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
+def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> MiniorchError | None:
+    """What a task has written. Returns why there is nothing, if its node does not answer."""
     before = f"{task.name} | " if prefix else ""
     try:
         transport = transport_now(timeout_seconds=FOLLOW_SECONDS if follow else 30.0)
@@ -151,9 +168,12 @@ def _print_all(task: Task, tail: int, *, follow: bool, prefix: bool) -> None:
         for kept in task.status.log_tail[-tail:]:
             _write(f"{before}{kept}\n")
         if not task.status.log_tail:
+            if isinstance(error, Unreachable):
+                return error
             print(f"{before}no logs: {error.message}", file=sys.stderr)
     except (OSError, http.client.HTTPException) as error:
         print(f"{before}the logs broke off ({error})", file=sys.stderr)
+    return None
 
 
 def _write(line: str) -> None:

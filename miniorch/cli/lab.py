@@ -7,7 +7,7 @@ from functools import partial
 
 from miniorch.cli.ask import Server
 from miniorch.cli.output import Answer, detaching, done, table
-from miniorch.errors import MiniorchError
+from miniorch.errors import MiniorchError, UsageError
 from miniorch.lab.lab import Lab
 from miniorch.lab.machine import Machine
 from miniorch.lab.plan import Place, read_labels, read_memory
@@ -33,6 +33,13 @@ def up(
     nodes: int | None, managers: int | None, store: str | None, labels: Sequence[str], cpus: float, memory: str, *,
     quiet: bool,
 ) -> Answer:  # fmt: skip
+    from miniorch.api.nodes import check_labels
+
+    for node, wanted in read_labels(labels).items():
+        try:
+            check_labels(node, wanted)
+        except UsageError as error:
+            raise UsageError(f"--label: {error.message}", remedy=f"--label {node}:zone=b") from None
     lab = open_lab(quiet=quiet)
     began = time.monotonic()
     with detaching("interrupted; miniorch lab up makes the rest, miniorch lab down removes all"):

@@ -54,9 +54,14 @@ def _called(param: Any) -> str:
 def _wanted(param: Any) -> str:
     if choices := getattr(param.type, "choices", ()):
         return sentence(choices, "or")
-    kind, least = param.type.name.partition(" ")[0], getattr(param.type, "min", None)
+    kind, (least, most) = param.type.name.partition(" ")[0], _range(param)
     number = {"integer": "a whole number", "float": "a number"}.get(kind, "")
-    return ", ".join(filter(None, (param.metavar, number))) + (f" of at least {least:g}" if least is not None else "")
+    span = f" of at least {least:g}" if most is None else f" from {least:g} to {most:g}"
+    return ", ".join(filter(None, (param.metavar, number))) + (span if least is not None else "")
+
+
+def _range(param: Any) -> tuple[float | None, float | None]:
+    return getattr(param.type, "min", None), getattr(param.type, "max", None)
 
 
 def _correct(param: Any, command: click.Command, seen: str = "") -> str:
@@ -64,5 +69,6 @@ def _correct(param: Any, command: click.Command, seen: str = "") -> str:
     if isinstance(param, click.Argument):
         return _example(command)
     choices = getattr(param.type, "choices", ())
-    value = nearest(seen, choices) or next(iter(choices), str(param.default or param.metavar or "").removesuffix(".0"))
+    usual = param.default or _range(param)[0] or param.metavar
+    value = nearest(seen, choices) or next(iter(choices), str(usual or "").removesuffix(".0"))
     return _called(param) if param.is_flag else f"{_called(param)} {value}"

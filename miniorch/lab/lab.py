@@ -14,6 +14,7 @@ import contextlib
 import difflib
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,9 @@ class Lab:
                 self.wire.ensure()
             unplugged = [name for name, plugged in self.wire.ports().items() if not plugged]
             machines = [one for one in self.machines if one.name not in unplugged and one.state != "paused"]
+            if not any(one.role == "manager" for one in machines):
+                heal = f"miniorch lab {'heal' if 'node1' in unplugged else 'resume'} node1"
+                raise Unreachable("every manager of the lab is cut or paused, so nothing becomes ready", remedy=heal)
             if plan.store == "etcd":
                 certify([one for one in self.machines if plan.manages(one.node)])
             self.bring_up(machines)
@@ -242,6 +246,7 @@ class Lab:
 
     def load(self, image: str) -> list[str]:
         """Copy an image of the host's engine to every node that runs. Returns their names."""
+        self._there()
         running = [machine for machine in self.machines if machine.state == "on"]
 
         def copy(machine: Machine) -> None:
@@ -312,10 +317,15 @@ def check_machine(plan: Plan, running: int) -> None:
     if missing := [name for name in programs if shutil.which(name) is None]:
         packages = "docker.io iproute2 nftables util-linux haproxy" + " etcd-server" * ("etcd" in missing)
         raise Unsupported(f"a lab needs {', '.join(missing)}", remedy=f"apt-get install {packages}")
-    new = len(plan.nodes) - running
-    free = {line.split()[0]: int(line.split()[1]) << 10 for line in Path("/proc/meminfo").read_text().splitlines()}[
-        "MemAvailable:"
-    ]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    memory = {line.split()[0]: int(line.split()[1]) << 10 for line in lines}
+    new, free, total = len(plan.nodes) - running, memory["MemAvailable:"], memory["MemTotal:"]
+    cpus = os.cpu_count() or 1
+    if any(node.cpus > cpus for node in plan.nodes):
+        raise Unsupported(f"this machine has {cpus} processors, and no node can have more", remedy=f"--cpus {cpus}")
+    if any(node.memory_bytes > total for node in plan.nodes):
+        message = f"this machine has {total >> 20} MB of memory, and no node can have more"
+        raise Unsupported(message, remedy=f"--memory {total >> 20}m")
     if new * NODE_BYTES > free:
         fit = running + free // NODE_BYTES
         raise Unsupported(

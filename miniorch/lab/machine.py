@@ -150,7 +150,7 @@ class Machine:
             remedy = f"miniorch lab {'start' if pid is None else 'resume'} {self.name}"
             raise Unreachable(f"{self.name} is {self.state}", remedy=remedy)
         enter = ["nsenter", "-t", str(pid), "-m", "-u", "-n", "-p", "--"]
-        return self.group.argv([*enter, "sh", "-c", 'cd "$0" && exec "$@"', cwd, *argv])
+        return self.group.argv([*enter, "sh", "-c", 'cd "$1" && shift && exec "$@"', self.name, cwd, *argv])
 
     def environment(self) -> dict[str, str]:
         """What commands inside see: yours, without what points at the host's miniorch or Docker."""

@@ -28,7 +28,7 @@ ETCD_PORT, ETCD_PEER_PORT = 2379, 2380
 # On each manager, at the same place: servers are told of it once. Below /etc, which each node has for itself.
 ETCD_FOLDER = Path("/etc/etcd")
 ETCD_FILES = {"ca": ETCD_FOLDER / AUTHORITY_FILE, "cert": ETCD_FOLDER / CERTIFICATE_FILE, "key": ETCD_FOLDER / KEY_FILE}
-LEAST_BYTES = 128 << 20  # a node with less cannot run its own Docker Engine
+LEAST_BYTES, LEAST_CPUS = 128 << 20, 0.1  # a node with less cannot run its own Docker Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,8 @@ def ordered(
         raise UsageError(f"{plan.managers} managers do not fit on {count} nodes", remedy=f"--nodes {plan.managers}")
     if count > NODES_LIMIT:
         raise UsageError(f"a lab has at most {NODES_LIMIT} nodes", remedy=f"--nodes {NODES_LIMIT}")
+    if cpus and not cpus >= LEAST_CPUS:
+        raise UsageError(f"--cpus {cpus:g} is too little for a node with its Docker Engine", remedy="--cpus 0.5")
     if count < len(plan.nodes):
         raise Conflict(f"this lab has {len(plan.nodes)} nodes already", remedy=again)
     nodes = list(plan.nodes)

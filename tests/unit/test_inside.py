@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import hashlib
 import io
@@ -332,8 +333,10 @@ async def test_an_agent_that_is_away_is_one_readable_error(chain: Chain) -> None
     assert caught.value.remedy == "miniorch up   (on n1)"
 
 
-def test_an_agent_that_is_silent_is_told_as_such() -> None:
-    assert "does not answer (TimeoutError)" in str(_away("n1", TimeoutError()))
+def test_a_node_that_is_silent_is_told_as_such() -> None:
+    for silence in TimeoutError(), OSError(errno.EHOSTUNREACH, "No route to host"):
+        assert "n1 does not answer: it is off" in str(_away("n1", silence))
+    assert "the agent on n1 does not answer (EOFError)" in str(_away("n1", EOFError()))
 
 
 @pytest.mark.parametrize("turns", range(1, 6))

@@ -20,7 +20,7 @@ from fake_api import Cli, FakeApi, Start, a_task, shop
 
 from miniorch.cli.explain import lesson
 from miniorch.codec import to_plain
-from miniorch.errors import Compacted, Conflict, NotFound
+from miniorch.errors import Compacted, Conflict, NotFound, Unreachable
 from miniorch.model import (
     App,
     Availability,
@@ -120,6 +120,16 @@ def test_logs_by_service_slot_id_and_prefix(there: FakeApi, cli: Cli) -> None:
 
 def test_the_last_lines_of_a_failed_task_survive_its_container(there: FakeApi, cli: Cli) -> None:
     assert cli("logs", "zzz").stdout == "boom\n"
+
+
+def test_logs_of_a_node_that_does_not_answer_are_an_error_after_those_of_others(there: FakeApi, cli: Cli) -> None:
+    there.answers["GET", "/v1/tasks/k3m9x2a1/logs"] = Unreachable("n1 does not answer", remedy="miniorch nodes")
+    there.answers["GET", "/v1/tasks/k3m9x2a2/logs"] = b"three\n"
+    for options in ("shop/web",), ("shop/web.1",), ("shop/web.1", "-f"):
+        done = cli("logs", *options)
+        assert done.returncode == 5
+        assert done.stdout == "web.2 | three\n" * (options == ("shop/web",))
+        assert "n1 does not answer\nhelp: miniorch nodes" in done.stderr
 
 
 def test_logs_f_of_one_task_ends_with_it(there: FakeApi, cli: Cli) -> None:
