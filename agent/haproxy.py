@@ -3,8 +3,8 @@
 The problem: traffic must go on while the agent restarts, and while the list of tasks changes. The idea: HAProxy is its
 own daemon, in a session of its own. For another configuration a second one is started, which takes the *listening
 sockets* out of the first one's hands (`-x`, `expose-fd listeners`) and tells it to finish (`-sf`): there is no moment
-without a listener, and the old one ends when its last connection does. One that refuses its configuration never gets
-that far, and the old one goes on.
+without a listener, and the old one ends when its last connection does, ten minutes later at the latest: then it closes
+what is left (`hard-stop-after`). One that refuses its configuration never gets that far, and the old one goes on.
 
 Which processes are ours is asked of /proc and not of a pid file: those with our configuration file on their command
 line. A second file says what the one that listens has read, so an agent that was killed in the middle notices. Next

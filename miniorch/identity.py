@@ -20,6 +20,7 @@ keys, requests and certificates are made and read; this one is imported by every
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import ssl
 
 SERVER_PORT, AGENT_PORT = 7440, 7441
+NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 AUTHORITY_KEY_FILE = "authority.key"  # on managers
 AUTHORITY_FILE, KEY_FILE, CERTIFICATE_FILE, SERVERS_FILE = "authority.crt", "identity.key", "identity.crt", "servers"
 ADVERTISE_FILE = "advertise"  # of `init`: name and address of a manager to be, until its server has read them

@@ -10,16 +10,19 @@ Next file, if you follow a request: `miniorch/api/routes.py`; if you follow a ta
 
 import argparse
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from miniorch import identity
 from miniorch.api.handlers import Handlers
 from miniorch.api.routes import Call
 from miniorch.authority import Authority, own_key, write_private
@@ -33,17 +36,9 @@ from miniorch.controllers.placement import Placer
 from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
 from miniorch.ending import end
-from miniorch.errors import Conflict, MiniorchError, NotFound, Temporary, UsageError
+from miniorch.errors import Conflict, MiniorchError, NotFound, Temporary, Unreachable, UsageError
 from miniorch.garbage import sparing
-from miniorch.identity import (
-    ADVERTISE_FILE,
-    AGENT_PORT,
-    AUTHORITY_FILE,
-    CERTIFICATE_FILE,
-    LOCAL,
-    SERVER_PORT,
-    has_identity,
-)
+from miniorch.identity import AGENT_PORT, LOCAL, SERVER_PORT, has_identity
 from miniorch.model import Cluster, Leader, Member, Node, Task
 from miniorch.state.open import open_store
 from miniorch.state.records import Write, commit, read
@@ -64,16 +59,9 @@ class Server:
     """The control plane over one store."""
 
     def __init__(
-        self,
-        store: Store,
-        clock: Clock,
-        chance: random.Random,
-        pool: str = DEFAULT_POOL,
-        *,
-        name: str = "server",
-        ttl_seconds: float = TTL_SECONDS,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-    ) -> None:
+        self, store: Store, clock: Clock, chance: random.Random, pool: str = DEFAULT_POOL, *, name: str = "server",
+        ttl_seconds: float = TTL_SECONDS, heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:  # fmt: skip
         self.store = store
         self._chance = chance
         self._pools = split_pool(pool)
@@ -108,12 +96,13 @@ class Server:
         """Follow the store, and run the control loops while this server leads, until the store is closed."""
         following = asyncio.create_task(self.loop.cache.follow(self.store, self._changed), name="cache")
         leading = asyncio.create_task(self.leadership.run(self._lead), name="leadership")
+        compacting = asyncio.create_task(self._compact(), name="compact")  # in a full etcd nobody can begin to lead
         try:
             done, _ = await asyncio.wait([following, leading], return_when=asyncio.FIRST_COMPLETED)
             for one in done:
                 one.result()  # raises what ended it
         finally:
-            await end(following, leading)
+            await end(following, leading, compacting)
 
     def _changed(self, item: object, gone: bool) -> None:
         if isinstance(item, Leader):
@@ -126,11 +115,11 @@ class Server:
 
     async def _lead(self, guard: Compare) -> str:
         """What the leader does."""
-        beside = [asyncio.create_task(self._compact(), name="compact"), asyncio.create_task(self._tick(), name="tick")]
+        ticking = asyncio.create_task(self._tick(), name="tick")
         try:
             return await self.loop.run(guard)
         finally:
-            await end(*beside)
+            await end(ticking)
 
     async def _tick(self) -> None:
         while True:
@@ -175,8 +164,8 @@ async def authority_of(store: Store, folder: Path, clock: Clock) -> Authority | 
         if await commit(store, [Write(replace(cluster.item, authority=own.certificate), cluster.modified)]) is None:
             return await authority_of(store, folder, clock)
         return own
-    if not (folder / AUTHORITY_FILE).exists():  # a restore was killed before its end, say
-        write_private(folder / AUTHORITY_FILE, cluster.item.authority.encode())
+    if not (folder / identity.AUTHORITY_FILE).exists():  # a restore was killed before its end, say
+        write_private(folder / identity.AUTHORITY_FILE, cluster.item.authority.encode())
     found = Authority.load(folder)
     if found is None or found.certificate != cluster.item.authority:
         log.warning("%s does not hold the key of the cluster's authority; another server's state does", folder)
@@ -208,36 +197,60 @@ def own_name(state: Path, host: str, chance: random.Random) -> str:
 
 async def prepared(options: argparse.Namespace, store: Store, chance: random.Random) -> Server:
     """The server over its store, as soon as that answers."""
-    state, said = Path(options.state_directory), ""
+    state, why = Path(options.state_directory), list[MiniorchError]()
     name = own_name(state, options.name or os.uname().nodename, chance)
-    while True:
-        try:
-            shifted = await opened(store)
-            server = Server(
-                shifted, SystemClock(), chance, options.pool, name=name, ttl_seconds=options.lease_seconds,
-                heartbeat_seconds=options.heartbeat_seconds,
-            )  # fmt: skip
-            cluster = await server.prepare()
-            server.handlers.store_url = options.store
-            server.handlers.authority = await authority_of(server.store, state, SystemClock())
-            log.info("cluster %s, server %s, store %s, socket %s", cluster.id, name, options.store, options.socket)
-            return server
-        except Temporary as error:
-            if error.message != said:
-                log.warning("waits for its store: %s", error.message)
-            said = error.message
-            await asyncio.sleep(STORE_AWAY_SECONDS)
+    async with contextlib.AsyncExitStack() as meanwhile:
+        while True:
+            try:
+                shifted = await opened(store)
+                server = Server(
+                    shifted, SystemClock(), chance, options.pool, name=name, ttl_seconds=options.lease_seconds,
+                    heartbeat_seconds=options.heartbeat_seconds,
+                )  # fmt: skip
+                cluster = await server.prepare()
+                server.handlers.store_url = options.store
+                server.handlers.authority = await authority_of(server.store, state, SystemClock())
+                log.info("cluster %s, server %s, store %s, socket %s", cluster.id, name, options.store, options.socket)
+                return server
+            except Temporary as error:
+                if not why:
+                    await meanwhile.enter_async_context(excused(options.socket, why))
+                if not why or error.message != why[0].message:
+                    log.warning("waits for its store: %s", error.message)
+                why[:] = [error]
+                await asyncio.sleep(STORE_AWAY_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def excused(socket: str, why: Sequence[MiniorchError]) -> AsyncIterator[None]:
+    """Whoever asks on the socket meanwhile is told why this server does not serve yet: `why` has it."""
+    from miniorch.api.app import Endpoint
+    from miniorch.listener import QuietServer, listen
+
+    async def refuse(*_: object) -> None:
+        raise Unreachable(f"the server waits for its store: {why[0].message}", remedy=why[0].remedy)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Endpoint(refuse)({**scope, "path_params": {}}, receive, send)
+
+    http = QuietServer(app)
+    serving = asyncio.create_task(http.serve([listen(Path(socket), 0o660, "docker")]), name="excuse")
+    try:
+        yield
+    finally:
+        http.stop()
+        await serving
 
 
 async def become_manager(server: Server, state: Path) -> None:
     """A certificate for this machine, if `init` has left its name and the address at which others shall reach it."""
-    file = state / ADVERTISE_FILE
+    file = state / identity.ADVERTISE_FILE
     if file.exists():
         name, address = file.read_text().split()
         said = {"request": request_for(own_key(state)), "name": name, "role": "manager", "address": address}
         try:
             signed = await server.handlers.certify(Call(LOCAL, body=said))
-            write_private(state / CERTIFICATE_FILE, signed["certificate"].encode())
+            write_private(state / identity.CERTIFICATE_FILE, signed["certificate"].encode())
         finally:
             file.unlink()  # the agent waits for this; and what is refused now would be refused at each start
 
@@ -292,7 +305,7 @@ def main() -> int:
     try:
         asyncio.run(serve(options))
     except MiniorchError as error:
-        log.error("%s", error.message)
+        log.error("%s%s", error.message, error.remedy and f"; {error.remedy}")
         return error.exit_code
     return 0
 

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,15 +24,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniorch.errors import Conflict, MiniorchError, NotAllowed, Unreachable, Unsupported
-from miniorch.identity import is_worker
+from miniorch.errors import Conflict, MiniorchError, NotAllowed, Unreachable, Unsupported, UsageError
+from miniorch.identity import NODE_NAME, is_worker
 from miniorch.processes import PidFile, Process, last_lines, rotate, table, unit
 from miniorch.servers import ways
 from miniorch.transport import RUN_DIRECTORY, STATE_DIRECTORY, HttpTransport
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
-DOCKER_GRACE_SECONDS = 5.0  # dockerd may be restarting at this very moment
+GRACE_SECONDS = 5.0  # dockerd, or the store, may be restarting at this very moment
 ASK_SECONDS = 5.0
 POLL_SECONDS = 0.05
 PLUGIN_SOCKET = "/run/docker/plugins/miniorch.sock"
@@ -49,21 +50,16 @@ class Machine:
     """
 
     def __init__(
-        self,
-        say: Say,
-        node: str = "",
-        pool: str = "",
-        store: str = "",
-        *,
-        run: str = RUN_DIRECTORY,
-        state: str = STATE_DIRECTORY,
-        plugin_socket: str = PLUGIN_SOCKET,
-    ) -> None:
+        self, say: Say, node: str = "", pool: str = "", store: str = "", *,
+        run: str = RUN_DIRECTORY, state: str = STATE_DIRECTORY, plugin_socket: str = PLUGIN_SOCKET,
+    ) -> None:  # fmt: skip
+        if node and not NODE_NAME.fullmatch(node):
+            raise UsageError("--node wants letters, digits, . and -, at most 63", remedy="--node node1")
         self.say = say
         self.run, self.state = Path(run), Path(state)
         self.sockets = {"server": f"{run}/api.sock", "net": plugin_socket, "agent": f"{run}/agent.sock"}
         self.node = node or self._remembered("node") or socket.gethostname()
-        self.store = store or self._remembered("store")
+        self.store = _with_whole_paths(store) or self._remembered("store")
         self.worker = is_worker(self.state)
         self.processes = table(self.node, pool, self.store, worker=self.worker)
 
@@ -74,9 +70,10 @@ class Machine:
 
         Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up.
         """
-        if self.store != self._remembered("store") and self.answers("server"):
+        known = self._remembered("store")
+        if self.store != known and (self.answers("server") or self._store_of_server() == known):
             raise Conflict(
-                f"the server runs already, with its state in {self._remembered('store') or self.state}",
+                f"the server runs already, with its state in {known or self.state}",
                 remedy=f"miniorch down; miniorch up --store {self.store}",
             )
         if all(self.answers(process.name) for process in self._visible()):
@@ -84,6 +81,8 @@ class Machine:
         need_root("start miniorch's processes", "sudo miniorch up")
         started, awaited = [], []
         with self._lock():
+            if self._store_of_server() not in (None, self.store):
+                self._stop(self.processes[0])  # it waits for a store that was mistyped, say, and never answered
             self._remember("node", self.node)
             for process in self.processes:
                 if process.name not in names or self.answers(process.name):
@@ -125,15 +124,18 @@ class Machine:
 
     def _wait_for(self, process: Process, started: list[str]) -> None:
         """Until it answers. One that was there, and ends only now, is started again."""
-        began = time.monotonic()
+        began, said = time.monotonic(), ""
         while not self.answers(process.name):
             _reap()
             waited = time.monotonic() - began
-            if process.name == "agent" and waited > DOCKER_GRACE_SECONDS and not connects(docker_socket()):
+            if process.name == "agent" and waited > GRACE_SECONDS and not connects(docker_socket()):
                 raise Unreachable(
                     f"Docker does not answer on {docker_socket()}",
                     remedy="systemctl start docker   (where there is no systemd: dockerd &)",
                 )
+            if waited > GRACE_SECONDS and not said and (trouble := self.trouble()):
+                said = trouble.message
+                self.say(f"still waiting: {said}")
             gone = not self._under_systemd() and self._pid_file(process).pid() is None
             if gone and process.name not in started:
                 self._start(process, started)
@@ -142,6 +144,8 @@ class Machine:
             time.sleep(POLL_SECONDS)
 
     def _did_not_start(self, process: Process, gone: bool) -> MiniorchError:
+        if not gone and (trouble := self.trouble()):
+            return trouble
         what = "ended at once" if gone else f"does not answer after {START_SECONDS:.0f} s"
         if process.name == "agent":
             message = self.node_message()
@@ -247,6 +251,15 @@ class Machine:
             return self._ask("/v1/version", [self.sockets["server"]]) is not None
         return connects(self.sockets[name]) and (name != "agent" or self.node_message() == "")
 
+    def trouble(self) -> MiniorchError | None:
+        """What the server, which is there, says instead of answering: that its store is away, say."""
+        if connects(self.sockets["server"]):
+            try:
+                self.ask("GET", "/v1/version")
+            except MiniorchError as error:
+                return error
+        return None
+
     def node_message(self) -> str | None:
         """Why this node is not ready; "" when it is, None when the server does not know it or does not answer."""
         listed = self._ask("/v1/nodes", ways(self.state, self.sockets["server"]))
@@ -272,6 +285,15 @@ class Machine:
 
     def _pid_file(self, process: Process) -> PidFile:
         return PidFile(self.run / f"{process.name}.pid")
+
+    def _store_of_server(self) -> str | None:
+        """The `--store` of the server that we have started; None if none runs."""
+        server = self.processes[0]
+        pid = self._pid_file(server).pid() if server.name == "server" else None
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            return words[words.index("--store") + 1] if "--store" in words else ""
+        return None
 
     def _remembered(self, what: str) -> str:
         with contextlib.suppress(OSError):
@@ -302,6 +324,11 @@ class Machine:
                         ) from None
                     time.sleep(POLL_SECONDS)
             yield
+
+
+def _with_whole_paths(store: str) -> str:
+    """The server runs in another folder than whoever names ca, cert and key."""
+    return re.sub(r"([?&](?:ca|cert|key)=)([^/&][^&]*)", lambda found: found[1] + os.path.abspath(found[2]), store)
 
 
 def connects(path: str) -> bool:

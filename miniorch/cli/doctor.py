@@ -225,6 +225,8 @@ def _processes() -> Iterator[Check]:
     for process in machine.processes:
         try:
             there = machine.answers(process.name)
+            if not there and process.name != "net" and (trouble := machine.trouble()):
+                raise trouble
         except MiniorchError as error:
             yield Check(process.name, "warning", error.message, "answers", error.remedy)
             continue

@@ -34,9 +34,10 @@ log = logging.getLogger("store")
 
 ROOT = "/miniorch"
 CALL_SECONDS = 4.0
+TIDY_SECONDS = 60.0  # for what etcd does to its files
 PAGE_KEYS = 1000
 PAST_REVISIONS = 1000  # so many before the first one asked for are watched, too: others come back from a bit earlier
-BACKOFF_SECONDS = (0.1, 2.0)
+BACKOFF_SECONDS = (0.1, 1.0)
 FIRST_REVISION = 1  # of an etcd that nobody has written to; a store of ours is then at 0
 
 
@@ -122,16 +123,32 @@ class EtcdStore:
             await self._ask("leasestub.LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease), writes=True)
 
     async def compact(self, revision: int) -> None:
+        """And if etcd was full, open it for writers again."""
         try:
             if revision > 0:
                 with contextlib.suppress(Compacted):  # further already
-                    request = rpc.CompactionRequest(revision=revision + self._origin)
-                    await self._ask("kvstub.Compact", request, writes=True)
+                    request = rpc.CompactionRequest(revision=revision + self._origin, physical=True)
+                    await self._ask("kvstub.Compact", request, writes=True, seconds=TIDY_SECONDS)
                 self._compacted = max(self._compacted, revision)
                 self._history.forget(min(self._compacted, self._history.head))
         except UsageError:
             newest = await self.revision()
             raise UsageError(f"cannot compact up to revision {revision}: the newest is {newest}") from None
+        alarms = (await self._ask("maintenancestub.Alarm", rpc.AlarmRequest(alarm=rpc.NOSPACE))).alarms
+        if alarms:
+            await self._reopen(alarms)
+
+    async def _reopen(self, alarms: Sequence[Any]) -> None:
+        """A full etcd gives nothing back to its disk and lets nobody write, until it is told to."""
+        for endpoint, client in zip(self._endpoints, self._clients, strict=True):
+            try:
+                await answer(client.maintenancestub.Defragment.future(rpc.DefragmentRequest(), TIDY_SECONDS))
+            except grpc.RpcError as error:
+                log.warning("%s", self._problem(endpoint, error, writes=False).message)
+        for one in alarms:
+            off = rpc.AlarmRequest(action=rpc.AlarmRequest.DEACTIVATE, memberID=one.memberID, alarm=one.alarm)
+            await self._ask("maintenancestub.Alarm", off, writes=True)
+        log.warning("etcd was full: its members have given back what was compacted, and it may be written to again")
 
     async def revision(self) -> int:
         found = await self._ask("kvstub.Range", rpc.RangeRequest(key=self._path("/"), count_only=True))
@@ -146,19 +163,21 @@ class EtcdStore:
         for client in self._clients:
             client.close()
 
-    async def _ask(self, method: str, request: Any, *, writes: bool = False) -> Any:
+    async def _ask(self, method: str, request: Any, *, writes: bool = False, seconds: float = CALL_SECONDS) -> Any:
         """The answer to one request. Writes that may have been done are never repeated."""
         stub, _, name = method.partition(".")
 
-        def ask(client: Any, seconds: float) -> Awaitable[Any]:
-            return answer(getattr(getattr(client, stub), name).future(request, seconds))
+        def ask(client: Any, left: float) -> Awaitable[Any]:
+            return answer(getattr(getattr(client, stub), name).future(request, left))
 
-        return await self._try(ask, writes=writes)
+        return await self._try(ask, writes=writes, seconds=seconds)
 
-    async def _try(self, ask: Callable[[Any, float], Awaitable[Any]], *, writes: bool) -> Any:
+    async def _try(
+        self, ask: Callable[[Any, float], Awaitable[Any]], *, writes: bool, seconds: float = CALL_SECONDS
+    ) -> Any:
         """One member after the other, as long as it does no harm and the time lasts."""
         loop = asyncio.get_running_loop()
-        deadline, problem = loop.time() + CALL_SECONDS, MiniorchError("")
+        deadline, problem = loop.time() + seconds, MiniorchError("")
         for _ in self._endpoints:
             if self._closed:
                 raise Temporary("the store is closed")

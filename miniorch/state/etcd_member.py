@@ -35,6 +35,7 @@ __all__ = ["answer", "connect", "failure", "grpc", "responses", "rpc"]
 QUIET_SECONDS = 4.0  # a watch that has told nothing for so long is asked for a sign of life
 SIGN_SECONDS = 4.0  # and has so long to give one
 TLS = "--store etcd://host:port?ca=FILE&cert=FILE&key=FILE, with files that fit this etcd"
+FULL = "wait: compaction makes room every 5 minutes; if it stays full: etcd --quota-backend-bytes BYTES, with more"
 RESPONSES_AHEAD = 16  # read from the network before the event loop has taken them; then TCP holds etcd back
 _OPTIONS = {
     "grpc.keepalive_time_ms": 10_000,  # etcd hangs up on those who ping more often than every 5 s
@@ -84,10 +85,10 @@ async def answer(call: Any) -> Any:
 def failure(endpoint: str, error: Any, writes: bool) -> MiniorchError:
     """What a failed call means. `error` is a `grpc.RpcError`."""
     code, details = error.code(), str(error.details())
-    health = f"etcdctl --endpoints {endpoint} endpoint health"
+    there = f"on the machine of etcd {endpoint}: systemctl status etcd"
     said = f"etcd {endpoint}: {details.removeprefix('etcdserver: ')}"
     if "database space exceeded" in details:  # etcd may notice only after it has written
-        return UnknownOutcome(said, remedy="etcdctl compact, then etcdctl defrag, then etcdctl alarm disarm")
+        return UnknownOutcome(said, remedy=FULL)
     if "too many requests" in details:
         return Temporary(said)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
@@ -98,12 +99,12 @@ def failure(endpoint: str, error: Any, writes: bool) -> MiniorchError:
         why = details.rpartition(": ")[2]
         if why == "OK" or re.search("TSI|handshak|Socket closed", why):  # what gRPC says of TLS
             return Unreachable(f"etcd {endpoint} wants other certificates, or TLS, or none ({why})", remedy=TLS)
-        return Unreachable(f"no etcd answers at {endpoint}: {why}", remedy=health)
+        return Unreachable(f"no etcd answers at {endpoint}: {why}", remedy=there)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         said = f"etcd {endpoint} did not answer in time"
     if writes:
-        return UnknownOutcome(f"{said}; it may have been done", remedy=health)
-    return Unreachable(said, remedy=health)
+        return UnknownOutcome(f"{said}; it may have been done", remedy=there)
+    return Unreachable(said, remedy=there)
 
 
 async def responses(endpoint: str, client: Any, watch: Any) -> AsyncGenerator[Any, None]:

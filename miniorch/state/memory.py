@@ -10,6 +10,7 @@ file: `miniorch/state/sqlite.py`.
 
 import asyncio
 import bisect
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from operator import attrgetter
 
@@ -21,10 +22,13 @@ from miniorch.state.watchers import Batch, History, Watchers
 
 
 class MemoryStore:
-    """A `Store` that lives as long as its process. `latency` gives the seconds that the next operation waits."""
+    """A `Store` that lives as long as its process. `latency` gives the seconds that the next operation waits, and
+    `space` the bytes that values and their past may take.
+    """
 
-    def __init__(self, latency: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, latency: Callable[[], float] = lambda: 0.0, space: float = math.inf) -> None:
         self._latency = latency
+        self.space = space
         self._now: dict[str, Entry] = {}
         self._sorted: list[str] = []  # the keys of `_now`
         self._history = History()
@@ -53,9 +57,16 @@ class MemoryStore:
         await self._pause()
         if not self._hold(compares, {}):
             return None
+        if self.space < math.inf:
+            self._check_space(operations)
         revision = self._write(operations)
         await self._pause()
         return revision
+
+    def _check_space(self, operations: Sequence[Operation]) -> None:
+        new = sum(len(one.value) for one in operations if isinstance(one, Put))
+        if new and self._history.size + sum(len(one.value) for one in self._now.values()) + new > self.space:
+            raise Temporary("the store is full: nothing was written", remedy="miniorch rm what is not needed")
 
     def _hold(self, compares: Sequence[Compare], ahead: Mapping[str, Change]) -> bool:
         """`ahead`: changes that have been decided, and not yet entered."""

@@ -80,8 +80,7 @@ class Shifted:
             await changes.aclose()
 
     async def compact(self, revision: int) -> None:
-        if revision > self._base:
-            await self._store.compact(revision - self._base)
+        await self._store.compact(max(0, revision - self._base))
 
     async def revision(self) -> int:
         return await self._store.revision() + self._base

@@ -229,7 +229,8 @@ class SqliteStore(MemoryStore):
             raise UnknownOutcome(f"whether it was written is unknown: {self.path}: {error}") from None
         except (sqlite3.Error, OSError) as error:
             if sql.is_because(error, sqlite3.SQLITE_FULL):
-                raise Temporary(f"the disk with {self.path} is full: nothing was written") from None
+                full, space = f"the disk with {self.path} is full: nothing was written", f"df -h {self.path.parent}"
+                raise Temporary(full, remedy=f"make space there: {space}") from None
             raise Temporary(f"the store {self.path} cannot be read or written: {error}") from None
 
 

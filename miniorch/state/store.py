@@ -97,7 +97,7 @@ class Store(Protocol):
 
         A transaction that changes nothing keeps the revision. A key may occur once in `operations` (`UsageError`).
         Raises `NotFound` if all compares hold and a put names a lease that has ended; `Unreachable` if nothing was
-        done, and `UnknownOutcome` if it may have been done or may still be.
+        done, and `UnknownOutcome` if it may have been done or may still be. A full store raises `Temporary`.
         """
 
     def watch(self, prefix: str, after: int) -> AsyncGenerator[Sequence[Change], None]:
@@ -121,7 +121,10 @@ class Store(Protocol):
         """End a lease now, as if its time had run out. No error if it has ended already."""
 
     async def compact(self, revision: int) -> None:
-        """Forget superseded entries and changes up to and including `revision`; current values stay."""
+        """Forget superseded entries and changes up to and including `revision`; current values stay.
+
+        If the store is full, what that frees may be written to again.
+        """
 
     async def revision(self) -> int:
         """The newest revision; 0 for a store nobody has written to."""

@@ -48,13 +48,13 @@ class History:
     def __init__(self, floor: int = 0) -> None:
         self.floor = self.head = floor
         self._changes: list[Change] = []
-        self._bytes = 0
+        self.size = 0
 
     def append(self, revision: int, changes: Sequence[Change]) -> None:
         """All changes of a revision that is newer than `head`, sorted by key."""
         self.head = revision
         self._changes += changes
-        self._bytes += sum(map(size_of, changes))
+        self.size += sum(map(size_of, changes))
 
     def read(self, prefix: str, after: int) -> Batch:
         if after < self.floor:
@@ -72,12 +72,12 @@ class History:
             self.floor = upto
             self.head = max(self.head, upto)
             gone = self._first_after(upto)
-            self._bytes -= sum(map(size_of, self._changes[:gone]))
+            self.size -= sum(map(size_of, self._changes[:gone]))
             del self._changes[:gone]
 
     def shrink(self, changes: int = HISTORY_CHANGES, size: int = HISTORY_BYTES) -> None:
         """Forget the older half of what is kept, if it is more than so many changes or bytes."""
-        while len(self._changes) > changes or self._bytes > size:
+        while len(self._changes) > changes or self.size > size:
             self.forget(self._changes[(len(self._changes) - 1) // 2].revision)
 
     def _first_after(self, revision: int) -> int:

@@ -18,6 +18,7 @@ from miniorch.state.store import Change, Delete, Put, Store
 
 Rule = Callable[[Store], Awaitable[None]]
 DEADLINE_SECONDS = 30.0
+ROOM_BYTES = 4_000_000
 _numbers = itertools.count(1)
 
 
@@ -31,6 +32,9 @@ class Bench(abc.ABC):
     @abc.abstractmethod
     def open(self) -> Store: ...
 
+    async def limit(self, store: Store) -> None:  # noqa: B027 (an etcd has its limit when it is started)
+        """From now on there is room for `ROOM_BYTES`."""
+
     def restart(self) -> None:  # noqa: B027 (a file needs none)
         """What a restart of the machine does to the store, between two runs."""
 
@@ -42,6 +46,12 @@ class Bench(abc.ABC):
                 yield store
         finally:
             await store.close()
+
+    @asynccontextmanager
+    async def limited(self) -> AsyncIterator[Store]:
+        async with self.opened() as store:
+            await self.limit(store)
+            yield store
 
     def run(self, rule: Rule) -> None:
         async def whole() -> None:
@@ -58,10 +68,19 @@ class MemoryBench(Bench):
     def open(self) -> Store:
         return MemoryStore()
 
+    async def limit(self, store: Store) -> None:
+        assert isinstance(store, MemoryStore)
+        store.space = ROOM_BYTES
+
 
 class SqliteBench(Bench):
     def open(self) -> Store:
         return SqliteStore(self.path / "state.db")
+
+    async def limit(self, store: Store) -> None:
+        assert isinstance(store, SqliteStore)
+        pages = ROOM_BYTES // 4096
+        await store._on_disk(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
 
 
 class EtcdBench(Bench):
@@ -82,12 +101,13 @@ class EtcdBench(Bench):
         self._etcd.start()
 
     def end(self) -> None:
-        """Leave no key: the end of its lease would be a revision in somebody else's test."""
+        """Leave no key, whose lease would end as a revision in somebody else's test, and no etcd that is full."""
 
         async def clear(store: Store) -> None:
             keys = [entry.key for entry in (await store.list("/")).entries]
             for first in range(0, len(keys), 128):
                 await store.txn([], [Delete(key) for key in keys[first : first + 128]])
+            await store.compact(await store.revision())
 
         self.run(clear)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from bench import Bench, EtcdBench, MemoryBench, SqliteBench
+from bench import ROOM_BYTES, Bench, EtcdBench, MemoryBench, SqliteBench
 from etcd_process import EtcdProcess, running
 
 from miniorch.state.store import Store
@@ -20,10 +20,17 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
         yield process
 
 
-def bench_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
+@pytest.fixture(scope="session")
+def small_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
+    process = EtcdProcess(tmp_path_factory.mktemp("etcd"), "--quota-backend-bytes", str(ROOM_BYTES))
+    with running(process):
+        yield process
+
+
+def bench_of(kind: str, request: pytest.FixtureRequest, folder: Path, etcd: str = "etcd") -> Iterator[Bench]:
     made: Bench = MemoryBench(folder) if kind == "memory" else SqliteBench(folder)
     if kind == "etcd":
-        made = EtcdBench(folder, request.getfixturevalue("etcd"))
+        made = EtcdBench(folder, request.getfixturevalue(etcd))
     yield made
     made.end()
 
@@ -31,6 +38,13 @@ def bench_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterato
 @pytest.fixture(params=["memory", "sqlite", "etcd"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     yield from bench_of(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+def limited(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AbstractAsyncContextManager[Store]]:
+    """A store that is full after a few megabytes."""
+    for bench in bench_of(request.param, request, tmp_path, "small_etcd"):
+        yield bench.limited()
 
 
 @pytest.fixture

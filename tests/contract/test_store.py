@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 
 import pytest
 from bench import Bench, assert_gapless, put, take
 
 from miniorch.errors import Compacted, NotFound, Temporary, UsageError
 from miniorch.state.store import Change, Compare, Delete, Entry, Put, Store
+
+BIG = b"x" * 400_000
 
 # Revisions and reading
 
@@ -526,6 +529,49 @@ async def test_quiet_watcher_is_not_overtaken_by_compaction(store: Store) -> Non
     await store.compact(10)
     await put(store, "/quiet")
     assert [change.revision for change in await soon] == [12]
+
+
+# No space
+
+
+async def filled(store: Store) -> Temporary:
+    """What a writer is told when there is no more room. Most of what fills the store is the past of one key."""
+    await put(store, "/a", b"1")
+    try:
+        while True:
+            await put(store, "/big", BIG)
+    except Temporary as error:
+        return error
+
+
+async def test_full_store_refuses_a_transaction_as_a_whole_and_says_why(limited: Store) -> None:
+    error = await filled(limited)
+    assert re.search("full|space exceeded", error.message)
+    assert error.remedy
+    before = await limited.list("/")
+    with pytest.raises(Temporary):
+        await limited.txn([Compare("/a", 1)], [Put("/a", b"2"), Put("/b", b""), Put("/bigger", BIG)])
+    assert await limited.list("/") == before
+
+
+async def test_full_store_goes_on_being_read_and_watched_and_keeps_leases_alive(limited: Store) -> None:
+    lease = await limited.grant(60.0)
+    await filled(limited)
+    end = await limited.revision()
+    assert await limited.get("/a") == Entry("/a", b"1", 1, 1)
+    assert [entry.key for entry in (await limited.list("/")).entries] == ["/a", "/big"]
+    assert_gapless(await take(limited.watch("/", 0), end), end)
+    await limited.keep_alive(lease)
+
+
+async def test_compaction_makes_room_in_a_full_store_and_its_watches_go_on(limited: Store) -> None:
+    await filled(limited)
+    end = await limited.revision()
+    soon = asyncio.ensure_future(anext(limited.watch("/last", end)))
+    await limited.compact(end)
+    for number in range(2):
+        await put(limited, f"/last{number}", BIG)
+    assert (await soon)[0].key == "/last0"
 
 
 # Restarts

@@ -114,25 +114,17 @@ async def test_only_the_owner_may_read_the_file(store: Store, disk: Bench) -> No
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-async def test_full_disk_refuses_writes_keeps_reading_and_recovers(store: Store) -> None:
-    assert isinstance(store, SqliteStore)
-    await put(store, "/a", b"1")
-
-    def limit(connection: sqlite3.Connection, pages: int) -> None:
-        connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
-
-    await store._on_disk(lambda connection: limit(connection, 1))  # SQLite takes the present size: no page more
-    big = Put("/big", b"x" * 100_000)
-    answers = await asyncio.gather(
-        store.txn([], [big]), store.get("/a"), store.txn([Compare("/a", 9)], [big]), return_exceptions=True
-    )
-    assert isinstance(answers[0], Temporary)
-    assert "full" in answers[0].message
-    assert answers[1] == Entry("/a", b"1", 1, 1)
-    assert answers[2] is None
-    assert await store.revision() == 1
-    await store._on_disk(lambda connection: limit(connection, 1_000_000))
-    assert await store.txn([], [big]) == 2
+async def test_of_a_group_for_which_the_disk_has_no_room_is_written_what_fits(store: Store, disk: Bench) -> None:
+    await put(store, "/a")
+    await disk.limit(store)
+    writes = [put(store, f"/{number}", b"x" * 400_000) for number in range(20)]
+    late = store.txn([Compare("/a", 9)], [Put("/a", b"x" * 400_000)])
+    *answers, none, last = await asyncio.gather(*writes, late, put(store, "/last"), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {int, Temporary}
+    assert none is None
+    assert isinstance(last, int)
+    kept = [f"/{number}" for number, answer in enumerate(answers) if isinstance(answer, int)]
+    assert [entry.key for entry in (await store.list("/")).entries] == sorted([*kept, "/a", "/last"])
 
 
 async def test_what_memory_has_forgotten_is_read_from_the_file(store: Store) -> None:

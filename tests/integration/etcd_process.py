@@ -93,12 +93,6 @@ class EtcdProcess:
         status = self._ask("maintenance/status")
         return bool(status["leader"] == status["header"]["member_id"])
 
-    def free_space(self) -> None:
-        """What an administrator does after etcd has run out of space and has been compacted."""
-        self._ask("maintenance/defragment")
-        for alarm in self._ask("maintenance/alarm", action="GET").get("alarms", ()):
-            self._ask("maintenance/alarm", action="DEACTIVATE", **alarm)
-
     def kill(self) -> None:
         """kill -9, as a power cut does it."""
         if self._process is not None:

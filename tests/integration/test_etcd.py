@@ -247,31 +247,6 @@ def test_member_that_is_cut_off_from_the_others_is_left(tmp_path: Path, caplog: 
         run([member.endpoint for member in members], story)
 
 
-def test_full_etcd_refuses_writes_keeps_reading_and_recovers(tmp_path: Path) -> None:
-    etcd = EtcdProcess(tmp_path, "--quota-backend-bytes", "6000000")
-
-    async def story(store: EtcdStore) -> None:
-        async def fill() -> None:
-            for _ in range(200):  # etcd counts what its last batch (100 ms) has brought to the disk
-                await store.txn([], [Put("/big", b"x" * 1_000_000)])
-
-        with pytest.raises(Temporary, match="database space exceeded") as refused:
-            await fill()
-        assert "etcdctl" in refused.value.remedy
-        entry = await store.get("/big")
-        assert entry is not None
-        await store.compact(entry.modified)
-        await asyncio.to_thread(etcd.free_space)
-        async with asyncio.timeout(10.0):
-            while True:
-                with contextlib.suppress(Temporary):
-                    assert await store.txn([], [Put("/small", b"")])
-                    break
-
-    with running(etcd):
-        run([etcd.endpoint], story)
-
-
 def test_etcd_with_smaller_limits_than_usual_is_named(tmp_path: Path) -> None:
     etcd = EtcdProcess(tmp_path, "--max-txn-ops", "10")
 

@@ -14,7 +14,7 @@ import pytest
 
 from miniorch.errors import Conflict, Unreachable
 from miniorch.processes import PidFile, Process, last_lines, rotate, started_at, table, unit
-from miniorch.up import Machine
+from miniorch.up import Machine, connects
 
 LISTEN = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(60)"
 
@@ -172,6 +172,40 @@ def test_another_store_is_refused_while_the_server_runs(tmp_path: Path) -> None:
         one.ensure_up()
     assert refused.value.remedy == "miniorch down; miniorch up --store etcd://10.0.0.1"
     assert Answering(print, run=str(tmp_path / "r"), state=str(tmp_path / "s")).ensure_up() == []
+
+
+def test_server_that_waits_for_a_store_which_never_answered_gives_way_to_one_with_another(tmp_path: Path) -> None:
+    """The stand-in serves only the store that is right."""
+    code = f"import sys, time\nif sys.argv[3] != 'right': time.sleep(60)\n{LISTEN}"
+
+    class Connecting(Machine):
+        def answers(self, name: str) -> bool:
+            return connects(self.sockets[name])
+
+    def with_store(store: str) -> Machine:
+        made = Connecting(print, store=store, run=str(tmp_path / "r"), state=str(tmp_path / "s"))
+        arguments = ("-c", code, made.sockets["server"], *(("--store", store) if store else ("", "")))
+        made.processes = (Process("server", "a stand-in", arguments),)
+        return made
+
+    (tmp_path / "r").mkdir()
+    wrong, right = with_store("wrong"), with_store("right")
+    wrong._start(wrong.processes[0], [])
+    try:
+        assert right.ensure_up() == ["server"]
+        assert right._store_of_server() == "right"
+        (tmp_path / "r" / "api.sock").unlink()  # as if its store were away now
+        with pytest.raises(Conflict, match="the server runs already, with its state in right"):
+            wrong.ensure_up()
+    finally:
+        assert right.down() == ["server"]
+    assert right._store_of_server() is None
+
+
+def test_files_in_a_stores_url_are_found_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = Machine(print, store="etcd://h:1,h:2/shop?ca=ca.pem&cert=/etc/me.pem&key=../me.key", state=str(tmp_path))
+    assert one.store == f"etcd://h:1,h:2/shop?ca={tmp_path}/ca.pem&cert=/etc/me.pem&key={tmp_path.parent}/me.key"
 
 
 def test_a_process_that_ends_at_once_is_an_error_with_its_last_words(tmp_path: Path) -> None:

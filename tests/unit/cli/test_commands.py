@@ -533,6 +533,14 @@ def test_an_output_that_cannot_be_written_is_no_bug(api: FakeApi, tmp_path: Path
         ("scale", "miniorch scale wants APP/SERVICE=N: how many tasks are wanted", "miniorch scale dockchat/web=3"),
         ("wait a --timeout x", '--timeout wants SECONDS, a number of at least 0.1; got "x"', "--timeout 300"),
         ("logs a -n -1", '--tail wants LINES, a whole number of at least 0; got "-1"', "--tail 100"),
+        ("lab up --managers 9", '--managers wants N, a whole number from 1 to 7; got "9"', "--managers 1"),
+        (
+            "lab up --label n1:a_%=b",
+            "--label: a_%=b is no label: the key wants letters, digits and . _ / -, at most 63, "
+            "the value at most 128 printable characters",
+            "--label node1:zone=b",
+        ),
+        ("up --node a_b", "--node wants letters, digits, . and -, at most 63", "--node node1"),
         ("wait a --for", "--for wants a value: up, ended or gone", "--for up"),
         ("wait a --for gon", '--for wants up, ended or gone; got "gon"', "--for gone"),
         ("completion csh", 'SHELL wants bash, zsh or fish; got "csh"', "miniorch completion bash"),

@@ -60,6 +60,8 @@ def test_what_a_lab_that_exists_cannot_follow_is_refused() -> None:
     assert refused(plan, labels={"node2": {"zone": "b"}}).remedy == "miniorch node label node2 zone=b"
     assert "names node4" in str(refused(plan, labels={"node4": {"zone": "b"}}))
     assert "at most" in str(refused(plan, 99))
+    for cpus in (0.01, float("nan"), -1.0):
+        assert "too little" in str(refused(limits=(cpus, 0)))
 
 
 def test_several_managers_share_an_etcd_in_which_each_has_a_member() -> None:
