@@ -128,12 +128,8 @@ def _read_object(cls: type, value: Any) -> Any:
     try:
         return cls(**given)
     except TypeError:
-        missing = [item.name for item in dataclasses.fields(cls) if item.name not in given and _required(item)]
-        raise _Misfit(f"lacks {', '.join(missing)}") from None
-
-
-def _required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        required = [one for one in dataclasses.fields(cls) if one.default is one.default_factory is dataclasses.MISSING]
+        raise _Misfit(f"lacks {', '.join(one.name for one in required if one.name not in given)}") from None
 
 
 def _read_list(read: Reader, value: Any) -> Any:

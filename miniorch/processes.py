@@ -60,9 +60,8 @@ def table(node: str, pool: str = "", store: str = "", *, worker: bool = False) -
 def unit(process: Process, command: Sequence[str]) -> str:
     """The text of a systemd unit. HAProxy is the agent's child and outlives it: only the process itself is ended."""
     text = Path(__file__).with_name("unit.service").read_text()
-    line, ordering = shlex.join(command).replace("%", "%%"), "\n".join(process.ordering)
-    made = text.format(name=process.name, what=process.what, command=line, ordering=ordering)
-    return made if ordering else made.replace("\n\n", "\n", 1)
+    line, ordering = shlex.join(command).replace("%", "%%"), "".join(f"{one}\n" for one in process.ordering)
+    return text.format(name=process.name, what=process.what, command=line, ordering=ordering)
 
 
 @dataclass(frozen=True, slots=True)

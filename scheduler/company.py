@@ -45,14 +45,6 @@ class Tally:
     first: tuple[str, ...] = ()  # the first few places where something was counted
 
     @property
-    def weight(self) -> int:
-        return self.constraint.weight
-
-    @property
-    def hard(self) -> bool:
-        return not self.constraint.weight
-
-    @property
     def shrinks(self) -> bool:
         """Whether a place that fails goes on failing while tasks of the service are added where they may go."""
         return self.kind != "evenly" or self.number > 0
@@ -75,9 +67,12 @@ class Tally:
     def add(self, place: str | None, by: int = 1) -> None:
         """So many more tasks of the newcomer's service lie there."""
         if self.mine:
-            self._shift(place, by)
+            self.count(place, by)
 
-    def count(self, place: str, by: int = 1, name: str = "") -> None:
+    def count(self, place: str | None, by: int = 1, name: str = "") -> None:
+        """What has no place is not counted."""
+        if place is None:
+            return
         self.counts[place] = self.counts.get(place, 0) + by
         if not self.counts[place]:
             del self.counts[place]
@@ -88,24 +83,19 @@ class Tally:
     def fill(self, tasks: Iterable[tuple[Node, Task]], app: str) -> None:
         """Count tasks; a service of `app` reads their names."""
         for node, task in tasks:
-            place = self.place(node)
-            if place is not None and self.is_there(task, node):
-                self.count(place, 1, as_seen(task, app))
+            if self.is_there(task, node):
+                self.count(self.place(node), 1, as_seen(task, app))
 
     def passes_with(self, moving: int, old: str | None, place: str) -> bool:
         """Whether one more could go to a place to which `moving` of those counted at another have come along."""
         steps = [(old, -moving), (place, moving)] if moving else []
         for at, by in steps:
-            self._shift(at, by)
+            self.count(at, by)
         try:
             return self.passes(place)
         finally:
             for at, by in steps:
-                self._shift(at, -by)
-
-    def _shift(self, place: str | None, by: int) -> None:
-        if place is not None:
-            self.count(place, by)
+                self.count(at, -by)
 
     def passes(self, place: str | None) -> bool:
         """Whether one more task of the service may go there. Who has no place is apart from all, and beside nobody."""
@@ -133,16 +123,15 @@ class Tally:
 
 
 class Company:
-    """All tallies of one request. `own` and `others` must pass, `wishes` are preferred."""
+    """All tallies of one request. `hard` must pass (`others`: rules of others), `wishes` are preferred."""
 
     def __init__(self, request: Request, board: Board) -> None:
         about = [one for one in request.spec.placement.constraints if not is_static(one)]
         tallies = [_own(one, request, board) for one in about]
         self._promising: dict[str, tuple[str, ...]] = {}
-        self.wishes = [one for one in tallies if not one.hard]
-        self.own = [one for one in tallies if one.hard]
+        self.wishes = [one for one in tallies if one.constraint.weight]
         self.others = _others(request, board)
-        self.hard = [*self.own, *self.others]
+        self.hard = [*(one for one in tallies if not one.constraint.weight), *self.others]
 
     @classmethod
     def of(cls, request: Request, board: Board) -> "Company":
@@ -171,7 +160,7 @@ class Company:
 
     def unmet(self, node: Node) -> int:
         """The weights of what is preferred and would not be there."""
-        return sum(one.weight for one in self.wishes if not one.passes(one.place(node)))
+        return sum(one.constraint.weight for one in self.wishes if not one.passes(one.place(node)))
 
     def add(self, node: Node, by: int = 1) -> None:
         """One more task of the service has been placed there."""
@@ -193,10 +182,9 @@ def _own(constraint: Constraint, request: Request, board: Board) -> Tally:
     if constraint.subject == "image":
         test = positive(constraint)
         for view in board.views.values():
-            place = tally.place(view.node)
-            for image in view.node.images if place is not None else ():
+            for image in view.node.images:
                 if any(map(test, image_names(image))):
-                    tally.count(place or "", 1, image)
+                    tally.count(tally.place(view.node), 1, image)
     tally.first = tuple(nsmallest(NAMED, tally.counts))
     return tally
 

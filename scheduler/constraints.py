@@ -33,13 +33,12 @@ _GROUP = re.compile(r"\([^()]*\)")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,9})?")
 
 
+@dataclass(eq=False)
 class Misspelt(ValueError):
     """A rule that makes no sense. `remedy` is what would be right."""
 
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+    message: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)

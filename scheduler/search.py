@@ -71,14 +71,11 @@ class Search:
         self.lanes = self._lanes()
         if len(self.lanes) == 1 and self.company is None:
             lane = self.lanes[0]
-            while len(taken) < count and (some := lane.strangers(count - len(taken))):
-                self._put(some)
-                lane.later.append(some)
-                taken += some
-            while len(taken) < count and (some := lane.alike(count - len(taken))):
-                self._put(some)
-                lane.later.append(some)
-                taken += some
+            for more in (lane.strangers, lane.alike):
+                while len(taken) < count and (some := more(count - len(taken))):
+                    self._put(some)
+                    lane.later.append(some)
+                    taken += some
         elif self._only_grows():
             self.tree = Branch(self, self.lanes, 0)
         while len(taken) < count and (best := self._best()) is not None:
@@ -267,7 +264,12 @@ class Lane:
         row; None if there is none.
         """
         first = self.first() if self.open else None
-        return None if first is None else (first[0], self.unmet, *self._counts(depth), *first[1:])
+        if first is None:
+            return None
+        company, branches = self._search.company, self._search.branches
+        unmet = self._unmet + (company.unmet(self._sample) if company else 0)
+        counts = (branches[at].get(self.path[: at + 1], 0) for at in range(depth, len(branches)))
+        return first[0], unmet, *counts, *first[1:]
 
     @property
     def open(self) -> bool:
@@ -276,15 +278,6 @@ class Lane:
         if company is None:
             return True
         return all(one.passes(one.place(node)) for one in company.hard if one.constraint.within not in IDENTITY)
-
-    @property
-    def unmet(self) -> int:
-        company = self._search.company
-        return self._unmet + (company.unmet(self._sample) if company else 0)
-
-    def _counts(self, depth: int) -> list[int]:
-        branches = self._search.branches
-        return [branches[at].get(self.path[: at + 1], 0) for at in range(depth, len(branches))]
 
     def first(self) -> Key | None:
         """The rank of the best row, and what follows."""
@@ -382,12 +375,8 @@ class Lane:
         finally:
             level.rows += kept[::-1]  # all that are left come after them
 
-    def _back(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            row.level.fresh.append(row)
-
     def close(self) -> None:
         """Give back what was looked at and not taken."""
-        self._back(self._ready)
-        self._back(self._unfit)
+        for row in (*self._ready, *self._unfit):
+            row.level.fresh.append(row)
         self._ready, self._unfit = [], []

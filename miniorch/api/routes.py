@@ -2,8 +2,8 @@
 
 The problem: the same requests must work over a socket in production and without one in simulation. The idea: a handler
 is a plain `async` method that takes a `Call` and returns a model object, plain data or a stream; it knows no web
-framework. `TABLE` says which path leads to which handler, and for whom. `app.py` puts FastAPI around this table, and
-`miniorch/simulation/network.py` calls `dispatch` directly.
+framework. A table (`routes.txt`) says which path leads to which handler, and for whom. `app.py` puts FastAPI around it,
+and `miniorch/simulation/network.py` calls `dispatch` directly.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -68,65 +69,12 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 # Tried in this order, so what comes most often stands first. What the columns mean: `access.py`. Behind the handler
 # stands who must do it. The word `kind` means: as the row of that kind of object says, at the end.
-TABLE = """
-                                                    nobody node   view   deploy admin  handler
-POST    /v1/nodes/{node}/heartbeat                  -      own    -      -      yes    heartbeat, by the leader
-POST    /v1/nodes/{node}/statuses                   -      own    -      -      yes    statuses
-POST    /v1/nodes/{node}/applied                    -      own    -      -      yes    applied, by the leader
-POST    /v1/nodes/{node}/register                   -      own    -      -      yes    register, by the leader
-POST    /v1/nodes/{node}/volumes-removed            -      own    -      -      yes    volumes_removed
-PATCH   /v1/nodes/{node}                            -      -      -      -      yes    change_node
-DELETE  /v1/nodes/{node}                            -      -      -      -      yes    remove_node, by the leader
-GET     /v1/version                                 -      yes    yes    yes    yes    version
-GET     /v1/watch/{kind}                            kind   kind   kind   kind   kind   watch
-GET     /v1/explain/{app}/{service}                 -      -      yes    yes    yes    explain_service
-GET     /v1/explain/{task}                          -      -      yes    yes    yes    explain_task
-POST    /v1/what-if                                 -      -      yes    yes    yes    what_if
-GET     /v1/standing                                -      -      yes    yes    yes    standing
-POST    /v1/apps/{app}/plan                         -      -      yes    yes    yes    plan
-GET     /v1/tasks/{task}/logs                       -      -      yes    yes    yes    node_of, by the agent
-GET     /v1/tasks/{task}/top                        -      -      yes    yes    yes    node_of, by the agent
-GET     /v1/tasks/{task}/trace                      -      -      yes    yes    yes    node_of, by the agent
-GET     /v1/tasks/{task}/stat                       -      -      -      yes    yes    inside_of, by the agent
-GET     /v1/tasks/{task}/archive                    -      -      -      yes    yes    inside_of, by the agent
-PUT     /v1/tasks/{task}/archive                    -      -      -      yes    yes    inside_of, by the agent
-POST    /v1/tasks/{task}/exec                       -      -      -      yes    yes    inside_of, by the agent
-GET     /v1/nodes/{node}/network                    -      -      yes    yes    yes    node_itself, by the agent
-POST    /v1/nodes/{node}/network                    -      -      -      -      yes    node_itself, by the agent
-GET     /v1/backup                                  -      -      -      -      yes    backup
-GET     /v1/authority                               yes    yes    yes    yes    yes    authority_certificate
-POST    /v1/join                                    yes    yes    yes    yes    yes    join
-POST    /v1/renew                                   -      yes    yes    yes    yes    renew
-GET     /v1/join-tokens                             -      -      -      -      yes    join_tokens
-POST    /v1/join-tokens                             -      -      -      -      yes    create_token
-POST    /v1/join-tokens/{role}/rotate               -      -      -      -      yes    rotate_token
-DELETE  /v1/join-tokens/{token}                     -      -      -      -      yes    revoke_token
-POST    /v1/certificates                            -      -      -      -      yes    certify
-DELETE  /v1/certificates/{member}                   -      -      -      -      yes    revoke_member
-GET     /v1/{kind}                                  kind   kind   kind   kind   kind   list_kind
-PUT     /v1/apps/{app}                              -      -      -      yes    yes    apply
-DELETE  /v1/apps/{app}                              -      -      -      yes    yes    remove
-PUT     /v1/services/{app}/{service}/replicas       -      -      -      yes    yes    scale
-POST    /v1/services/{app}/{service}/restart        -      -      -      yes    yes    restart
-cluster                                             -      yes    yes    yes    yes
-nodes                                               -      yes    yes    yes    yes
-tasks                                               -      own    yes    yes    yes
-volumes                                             -      own    yes    yes    yes
-endpoints                                           -      own    yes    yes    yes
-apps                                                -      -      yes    yes    yes
-services                                            -      -      yes    yes    yes
-releases                                            -      -      yes    yes    yes
-decisions                                           -      -      yes    yes    yes
-events                                              -      -      yes    yes    yes
-leaders                                             -      -      yes    yes    yes
-members                                             -      yes    yes    yes    yes
-tokens                                              -      -      -      -      yes
-"""
+TABLE = Path(__file__).with_name("routes.txt").read_text()
 
 
 def _read(table: str) -> tuple[tuple[Route, ...], dict[str, Mapping[str, Verdict]]]:
     """The routes, and what each role may do with each kind of object."""
-    roles, *lines = (line.split(None, 7) for line in table.strip("\n").splitlines())
+    roles, *lines = (line.split(None, 7) for line in table.splitlines())
     routes: list[Route] = []
     kinds: dict[str, Mapping[str, Verdict]] = {}
     for words in lines:

@@ -9,16 +9,21 @@ way Elm and rustc do: what was refused, `file:line:column`, the line itself, a c
     E0102 a key nobody knows      E0105 something is missing          E0108 a ${VARIABLE}
     E0109 a file beside the app file                                  E0110 ignored, and --strict was given
 
-`miniorch explain E0102` teaches each. Next file: `miniorch/appfile/yaml.py`.
+`miniorch explain E0102` teaches each. What is right is told, too: the report (`Report`) says what became of each key.
+`run` and `plan` show one line of it, `plan --report` all, and `--strict` refuses a file of which anything is ignored.
+
+Next file: `miniorch/appfile/yaml.py`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from miniorch.appfile.keys import Verdict
 from miniorch.errors import AppFileError
 
-SHOWN_AT_ONCE = 10
+SHOWN_AT_ONCE, NAMED_AT_MOST = 10, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,10 @@ class Problem:
 
     def show(self, name: str, texts: Mapping[str, str]) -> str:
         """Everything but the first line's `error[E....]: ` and the last line's `help: `."""
-        shown = [self.message]
-        if self.place is None:
-            shown.append(f"  --> {name}")
-        else:
-            shown.append(f"  --> {self.place}")
+        shown = [self.message, f"  --> {self.place or name}"]
+        if self.place:
             shown += _excerpt(self.place, texts.get(self.place.file, "").splitlines(), self.hint)
-        if self.note:
-            shown.append(f"note: {self.note}")
-        return "\n".join(shown)
+        return "\n".join([*shown, *[f"note: {self.note}"] * bool(self.note)])
 
     def to_plain(self) -> dict[str, Any]:
         """For `--json`: every field."""
@@ -107,3 +107,67 @@ def refusal(problems: Sequence[Problem], name: str, texts: Mapping[str, str]) ->
 
 def _position(place: Place | None, order: Mapping[str, int]) -> tuple[int, int, int]:
     return (order.get(place.file, -1), place.line, place.column) if place else (-1, 0, 0)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One key: `services.web.links`."""
+
+    path: str
+    verdict: Verdict
+    why: str
+    place: Place
+
+
+@dataclass(slots=True)
+class Report:
+    """The rows in the order of reading. A key that is noted twice keeps the later verdict, and all reasons for it."""
+
+    rows: dict[tuple[str, Place], Row] = field(default_factory=dict)
+
+    def note(self, path: str, verdict: Verdict, why: str, place: Place) -> None:
+        old = self.rows.get((path, place))
+        if old is not None and old.why and why and why not in old.why and old.verdict is verdict:
+            why = f"{old.why}; {why}"
+        self.rows[path, place] = Row(path, verdict, why, place)
+
+    def of(self, verdict: Verdict) -> list[Row]:
+        return [row for row in self.rows.values() if row.verdict is verdict]
+
+    def summary(self) -> str:
+        """One line about what is not honoured; "" when everything is."""
+        parts = []
+        for verdict in (Verdict.APPROXIMATED, Verdict.IGNORED):
+            rows = self.of(verdict)
+            names = list(dict.fromkeys(row.path.rsplit(".", 1)[-1] for row in rows))
+            more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+            if rows:
+                parts.append(f"{len(rows)} {verdict.value} ({', '.join(names[:NAMED_AT_MOST])}{more})")
+        return f"keys of the file: {', '.join(parts)}; plan --report says how and why" if parts else ""
+
+    def lines(self) -> list[str]:
+        """Every key in aligned columns, and a count."""
+        ordered = sorted(self.rows.values(), key=lambda row: (row.place.file, row.place.line, row.place.column))
+        rows = [(str(row.place), row.path, row.verdict.value, row.why) for row in ordered]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+        padded = ["  ".join([*(row[n].ljust(widths[n]) for n in range(3)), row[3]]).rstrip() for row in rows]
+        counts = Counter(row.verdict for row in self.rows.values())
+        return [*padded, ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in list(Verdict)[:4])]
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """For `--json`."""
+        return [
+            {"key": row.path, "verdict": row.verdict.value, "why": row.why, "file": row.place.file,
+             "line": row.place.line, "column": row.place.column}
+            for row in self.rows.values()
+        ]  # fmt: skip
+
+    def ignored_as_problems(self) -> list[Problem]:
+        """What `--strict` refuses."""
+        return [
+            Problem("E0110", f"{row.path} would be ignored: {row.why}", row.place, "delete it")
+            for row in self.of(Verdict.IGNORED)
+        ]

@@ -21,8 +21,7 @@ from miniorch.appfile.dependencies import connect, read_needs
 from miniorch.appfile.keys import PARTS, Verdict
 from miniorch.appfile.merge import merge
 from miniorch.appfile.places import Places, refuse_name
-from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, refusal
-from miniorch.appfile.report import Report
+from miniorch.appfile.problems import SHOWN_AT_ONCE, Place, Report, refusal
 from miniorch.appfile.section import Section
 from miniorch.appfile.service import ServiceReader
 from miniorch.appfile.values import Values, as_label, label_remedy, name_remedy

@@ -14,8 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from miniorch.appfile.keys import PARTS, Key
-from miniorch.appfile.problems import Place, Problem
-from miniorch.appfile.report import Report
+from miniorch.appfile.problems import Place, Problem, Report
 from miniorch.appfile.variables import BadVariable, read_env_file, substitute
 from miniorch.appfile.yaml import Entry, Node, Refused, shorten
 

@@ -12,6 +12,7 @@ other line is an error, too: that a program runs without its password is found o
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from miniorch.errors import AppFileError
@@ -25,14 +26,13 @@ _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\"": '"', r"\\": "\\", r"\$
 MAX_DEPTH = 16
 
 
+@dataclass(eq=False)
 class BadVariable(Exception):
-    """A `$` that cannot be replaced, or a line (from 1) that sets no variable: message and remedy."""
+    """A `$` that cannot be replaced, or a line (from 1) that sets no variable."""
 
-    def __init__(self, message: str, remedy: str, line: int = 0) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-        self.line = line
+    message: str
+    remedy: str
+    line: int = 0
 
 
 def substitute(text: str, variables: Mapping[str, str], depth: int = 0) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from miniorch.appfile.placement import EXPRESSIONS
 from miniorch.appfile.read import AppFile
-from miniorch.spec import ContainerOptions, Mount, Placement, Port, Resources, RestartPolicy, ServiceSpec
+from miniorch.spec import ContainerOptions, Mount, Placement, Resources, RestartPolicy, ServiceSpec
 
 
 def config_text(app: AppFile) -> str:
@@ -41,7 +41,7 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         **_given({
             "platform": next(iter(spec.placement.platforms), ""),
             "environment": {**task.environment, **dict.fromkeys(classic)},
-            "ports": [_port(port) for port in spec.ports],
+            "ports": [f"{'127.0.0.1:' * port.local}{port.published}:{port.target}" for port in spec.ports],
             "volumes": [_mount(mount) for mount in task.mounts],
             "healthcheck": check and {
                 "test": ["CMD", *check.test],
@@ -95,10 +95,6 @@ def _amounts(amount: Resources) -> dict[str, Any]:
     pieces = [{"discrete_resource_spec": {"kind": kind, "value": count}} for kind, count in amount.generic.items()]
     cpus = amount.cpus and _decimal(amount.cpus)
     return _given({"cpus": cpus, "memory": amount.memory_bytes, "generic_resources": pieces})
-
-
-def _port(port: Port) -> str:
-    return f"{'127.0.0.1:' if port.local else ''}{port.published}:{port.target}"
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

@@ -4,8 +4,6 @@ A script that starts a job wants its exit code, one that deploys wants to know w
 three goals (up, ended, gone), says what it waits for, and never starts a process: it may be somebody else's machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 
 from miniorch.cli.ask import Named, Server, split_service

@@ -10,8 +10,6 @@ goes wrong, nothing is printed.
 Who does this for real: kubectl and gh, with the same hidden command. Next file: `scripts/reference.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -19,6 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,61 +40,6 @@ def complete(words: Sequence[str]) -> int:
     return 0
 
 
-class Names:
-    """The names of what is there, from the server, all within one limit."""
-
-    def __init__(self, path: str = "", limit_seconds: float = 0.0) -> None:
-        name = os.environ.get("MINIORCH_LAB", "lab")
-        lab = Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current")  # as in contexts.py
-        near = f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"
-        in_lab = lab.exists() and "MINIORCH_RUN_DIR" not in os.environ
-        self._path = path or (lab.read_text().split()[0] if in_lab else near)
-        self._limit = limit_seconds or float(os.environ.get("MINIORCH_COMPLETION_SECONDS", LIMIT_SECONDS))
-        self._deadline = 0.0  # from the first question on
-
-    def of(self, word: str) -> Iterator[tuple[str, str]]:
-        """What may stand where a metavar says APP, APP/SERVICE, TASK, ...; each with a word about it."""
-        match word:
-            case "APP":
-                yield from ((one["name"], "app") for one in self._list("apps"))
-            case "APP/SERVICE" | "APP/SERVICE=N":
-                end = "=" if word.endswith("=N") else ""
-                for one in self._list("services"):
-                    yield f"{one['app']}/{one['name']}{end}", one["spec"]["task"]["image"]
-            case "TASK" | "TASK:PATH":
-                for one in self._list("tasks"):
-                    yield f"{one['app']}/{one['service']}.{one['slot']}{word[4:5]}", "task"
-            case "NODE":
-                yield from ((one["name"], "node") for one in self._list("nodes"))
-            case "CONTEXT":
-                from miniorch.contexts import LOCAL_NAME, known
-
-                yield from ((one, "context") for one in (LOCAL_NAME, *known()))
-            case "CODE":
-                yield from re.findall(r"^## (E\d{4}) *(.*)", LESSONS.read_text(), re.M)
-            case "FILE" | "PATH" | "FOLDER":
-                yield FILES, ""
-
-    def _list(self, kind: str) -> list[Any]:
-        answer = b""
-        try:
-            with socket.socket(socket.AF_UNIX) as wire:
-                wire.settimeout(self._left())
-                wire.connect(self._path)
-                wire.sendall(f"GET /v1/{kind} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-                while part := wire.recv(1 << 18):
-                    answer += part
-                    wire.settimeout(self._left())
-            items: list[Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["items"]
-        except (OSError, ValueError, KeyError):
-            return []
-        return items
-
-    def _left(self) -> float:
-        self._deadline = self._deadline or time.monotonic() + self._limit
-        return max(0.001, self._deadline - time.monotonic())
-
-
 def candidates(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
     """What may come after the words `before`, each with a word about it; after a command that is not there, nothing."""
     import click
@@ -114,8 +58,54 @@ def candidates(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]
             yield item.value, item.help or ""
 
 
-def named(metavar: str) -> Iterator[tuple[str, str]]:
-    """The names of what is there that a metavar such as `APP/SERVICE|TASK` speaks of."""
-    names = Names()
+def named(metavar: str, path: str = "", limit_seconds: float = 0.0) -> Iterator[tuple[str, str]]:
+    """The names of what is there that a metavar such as `APP/SERVICE|TASK` speaks of, each with a word about it."""
+    limit = limit_seconds or float(os.environ.get("MINIORCH_COMPLETION_SECONDS", LIMIT_SECONDS))
+    ask = partial(_items, path or _socket(), time.monotonic() + limit)
     for word in metavar.strip("[]").split("|"):
-        yield from names.of(word)
+        match word:
+            case "APP":
+                yield from ((one["name"], "app") for one in ask("apps"))
+            case "APP/SERVICE" | "APP/SERVICE=N":
+                end = "=" if word.endswith("=N") else ""
+                for one in ask("services"):
+                    yield f"{one['app']}/{one['name']}{end}", one["spec"]["task"]["image"]
+            case "TASK" | "TASK:PATH":
+                for one in ask("tasks"):
+                    yield f"{one['app']}/{one['service']}.{one['slot']}{word[4:5]}", "task"
+            case "NODE":
+                yield from ((one["name"], "node") for one in ask("nodes"))
+            case "CONTEXT":
+                from miniorch.contexts import LOCAL_NAME, known
+
+                yield from ((one, "context") for one in (LOCAL_NAME, *known()))
+            case "CODE":
+                yield from re.findall(r"^## (E\d{4}) *(.*)", LESSONS.read_text(), re.M)
+            case "FILE" | "PATH" | "FOLDER":
+                yield FILES, ""
+
+
+def _socket() -> str:
+    """Where the server listens that is asked, as `contexts.py` has it."""
+    name = os.environ.get("MINIORCH_LAB", "lab")
+    lab = Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current")
+    if lab.exists() and "MINIORCH_RUN_DIR" not in os.environ:
+        return lab.read_text().split()[0]
+    return f"{os.environ.get('MINIORCH_RUN_DIR', '/run/miniorch')}/api.sock"
+
+
+def _items(path: str, deadline: float, kind: str) -> list[Any]:
+    """What the server lists; nothing where it does not answer in time."""
+    answer = b""
+    try:
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(max(0.001, deadline - time.monotonic()))
+            wire.connect(path)
+            wire.sendall(f"GET /v1/{kind} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            while part := wire.recv(1 << 18):
+                answer += part
+                wire.settimeout(max(0.001, deadline - time.monotonic()))
+        items: list[Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["items"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return items

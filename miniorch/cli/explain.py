@@ -4,8 +4,6 @@ The answer is a table of nodes and rules. What is the same everywhere is said on
 column, nodes of which the same is to be told share a row. What a rule has seen and what it wants stands below the row.
 """
 
-from __future__ import annotations
-
 import re
 import textwrap
 import time

@@ -2,8 +2,6 @@
 hold, and what would be without them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -4,8 +4,6 @@ Nothing here decides what happens to containers: the files become a spec, the sp
 waiting (`waiting.py`) and telling.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`ps`, `services`, `inspect`, `version`: what the server knows, as tables or as JSON."""
 
-from __future__ import annotations
-
 from miniorch import __version__
 from miniorch.cli.ask import Server
 from miniorch.cli.output import Answer, ago, json_text, table

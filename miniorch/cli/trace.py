@@ -7,8 +7,6 @@ holds what the state says and the live probe agrees. Of several wrong steps the 
 usually its consequence. `walk` and all below it are pure.
 """
 
-from __future__ import annotations
-
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence

@@ -11,7 +11,6 @@ Next file: `run.py`.
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -65,14 +64,10 @@ def _do(work: str, **given: Any) -> None:
         raise click.exceptions.Exit(code)
 
 
-def _root(debug: bool) -> None:
-    if debug:  # `main` takes it out of the arguments wherever it stands; this is for the help page
-        os.environ["MINIORCH_DEBUG"] = "1"
-
-
 def _tree(text: str) -> Group:
+    # `main` takes it out of the arguments wherever it stands; this is for the help page.
     debug = _option("--debug  flag  Show the traceback of an error (also MINIORCH_DEBUG=1).")
-    app = Group("miniorch", context_settings=HELP, callback=_root, params=[debug], help=ABOUT, epilog=EXIT_CODES)
+    app = Group("miniorch", context_settings=HELP, params=[debug], help=ABOUT, epilog=EXIT_CODES)
     shared: dict[str, list[click.Parameter]] = {}
     command: click.Command = app
     for line in text.splitlines():

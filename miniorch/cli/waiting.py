@@ -5,8 +5,6 @@ server, net or the agent die meanwhile, they are started again (`run`, `restart`
 waiting goes on: all that matters is in the store.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

@@ -17,7 +17,7 @@ import pytest
 from conftest import surroundings
 from fake_api import Cli, FakeApi, a_task, shop
 
-from miniorch.cli.complete import FILES, Names
+from miniorch.cli.complete import FILES, named
 from miniorch.cli.tree import app
 from miniorch.model import App, Node, Service
 from miniorch.spec import Resources
@@ -93,8 +93,8 @@ def silent(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_server_that_does_not_answer_costs_the_limit_and_no_more(silent: str) -> None:
-    names, began = Names(silent, limit_seconds=0.2), time.monotonic()
-    assert list(names.of("APP")) == list(names.of("TASK")) == []
+    began = time.monotonic()
+    assert list(named("APP|TASK", silent, limit_seconds=0.2)) == []
     assert time.monotonic() - began < 5.0
 
 
