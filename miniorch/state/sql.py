@@ -88,7 +88,8 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, Loaded]:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would make it readable for everybody
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # the file by any name, for what memory does not know of
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # lets compaction shrink the file; before any table
+        if not path.stat().st_size:  # before any table; later it would be a write, for which the disk may be too full
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # lets compaction shrink the file
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # fsync at every commit: confirmed means it is on the disk
         connection.execute("PRAGMA journal_size_limit = 16777216")

@@ -82,6 +82,30 @@ def test_what_was_confirmed_survives_a_killed_server(disk: Bench) -> None:
     disk.run(after)
 
 
+def test_store_that_cannot_be_written_to_is_opened_and_read(disk: Bench) -> None:
+    """As after kill -9 on a disk that is full: here, no file of the process may grow beyond a page."""
+    disk.run(lambda store: put(store, "/a"))
+    program = (
+        "import asyncio, resource, sys\n"
+        "from miniorch.errors import Temporary\n"
+        "from miniorch.state.sqlite import SqliteStore\n"
+        "from miniorch.state.store import Put\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "async def main():\n"
+        "    store = SqliteStore(sys.argv[1])\n"
+        "    try:\n"
+        "        await store.txn([], [Put('/b', b'')])\n"
+        "    except Temporary:\n"
+        "        print([entry.key for entry in (await store.list('/')).entries])\n"
+        "    await store.close()\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(disk.path / "state.db")], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("['/a']\n", "")
+
+
 def test_second_server_on_the_same_file_is_refused_with_the_first_ones_pid(disk: Bench) -> None:
     async def rule(store: Store) -> None:
         with pytest.raises(Conflict, match=rf"another server \(pid {os.getpid()}\) uses"):
