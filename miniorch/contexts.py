@@ -64,12 +64,15 @@ def chosen_folder() -> Path | None:
 
 def lab_sockets() -> list[str]:
     """Where the servers of this machine's lab listen while it is up; none without one, or when told where to ask."""
-    name = os.environ.get("MINIORCH_LAB", "lab")
     try:
-        own = "MINIORCH_RUN_DIR" in os.environ or "/" in name
-        return [] if own else Path(f"/run/miniorch-lab{f'-{name}' * (name != 'lab')}/current").read_text().split()
+        return [] if "MINIORCH_RUN_DIR" in os.environ else Path("/run", _lab_tag(), "current").read_text().split()
     except OSError:
         return []
+
+
+def _lab_tag() -> str:
+    name = os.environ.get("MINIORCH_LAB", "lab").replace("/", "")
+    return f"miniorch-lab{f'-{name}' * (name != 'lab')}"
 
 
 def elsewhere() -> bool:
@@ -89,6 +92,9 @@ def transport_now(
         remedy = "miniorch lab ls"
     else:
         urls = servers_of(folder) if is_worker(folder) else [API_SOCKET]
+        told = {"MINIORCH_RUN_DIR", "MINIORCH_STATE_DIR"} & os.environ.keys()  # on a node of a lab, say
+        if not told and Path("/var/lib", _lab_tag(), "lab.json").exists():
+            remedy = "miniorch lab up for the lab, which is off; or miniorch up"
     found = HttpTransport(*urls, folder=folder, timeout_seconds=timeout_seconds)
     found.remedy = remedy or found.remedy
     return found

@@ -117,6 +117,7 @@ def test_after_a_reboot_of_the_host_it_is_the_same_cluster(web: LabMachine, node
     node.run(["nft", "delete", "table", "ip", TAG.replace("-", "_")])
     node.run(["iptables", "-F", "DOCKER-USER"])
     until(lambda: traces(node) == [], 5, "all is gone but for the disks")
+    assert "help: miniorch lab up for the lab, which is off" in web.miniorch("ps", code=5).stderr
     web.miniorch("lab", "up")
     assert web.json("version")["cluster"] == cluster
     until(lambda: len(web.places()) == 3 and web.fetch(PAGE), 30, "web answers again", pause=0.2)
