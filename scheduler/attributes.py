@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 
+from miniorch.errors import UsageError
 from miniorch.model import Node
 
 PLATFORM = re.compile(r"[a-z0-9]+(?:/[a-z0-9_-]+(?:/[a-z0-9]+)?)?")
@@ -39,6 +40,7 @@ _LABELS: Mapping[str, Callable[[Node, str], str | None]] = {
     "engine.labels.": lambda node, key: node.engine_labels.get(key),
     "labels.": lambda node, key: node.labels.get(key, node.engine_labels.get(key)),
 }
+MAX_LABELS, MAX_LABEL_LENGTH = 64, 128
 GENERIC = "resource."  # what the keys of labels begin with that say how much there is of something
 NAMES = (*_OF_A_NODE, *(f"{prefix}KEY" for prefix in _LABELS))
 """Every attribute, for people."""
@@ -104,6 +106,23 @@ def generic(node: Node) -> dict[str, int]:
 def is_generic(name: str) -> bool:
     """Whether something that is counted may be called so; what is measured has its names already."""
     return name not in ("cpus", "memory") and known(f"node.labels.{GENERIC}{name}")
+
+
+def check_labels(node: str, labels: Mapping[str, str]) -> None:
+    """Raises `UsageError`. Labels are matched by placement rules and shown in tables."""
+    for key, value in labels.items():
+        if not _LABEL.fullmatch(key) or len(value) > MAX_LABEL_LENGTH or not value.isprintable():
+            raise UsageError(
+                f"{key}={value[:MAX_LABEL_LENGTH]} is no label: the key wants letters, digits and . _ / -, at most 63, "
+                f"the value at most {MAX_LABEL_LENGTH} printable characters",
+                remedy=f"miniorch node label {node} zone=b",
+            )
+        if key.startswith(GENERIC) and not (value.isdecimal() and key != GENERIC):
+            message = f"{key}={value} is no number of resources: {GENERIC}NAME wants a whole number"
+            raise UsageError(message, remedy=f"miniorch node label {node} {GENERIC}gpu=2")
+    if len(labels) > MAX_LABELS:
+        message = f"{node} would have {len(labels)} labels, at most {MAX_LABELS} are kept"
+        raise UsageError(message, remedy=f"miniorch node label {node} {next(iter(labels))}-")
 
 
 def on_platform(node: Node, wanted: str) -> bool:

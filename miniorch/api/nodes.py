@@ -11,7 +11,6 @@ Who does this for real: swarmkit's dispatcher (sessions, heartbeats) and node co
 import asyncio
 import functools
 import ipaddress
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -22,14 +21,12 @@ from miniorch.api.writing import Writing, retrying
 from miniorch.codec import Json, encode, from_plain
 from miniorch.controllers.liveness import Liveness
 from miniorch.controllers.loop import Loop
-from miniorch.errors import Conflict, UsageError
+from miniorch.errors import Conflict
 from miniorch.model import Availability, Member, Node, NodeState, Role, Volume
 from miniorch.spec import Resources
 from miniorch.state.records import Write, read, read_all
-from scheduler.attributes import GENERIC
+from scheduler.attributes import check_labels
 
-LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
-MAX_LABELS, MAX_LABEL_LENGTH = 64, 128
 MAX_SAID = 100  # images, or labels of its engine, of a node: everybody who follows the nodes hears of them
 T = TypeVar("T")
 
@@ -201,23 +198,6 @@ def _back(before: Node, after: Node) -> str:
 def _bounded(said: Iterable[T]) -> tuple[T, ...]:
     """What an agent says without end is cut."""
     return tuple(islice(said, MAX_SAID))
-
-
-def check_labels(node: str, labels: Mapping[str, str]) -> None:
-    """Raises `UsageError`. Labels are matched by placement rules and shown in tables."""
-    for key, value in labels.items():
-        if not LABEL_KEY.fullmatch(key) or len(value) > MAX_LABEL_LENGTH or not value.isprintable():
-            raise UsageError(
-                f"{key}={value[:MAX_LABEL_LENGTH]} is no label: the key wants letters, digits and . _ / -, at most 63, "
-                f"the value at most {MAX_LABEL_LENGTH} printable characters",
-                remedy=f"miniorch node label {node} zone=b",
-            )
-        if key.startswith(GENERIC) and not (value.isdecimal() and key != GENERIC):
-            message = f"{key}={value} is no number of resources: {GENERIC}NAME wants a whole number"
-            raise UsageError(message, remedy=f"miniorch node label {node} {GENERIC}gpu=2")
-    if len(labels) > MAX_LABELS:
-        message = f"{node} would have {len(labels)} labels, at most {MAX_LABELS} are kept"
-        raise UsageError(message, remedy=f"miniorch node label {node} {next(iter(labels))}-")
 
 
 def free_subnet(pool: str, taken: set[str]) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from miniorch.api.nodes import check_labels
 from miniorch.controllers.cache import Cache, by_name
 from miniorch.controllers.rehearsal import Rehearsal
 from miniorch.errors import NotFound, UsageError
 from miniorch.model import Availability, DesiredState, Node, NodeState, Service, Task, TaskState
 from miniorch.slots import digest_of, is_done, is_wanted, told, unknown, volumes_of
 from miniorch.spec import Resources
+from scheduler.attributes import check_labels
 from scheduler.strategies import STRATEGIES
 
 ADDED_AT_MOST = 100

@@ -13,6 +13,7 @@ from miniorch.lab.machine import Machine
 from miniorch.lab.plan import Place, read_labels, read_memory
 from miniorch.transport import HttpTransport
 from miniorch.up import need_root
+from scheduler.attributes import check_labels
 
 ASK_SECONDS = 2.0
 TROUBLE: dict[str, tuple[Callable[[Lab, str], str], str]] = {
@@ -33,8 +34,6 @@ def up(
     nodes: int | None, managers: int | None, store: str | None, labels: Sequence[str], cpus: float, memory: str, *,
     quiet: bool,
 ) -> Answer:  # fmt: skip
-    from miniorch.api.nodes import check_labels
-
     for node, wanted in read_labels(labels).items():
         try:
             check_labels(node, wanted)
