@@ -17,103 +17,86 @@ from miniorch.verdicts import Change, Edit, Rule
 from scheduler.attributes import on_platform, split, value
 from scheduler.company import NAMED, Company, Tally
 from scheduler.constraints import CONTAINER_LABEL, holds, is_static, predicate, samples, text_of
-from scheduler.request import AROUND, NODE, PLACED, SERVICE, TASK, Board, NodeView, Request
+from scheduler.request import Board, NodeView, Request
 
 MANY, LONG = 8, 200  # rules in a sentence, letters of a rule
 
 
-class Platform:
+def platform(request: Request, view: NodeView, board: Board) -> bool:
     """The node runs what the service's images are made for."""
-
-    name = "platform"
-    helped_by = frozenset({NODE})
-
-    def passes(self, request: Request, view: NodeView, board: Board) -> bool:
-        wanted = request.spec.placement.platforms
-        return not wanted or any(on_platform(view.node, one) for one in wanted)
-
-    def tell(self, request: Request, view: NodeView, board: Board) -> Rule:
-        wanted, seen = _listing(request.spec.placement.platforms, " or "), view.node.platform or "not known"
-        if self.passes(request, view, board):
-            return Rule(self.name, True, f"wants {wanted}" if wanted else "any will do", seen, wanted)
-        return Rule(self.name, False, f"wants platform {wanted}, is {seen}", seen, wanted)
+    wanted = request.spec.placement.platforms
+    return not wanted or any(on_platform(view.node, one) for one in wanted)
 
 
-class Constraints:
+def tell_platform(request: Request, view: NodeView, board: Board) -> Rule:
+    wanted, seen = _listing(request.spec.placement.platforms, " or "), view.node.platform or "not known"
+    if platform(request, view, board):
+        return Rule("platform", True, f"wants {wanted}" if wanted else "any will do", seen, wanted)
+    return Rule("platform", False, f"wants platform {wanted}, is {seen}", seen, wanted)
+
+
+def constraints(request: Request, view: NodeView, board: Board) -> bool:
     """The node's attributes are what the service's hard constraints ask for."""
-
-    name = "constraint"
-    helped_by = frozenset({NODE})
-
-    def passes(self, request: Request, view: NodeView, board: Board) -> bool:
-        return all(
-            one.weight or not is_static(one) or holds(one, view.node) for one in request.spec.placement.constraints
-        )
-
-    def tell(self, request: Request, view: NodeView, board: Board) -> Rule:
-        asked = [one for one in request.spec.placement.constraints if is_static(one) and not one.weight]
-        failing = [one for one in asked if not holds(one, view.node)]
-        about = failing or asked
-        seen = _listing(dict.fromkeys(_seen(one.subject, view.node) for one in about), ", ")
-        wanted = _listing(map(_text, about))
-        if not failing:
-            return Rule(self.name, True, f"has {seen}" if asked else "asks for nothing", seen, wanted)
-        details = (f"wants {_text(one)}, has {_seen(one.subject, view.node)}" for one in failing)
-        labels = {one.subject: one for one in failing}.values()
-        changes = [_moved(one.subject, request, view, board) or _mended(one, asked, view.node) for one in labels]
-        change = together(changes, view.node.name)
-        return Rule(self.name, False, _listing(details), seen, wanted, change)
+    return all(one.weight or not is_static(one) or holds(one, view.node) for one in request.spec.placement.constraints)
 
 
-class MaxPerNode:
+def tell_constraints(request: Request, view: NodeView, board: Board) -> Rule:
+    asked = [one for one in request.spec.placement.constraints if is_static(one) and not one.weight]
+    failing = [one for one in asked if not holds(one, view.node)]
+    about = failing or asked
+    seen = _listing(dict.fromkeys(_seen(one.subject, view.node) for one in about), ", ")
+    wanted = _listing(map(_text, about))
+    if not failing:
+        return Rule("constraint", True, f"has {seen}" if asked else "asks for nothing", seen, wanted)
+    details = (f"wants {_text(one)}, has {_seen(one.subject, view.node)}" for one in failing)
+    labels = {one.subject: one for one in failing}.values()
+    changes = [_moved(one.subject, request, view, board) or _mended(one, asked, view.node) for one in labels]
+    change = together(changes, view.node.name)
+    return Rule("constraint", False, _listing(details), seen, wanted, change)
+
+
+def max_per_node(request: Request, view: NodeView, board: Board) -> bool:
     """The node has fewer tasks of the service than may be on one node."""
-
-    name = "max per node"
-    helped_by = frozenset({TASK})
-
-    def passes(self, request: Request, view: NodeView, board: Board) -> bool:
-        most = request.spec.placement.max_per_node
-        return not most or len(self._here(request, view)) < most
-
-    def tell(self, request: Request, view: NodeView, board: Board) -> Rule:
-        most, here = request.spec.placement.max_per_node, self._here(request, view)
-        seen, wanted = f"{len(here)} here", f"at most {most}" if most else ""
-        if self.passes(request, view, board):
-            return Rule(self.name, True, f"{seen}, {wanted or 'any number will do'}", seen, wanted)
-        change = Change(f"{_listed(here)} were not here", "", (Edit("gone", view.node.name, request.key),))
-        return Rule(self.name, False, f"max_replicas_per_node is {most}, has {_listed(here)}", seen, wanted, change)
-
-    def _here(self, request: Request, view: NodeView) -> list[str]:
-        return [task.name for task in view.tasks if task.live and task.service_key == request.key]
+    most = request.spec.placement.max_per_node
+    return not most or len(_here(request, view)) < most
 
 
-class Affinity:
+def tell_max_per_node(request: Request, view: NodeView, board: Board) -> Rule:
+    most, here = request.spec.placement.max_per_node, _here(request, view)
+    seen, wanted = f"{len(here)} here", f"at most {most}" if most else ""
+    if max_per_node(request, view, board):
+        return Rule("max per node", True, f"{seen}, {wanted or 'any number will do'}", seen, wanted)
+    change = Change(f"{_listed(here)} were not here", "", (Edit("gone", view.node.name, request.key),))
+    return Rule("max per node", False, f"max_replicas_per_node is {most}, has {_listed(here)}", seen, wanted, change)
+
+
+def _here(request: Request, view: NodeView) -> list[str]:
+    return [task.name for task in view.tasks if task.live and task.service_key == request.key]
+
+
+def affinity(request: Request, view: NodeView, board: Board) -> bool:
     """The node is beside what the service wants beside it, and apart from what one of the two wants apart."""
+    return Company.of(request, board).passes(view.node)
 
-    name = "affinity"
-    helped_by = frozenset({NODE, TASK, PLACED, AROUND, SERVICE})
 
-    def passes(self, request: Request, view: NodeView, board: Board) -> bool:
-        return Company.of(request, board).passes(view.node)
-
-    def tell(self, request: Request, view: NodeView, board: Board) -> Rule:
-        company, node = Company.of(request, board), view.node
-        failing = [one for one in company.hard if not one.passes(one.place(node))]
-        about = failing or company.hard
-        seen = _listing((_lies(one, node) for one in about), ", ")
-        wanted = _listing(dict.fromkeys(_text(one.constraint) for one in about))
-        if not failing:
-            return Rule(self.name, True, seen or "asks for nothing", seen, wanted)
-        details = [_refusal(one, node) for one in failing]
-        changes: list[Change | None] = []
-        for within in dict.fromkeys(one.constraint.within for one in failing):
-            moved = _moved(within, request, view, board) if split(within)[0] else None
-            there = [one for one in failing if one.constraint.within == within]
-            changes += [moved] if moved else [_beside(one, company, view, request, board) for one in there]
-        change = together(changes, node.name)
-        if change is not None and len({edit.kind for edit in change.edits}) > 1:  # one step may undo another
-            change = Change(change.what)
-        return Rule(self.name, False, _listing(details), seen, wanted, change)
+def tell_affinity(request: Request, view: NodeView, board: Board) -> Rule:
+    company, node = Company.of(request, board), view.node
+    failing = [one for one in company.hard if not one.passes(one.place(node))]
+    about = failing or company.hard
+    seen = _listing((_lies(one, node) for one in about), ", ")
+    wanted = _listing(dict.fromkeys(_text(one.constraint) for one in about))
+    if not failing:
+        return Rule("affinity", True, seen or "asks for nothing", seen, wanted)
+    details = [_refusal(one, node) for one in failing]
+    changes: list[Change | None] = []
+    for within in dict.fromkeys(one.constraint.within for one in failing):
+        moved = _moved(within, request, view, board) if split(within)[0] else None
+        there = [one for one in failing if one.constraint.within == within]
+        changes += [moved] if moved else [_beside(one, company, view, request, board) for one in there]
+    change = together(changes, node.name)
+    if change is not None and len({edit.kind for edit in change.edits}) > 1:  # one step may undo another
+        change = Change(change.what)
+    return Rule("affinity", False, _listing(details), seen, wanted, change)
 
 
 def _listing(parts: Iterable[str], mark: str = " and ") -> str:

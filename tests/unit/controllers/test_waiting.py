@@ -17,7 +17,7 @@ from miniorch.model import Availability, DesiredState, Event, Leader, Node, Serv
 from miniorch.spec import Condition, Constraint, Mount, Placement, Resources, TaskSpec
 from miniorch.state.records import transactions
 from miniorch.state.store import Compare
-from scheduler.rules import Affinity
+from scheduler.filters import FILTERS
 
 BIG = TaskSpec("web:1", reserved=Resources(8.0))
 NEVER_BESIDE_ITSELF = Constraint("service", "!=", ("web",))
@@ -249,7 +249,8 @@ def test_what_lies_around_is_not_asked_where_there_is_no_room(monkeypatch: pytes
     web = big(placement=Placement((NEVER_BESIDE_ITSELF,)))
     ring = Ring(*nodes(1), web, *waiting(web)).settle(5.0)
     asked: list[str] = []
-    monkeypatch.setattr(Affinity, "passes", lambda self, request, view, board: not asked.append(view.node.name))
+    (affinity,) = (rule for rule in FILTERS if rule.name == "affinity")
+    monkeypatch.setattr(affinity, "passes", lambda request, view, board: not asked.append(view.node.name))
     ring.put(*nodes(1, first=2), *nodes(1, cpus=8.0, first=3))
     ring.placer.plan("n2", ring.cache, ring.now)
     assert asked == []

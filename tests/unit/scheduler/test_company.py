@@ -13,7 +13,7 @@ from miniorch.model import Availability, TaskState
 from scheduler.company import Company, names
 from scheduler.explain import look
 from scheduler.remedies import remedies
-from scheduler.rules import Affinity
+from scheduler.rules import tell_affinity
 from scheduler.spellings import expression
 from scheduler.victims import victims
 
@@ -316,7 +316,7 @@ def test_what_is_nowhere_in_a_zone_may_come_there() -> None:
 
 def test_a_passing_node_says_what_is_there() -> None:
     there = board((N1, ["db.1"]))
-    rule = Affinity().tell(wants("service == db"), there.views["n1"], there)
+    rule = tell_affinity(wants("service == db"), there.views["n1"], there)
     assert (rule.ok, rule.detail, rule.wanted) == (True, "db.1 here", "service == db")
 
 

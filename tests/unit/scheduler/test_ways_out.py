@@ -10,8 +10,8 @@ from boards import board, node, task, wants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.filters import FILTERS
 from scheduler.remedies import tried
-from scheduler.rules import Affinity, Constraints, MaxPerNode, Platform
 from scheduler.spellings import expression
 
 RULES = (
@@ -59,7 +59,7 @@ def test_with_the_change_that_a_rule_proposes_what_failed_holds(
     }
     there = board(*places, services=services)
     for name, view in there.views.items():
-        for rule in (Platform(), Constraints(), MaxPerNode(), Affinity()):
+        for rule in (one for one in FILTERS if one.name in ("platform", "constraint", "max per node", "affinity")):
             told = rule.tell(wish, view, there)
             assert told.ok is rule.passes(wish, view, there)
             if told.change is None or not told.change.edits:
