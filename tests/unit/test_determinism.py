@@ -37,6 +37,7 @@ ADAPTERS = {
     "agent/main.py": "the host's name",
     "agent/docker_": "Docker's client lives in threads",
     "agent/files.py": "the disk",
+    "agent/layers.py": "the disk",
     "agent/haproxy.py": "a child process",
     "netplugin/main.py": "the host's name; the kernel is asked in a thread",
     "netplugin/driver.py": "the kernel is asked in a thread",
