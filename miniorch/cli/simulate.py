@@ -4,6 +4,7 @@ On a terminal one line that is redrawn, in a pipe one line per tenth of the way.
 server, no Docker, no root.
 """
 
+import json
 import logging
 import os
 import sys
@@ -11,9 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from miniorch.cli.output import INTERRUPTED, Answer, terminal
-from miniorch.codec import decode
+from miniorch.cli.output import INTERRUPTED, Answer, did_you_mean, sentence, terminal
+from miniorch.codec import decode, to_plain
 from miniorch.errors import MiniorchError, UsageError
 from miniorch.simulation import command
 from miniorch.simulation.chaos import Case, check, kinds_named
@@ -23,6 +25,7 @@ from miniorch.simulation.story import Story
 SHRINK_SECONDS = 60.0  # real ones
 REDRAW_SECONDS = 0.2
 BAR = 30
+CASE_HELP = "--seed 17, which prints a case if it fails"
 
 
 def simulate(
@@ -61,15 +64,29 @@ def _cases(drawn: Case, kinds: Sequence[str], count: int) -> list[Case]:
 
 def _case_in(file: str) -> Case:
     """A case that was kept; - is standard input. Raises `UsageError`."""
-    where, remedy = f"--case {file}: ", "--seed 17, which prints a case if it fails"
+    where = f"--case {file}: "
     try:
-        case = decode(Case, sys.stdin.read() if file == "-" else Path(file).read_bytes())
+        kept = sys.stdin.read() if file == "-" else Path(file).read_bytes()
+        case = decode(Case, kept)
     except OSError as error:
         raise UsageError(f"{where}{(error.strerror or '').lower()}", remedy="--seed 17") from None
     except MiniorchError as error:
-        raise UsageError(f"{where}{error.message}", remedy=remedy) from None
+        raise UsageError(f"{where}{error.message}", remedy=CASE_HELP) from None
+    plain = json.loads(kept)
+    _known_keys(f"{where}Case", plain, case)
+    for number, (given, fault) in enumerate(zip(plain.get("faults", ()), case.faults, strict=True)):
+        _known_keys(f"{where}Case.faults[{number}]", given, fault)
     check(case, where)
     return case
+
+
+def _known_keys(place: str, given: dict[str, Any], read: object) -> None:
+    """A file is written by hand, so what nobody reads is an error."""
+    known = list(to_plain(read))
+    for key in given:
+        if key not in known:
+            meant = did_you_mean(key, known) or "."
+            raise UsageError(f'{place}: there is no key "{key}"{meant} There are {sentence(known)}', remedy=CASE_HELP)
 
 
 def _failure(outcome: Outcome, again: str) -> str:

@@ -59,66 +59,53 @@ class Case:
     def trouble_seconds(self) -> float:
         return self.seconds - self.quiet_seconds
 
-    def scene(self) -> "Scene":
-        return Scene(
-            tuple(f"node{number}" for number in range(1, self.nodes + 1)),
-            tuple(f"server{number}" for number in range(1, self.servers + 1)),
-        )
-
     def with_faults(self, kinds: Iterable[str]) -> "Case":
         """The same case with faults drawn by its seed."""
-        return replace(self, faults=draw(self.seed, kinds, self.scene(), self.trouble_seconds))
+        return replace(self, faults=draw(self, kinds))
+
+    @property
+    def machines(self) -> set[str]:
+        """The names are those of `world.py`."""
+        nodes = {f"node{number}" for number in range(1, self.nodes + 1)}
+        return nodes | {f"server{number}" for number in range(1, self.servers + 1)}
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Whom a fault can hit. The names are those of `world.py`."""
-
-    nodes: tuple[str, ...]
-    servers: tuple[str, ...]
-
-
-Target = Callable[[random.Random, Scene], str]
-
-
-def _node(chance: random.Random, scene: Scene) -> str:
-    return chance.choice(scene.nodes)
-
-
-def _server(chance: random.Random, scene: Scene) -> str:
-    return chance.choice(scene.servers)
-
-
-def _machine(chance: random.Random, scene: Scene) -> str:
-    return chance.choice([_node, _server])(chance, scene)
-
-
-def _process(chance: random.Random, scene: Scene) -> str:
-    part = chance.choice(["server", "agent", "agent", "net"])
-    return _server(chance, scene) if part == "server" else f"{part} {_node(chance, scene)}"
-
-
-def _link(chance: random.Random, scene: Scene) -> str:
-    """Two that talk to each other, in the direction of requests or of answers."""
-    one, other = chance.choice([_node, _the_store])(chance, scene), _server(chance, scene)
-    return f"{one} {other}" if chance.random() < 0.5 else f"{other} {one}"
-
-
-def _cable(chance: random.Random, scene: Scene) -> str:
-    """All of a node's, or one link."""
-    return chance.choice([_node, _node, _link])(chance, scene)
-
-
-def _the_store(chance: random.Random, scene: Scene) -> str:
-    return "store"
-
-
-def _nothing(chance: random.Random, scene: Scene) -> str:
-    return ""
+Target = Callable[[random.Random, Case], str]
 
 
 def _one_of(*words: str) -> Target:
-    return lambda chance, scene: chance.choice(words)
+    return lambda chance, case: chance.choice(words)
+
+
+_nothing, _the_store = _one_of(""), _one_of("store")
+
+
+def _node(chance: random.Random, case: Case) -> str:
+    return f"node{chance.randint(1, case.nodes)}"
+
+
+def _server(chance: random.Random, case: Case) -> str:
+    return f"server{chance.randint(1, case.servers)}"
+
+
+def _machine(chance: random.Random, case: Case) -> str:
+    return chance.choice([_node, _server])(chance, case)
+
+
+def _process(chance: random.Random, case: Case) -> str:
+    part = chance.choice(["server", "agent", "agent", "net"])
+    return _server(chance, case) if part == "server" else f"{part} {_node(chance, case)}"
+
+
+def _link(chance: random.Random, case: Case) -> str:
+    """Two that talk to each other, in the direction of requests or of answers."""
+    one, other = chance.choice([_node, _the_store])(chance, case), _server(chance, case)
+    return f"{one} {other}" if chance.random() < 0.5 else f"{other} {one}"
+
+
+def _cable(chance: random.Random, case: Case) -> str:
+    """All of a node's, or one link."""
+    return chance.choice([_node, _node, _link])(chance, case)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +128,7 @@ USERS = {  # what users do meanwhile, whatever the faults
 }
 KINDS = {
     "clock": Kind("a wall clock jumps", 180.0, target=lambda one, _: f"{_machine(one, _)} {one.choice((-3600, 3600))}"),
-    "compact": Kind("the store forgets its history, under all watches", 180.0, target=_nothing),
+    "compact": Kind("a server hears nothing of the store, which forgets its history", 100.0, (0.5, 20.0), _server),
     "crash": Kind("a process is killed and starts again", 12.0, (0.1, 8.0), _process),
     "deaf": Kind("an engine's events are lost", 240.0, (2.0, 30.0)),
     "disk": Kind("a node has no space for images and containers", 240.0, (2.0, 30.0)),
@@ -164,28 +151,28 @@ KINDS = {
     "pull": Kind("an image cannot be had", 240.0, (2.0, 20.0), _one_of("mongo:7", "dockchat-web", *JOBS)),
     "refuse": Kind("an engine answers many requests with an error", 180.0, (2.0, 20.0)),
     "reset": Kind("all connections between two machines break off", 100.0, target=_link),
-    "restore": Kind("the store comes back as it was a while ago", 900.0, (1.0, 20.0), _nothing),
+    "restore": Kind("the store comes back as it was a while ago", 600.0, (1.0, 20.0), _nothing),
     "rough": Kind("the store is slow, and often does not say whether something was done", 100.0, (2.0, 30.0), _nothing),
     "sick": Kind("a container becomes unhealthy", 100.0),
     "slow": Kind("an engine takes ten times as long", 180.0, (2.0, 30.0)),
-    "weather": Kind("the network delays, loses and repeats", 70.0, (2.0, 20.0), _nothing),
+    "weather": Kind("the network delays, loses and repeats, and is never as good again", 70.0, (2.0, 20.0), _nothing),
 }
 KNOWN = {**USERS, **KINDS}
 
 
-def draw(seed: int, kinds: Iterable[str], scene: Scene, seconds: float) -> tuple[Fault, ...]:
-    """All faults of a run, by time, and all over before `seconds`. Ten times the nodes, about three times the faults of
-    nodes; the servers, the store and the app are the same few, and have no more of them than in a small cluster.
+def draw(case: Case, kinds: Iterable[str]) -> tuple[Fault, ...]:
+    """All faults of a run, by time, and all over when it gets quiet. Ten times the nodes, about three times the faults
+    of nodes; the servers, the store and the app are the same few, and have no more of them than in a small cluster.
 
     Each kind has its own generator and its own gaps: fewer kinds, fewer nodes or fewer seconds shift nothing else.
     """
-    often = max(1.0, (len(scene.nodes) / 5) ** 0.5)
+    often, seconds = max(1.0, (case.nodes / 5) ** 0.5), case.trouble_seconds
     faults = []
     for name in dict.fromkeys((*USERS, *kinds)):
-        kind, chance, at = KNOWN[name], random.Random(f"{seed} {name}"), 0.0
-        while (at := at + chance.uniform(0.0, 2 * kind.every_seconds / often)) < seconds:
+        kind, chance, at = KNOWN[name], random.Random(f"{case.seed} {name}"), 0.0
+        while (at := at + chance.uniform(0.0, 2 * kind.every_seconds / often)) < seconds - 0.01:
             lasting = min(chance.uniform(kind.lasts[0], chance.uniform(*kind.lasts)), seconds - at)
-            fault = Fault(round(at, 2), name, kind.target(chance, scene), round(lasting, 2))
+            fault = Fault(round(at, 2), name, kind.target(chance, case), round(lasting, 2))
             if often == 1.0 or "node" in fault.target or chance.random() * often < 1.0:
                 faults.append(fault)
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.target)))
@@ -202,20 +189,24 @@ def check(case: Case, where: str = "--") -> None:
             f"{case.tasks} tasks are too many for {case.nodes} nodes: each takes at most {MOST_TASKS_PER_NODE}",
             remedy=f"--nodes {-(-case.tasks // MOST_TASKS_PER_NODE)}",
         )
-    chance, scene = random.Random(0), case.scene()
+    chance = random.Random(0)
     for number, fault in enumerate(case.faults):
         one, kind = f"{where}faults[{number}]", KNOWN.get(fault.kind)
         if kind is None:
             raise UsageError(f'{one}.kind wants one of {", ".join(KNOWN)}; got "{fault.kind}"')
-        like = {re.sub(r"[\d.]+", "0", target): target for target in (kind.target(chance, scene) for _ in range(99))}
-        there = {*scene.nodes, *scene.servers}.issuperset(re.findall(r"(?:node|server)\S+", fault.target))
+        like = {re.sub(r"[\d.]+", "0", target): target for target in (kind.target(chance, case) for _ in range(99))}
+        there = case.machines.issuperset(machines_in(fault.target))
         if not there or re.sub(r"[\d.]+", "0", fault.target) not in like:
             raise UsageError(f'{one}.target wants something like "{like.popitem()[1]}"; got "{fault.target}"')
-        if not (0 <= fault.at <= case.trouble_seconds and 0 <= fault.seconds <= LONGEST_SECONDS):
+        if not (0 <= fault.at < case.trouble_seconds and 0 <= fault.seconds <= LONGEST_SECONDS):
             raise UsageError(
-                f"{one} wants at from 0 to {case.trouble_seconds:g} and seconds from 0 to {LONGEST_SECONDS:g}, "
-                f"got {fault.at:g} and {fault.seconds:g}"
+                f"{one} wants at from 0 to less than {case.trouble_seconds:g} and seconds from 0 to "
+                f"{LONGEST_SECONDS:g}, got {fault.at:g} and {fault.seconds:g}"
             )
+
+
+def machines_in(target: str) -> list[str]:
+    return re.findall(r"(?:node|server)\S+", target)
 
 
 def kinds_named(words: str) -> tuple[str, ...]:

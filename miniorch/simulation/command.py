@@ -20,7 +20,7 @@ from miniorch.simulation.chaos import TROUBLE_SHARE, Case
 from miniorch.simulation.day import Day
 from miniorch.simulation.invariants import Picture
 from miniorch.simulation.loop import SimulationError, run
-from miniorch.simulation.shrink import shrink
+from miniorch.simulation.shrink import SHORTEST_RUN_SECONDS, shrink
 from miniorch.simulation.story import Story
 from miniorch.simulation.world import PromiseBroken, World
 
@@ -98,23 +98,32 @@ def smallest(outcome: Outcome, out_of_time: Callable[[], bool]) -> Case:
     """The smallest case found that breaks one of the promises that `outcome` broke."""
 
     over = False
+    at_rest = outcome.virtual_seconds >= outcome.case.trouble_seconds
 
-    def hurry(at: float, story: Story) -> None:
-        if out_of_time():
-            raise KeyboardInterrupt
-
-    def breaks(case: Case) -> bool:
+    def attempt(case: Case) -> Case | None:
         nonlocal over
-        tried = live(case, hurry)
-        over = over or tried.interrupted  # by Ctrl-C or for want of time: then what was found until now is the answer
-        return bool({*tried.promises} & {*outcome.promises})
+        vain = False
 
+        def hurry(at: float, story: Story) -> None:
+            nonlocal vain
+            vain = not at_rest and at > case.trouble_seconds  # what broke in the storm need not be waited for in a calm
+            if vain or out_of_time():
+                raise KeyboardInterrupt
+
+        tried = live(case, hurry)
+        over = over or (tried.interrupted and not vain)  # by Ctrl-C, or for want of time: what was found is the answer
+        return until_it_broke(tried) if {*tried.promises} & {*outcome.promises} else None
+
+    return shrink(until_it_broke(outcome), attempt, lambda: over or out_of_time())
+
+
+def until_it_broke(outcome: Outcome) -> Case:
+    """The same history up to its end: what had not happened yet is not to blame."""
     case, at = outcome.case, outcome.virtual_seconds
-    if at < case.trouble_seconds:  # what had not happened yet is not to blame, and an attempt need not last longer
-        early = replace(case, faults=tuple(fault for fault in case.faults if fault.at <= at))
-        short = replace(early, seconds=min(case.seconds, round(at / TROUBLE_SHARE) + 10.0))
-        case = next((one for one in (short, early) if breaks(one)), case)
-    return shrink(case, breaks, lambda: over or out_of_time())
+    if at >= case.trouble_seconds:
+        return case
+    early = tuple(fault for fault in case.faults if fault.at <= at)
+    return replace(case, faults=early, seconds=min(case.seconds, max(SHORTEST_RUN_SECONDS, at // TROUBLE_SHARE + 2)))
 
 
 def command(case: Case, faults: str = "all") -> str:

@@ -20,8 +20,9 @@ from miniorch.errors import Conflict, NotFound
 from miniorch.model import Availability
 from miniorch.simulation.chaos import JOBS, USERS, Fault
 from miniorch.simulation.engine import Behaviour, FakeEngine
-from miniorch.simulation.network import BAD, GOOD, POOR, Weather
-from miniorch.simulation.store import FINE, ROUGH
+from miniorch.simulation.loop import salt
+from miniorch.simulation.network import BAD, POOR
+from miniorch.simulation.store import FINE, PARTY, ROUGH
 from miniorch.simulation.world import World
 from miniorch.spec import (
     AppSpec,
@@ -65,12 +66,16 @@ def dockchat(replicas: int = 2, port: int = 5000) -> AppSpec:
 
 
 def with_jobs(app: AppSpec, chance: random.Random) -> AppSpec:
-    """The same with a job that web waits for, tried until it succeeds, and one of two slots that may be given up."""
+    """The same with a job that web waits for, tried until it succeeds, and one of two slots that may be given up.
+
+    Every other time web is stopped where no server answers.
+    """
     setup = ServiceSpec(TaskSpec("setup"), restart=RestartPolicy(Restart.ON_FAILURE, delay_seconds=1.0))
     policy = RestartPolicy(chance.choice(list(Restart)), max_attempts=chance.randint(1, 3))
     report = ServiceSpec(TaskSpec("report"), 2, restart=policy)
     web = app.services["web"]
-    web = replace(web, depends_on={**web.depends_on, "setup": Condition.COMPLETED})
+    task = replace(web.task, stop_after_seconds=chance.choice((0.0, 8.0)))
+    web = replace(web, task=task, depends_on={**web.depends_on, "setup": Condition.COMPLETED})
     return replace(app, services={**app.services, "web": web, "setup": setup, "report": report})
 
 
@@ -99,6 +104,10 @@ def nothing() -> None:
     """The end of a fault that is over at once."""
 
 
+def first_then(owner: object, name: str, bad: object, good: object) -> tuple[Order, Order]:
+    return lambda: setattr(owner, name, bad), lambda: setattr(owner, name, good)
+
+
 class Day:
     """Deploy, break, mend, rest."""
 
@@ -113,20 +122,20 @@ class Day:
         self.wanted = with_rules(with_jobs(dockchat(), world.chance("jobs")), world.chance("rules"))
 
     async def live(self) -> None:
-        world = self.world
+        world, loop = self.world, asyncio.get_running_loop()
         for machine in world.machines.values():
             machine.engine.behave("mongo:7", Behaviour(pull_seconds=4.0, healthy_after_seconds=3.0))
             machine.engine.behave("dockchat-web", Behaviour(pull_seconds=6.0, healthy_after_seconds=0.5))
         for job in JOBS:
             self._let_end(job, exit_code=0)
         async with asyncio.timeout(self.trouble_seconds + 600):
-            world.wire.weather = self.climate
             happening = [asyncio.ensure_future(self._apply())]
             happening += [asyncio.ensure_future(self._label(*pair)) for pair in zip(world.nodes, cycle("abc"))]
             if self.tasks:
                 plain = to_plain(fleet(self.tasks))
                 happening.append(asyncio.ensure_future(world.ask("PUT", f"/v1/apps/{FLEET}", plain)))
-            happening += [asyncio.ensure_future(self._happen(fault)) for fault in self.faults]
+            for fault in self.faults:  # nothing is there of a fault before it begins
+                loop.call_at(loop.time() + fault.at, self._begin, fault, happening)
             await asyncio.sleep(self.trouble_seconds)
             world.mend()
             await ended(*happening)
@@ -145,13 +154,12 @@ class Day:
             if node.availability is Availability.DRAIN:
                 await self._change_node(node.name, {"availability": "active"})
 
-    @property
-    def climate(self) -> Weather:
-        """The network between two storms."""
-        return POOR if any(fault.kind == "weather" for fault in self.faults) else GOOD
+    def _begin(self, fault: Fault, happening: list[asyncio.Task[None]]) -> None:
+        happening.append(asyncio.ensure_future(self._happen(fault)))
 
     async def _happen(self, fault: Fault) -> None:
-        await asyncio.sleep(fault.at)
+        what = fault.describe().partition(": ")[2]
+        self.world.note(what)
         if fault.kind in USERS:
             await self._use(fault)
             return
@@ -162,6 +170,8 @@ class Day:
                 await done
             if order is begin:
                 await asyncio.sleep(fault.seconds)
+        if fault.seconds:
+            self.world.note(f"{what} is over")
 
     async def _use(self, fault: Fault) -> None:
         """What a user does."""
@@ -199,50 +209,52 @@ class Day:
             "loss": (lambda: world.power_off(target), lambda: self._replace_node(target)),
             "pause": (lambda: world.pause(target), lambda: world.go_on(target)),
             "partition": (lambda: world.part(*words), lambda: world.join(*words)),
-            "oneway": (lambda: world.block(*words), lambda: world.unblock(*words)),
-            "reset": (lambda: world.reset(*words), nothing),
-            "clock": (lambda: world.jump_clock(words[0], float(words[1])), nothing),
-            "drift": (lambda: world.drift_clock(words[0], float(words[1])), nothing),
-            "weather": (lambda: setattr(wire, "weather", BAD), lambda: setattr(wire, "weather", self.climate)),
-            "rough": (lambda: setattr(store, "weather", ROUGH), lambda: setattr(store, "weather", FINE)),
-            "full": (lambda: setattr(store, "full", True), lambda: setattr(store, "full", False)),
+            "oneway": (lambda: wire.block(*words), lambda: wire.unblock(*words)),
+            "reset": (lambda: wire.reset(*words), nothing),
+            "clock": (lambda: world.clocks[words[0]].jump(float(words[1])), nothing),
+            "drift": (lambda: world.clocks[words[0]].drift(float(words[1])), nothing),
+            "weather": first_then(wire, "weather", BAD, POOR),
+            "rough": first_then(store, "weather", ROUGH, FINE),
+            "full": first_then(store, "full", True, False),
             "freeze": (store.freeze, store.thaw),
             "elect": (store.change_leader, nothing),
-            "compact": (store.compact_now, nothing),
+            "compact": (lambda: wire.block(PARTY, target), lambda: self._compact(target)),
             "restore": (store.keep, store.restore),
             "fail": (lambda: self._let_end(target, exit_code=1), lambda: self._let_end(target, exit_code=0)),
-            "pull": (lambda: self._registry(target, False), lambda: self._registry(target, True)),
+            "pull": (lambda: self._registry(target, "no such image"), lambda: self._registry(target, "")),
         }
         return orders.get(fault.kind) or self._engine_orders(world.machines[target].engine, fault)
 
     def _engine_orders(self, engine: FakeEngine, fault: Fault) -> tuple[Order, Order]:
         orders: dict[str, tuple[Order, Order]] = {
             "engine": (lambda: engine.restart(fault.seconds, live_restore=fault.seconds > 2.0), nothing),
-            "slow": (lambda: engine.slow(10.0), lambda: engine.slow(1.0)),
-            "refuse": (lambda: engine.refuse(0.5), lambda: engine.refuse(0.0)),
-            "deaf": (lambda: engine.deafen(True), lambda: engine.deafen(False)),
-            "disk": (lambda: engine.fill_disk(True), lambda: engine.fill_disk(False)),
+            "slow": first_then(engine, "slowness", 10.0, 1.0),
+            "refuse": first_then(engine, "refused", 0.5, 0.0),
+            "deaf": first_then(engine, "deaf", True, False),
+            "disk": first_then(engine, "full", True, False),
             "kill": (lambda: self._pick(engine, fault, engine.kill), nothing),
             "sick": (lambda: self._pick(engine, fault, engine.sicken), nothing),
         }
         return orders[fault.kind]
 
+    def _compact(self, server: str) -> None:
+        """What a server has not heard of by now, nobody will tell it any more."""
+        self.world.store.compact_now()
+        self.world.wire.unblock(PARTY, server)
+
     def _let_end(self, job: str, exit_code: int) -> None:
         for machine in self.world.machines.values():
             machine.engine.behave(job, Behaviour(exits_after_seconds=3.0, exit_code=exit_code))
 
-    def _registry(self, image: str, has_it: bool) -> None:
+    def _registry(self, image: str, trouble: str) -> None:
         for machine in self.world.machines.values():
-            if has_it:
-                machine.engine.mend_pull(image)
-            else:
-                machine.engine.fail_pull(image)
+            machine.engine.fail_pull(image, trouble)
 
     def _pick(self, engine: FakeEngine, fault: Fault, order: Callable[[str], object]) -> None:
-        """Give an order about one of the containers that run, chosen by the fault's moment."""
-        running = [box for box in engine.boxes.values() if box.state == "running"]
+        """Give an order about one of the containers that run, chosen by the fault's moment and their slots' names."""
+        running = [box.spec for box in engine.boxes.values() if box.state == "running"]
         if running:
-            order(running[int(fault.at * 100) % len(running)].spec.task)
+            order(min(running, key=lambda spec: salt(f"{fault.at} {spec.name.rsplit('-', 1)[0]}")).task)
 
     async def _change_node(self, node: str, wish: dict[str, Any]) -> None:
         with contextlib.suppress(NotFound):  # it has not joined yet, or was removed

@@ -3,8 +3,8 @@
 The problem: what an agent does when Docker dies in the middle of a `create` cannot be tried a thousand times with
 Docker. The idea: the engine's protocol (`agent/engine.py`) over plain objects. It keeps Docker's habits that matter:
 operations take time; an operation goes on when the caller has died in the middle; containers outlive the agent; one
-task has one container, whoever asks how often. What an image does when it runs is a `Behaviour`; faults are methods:
-`fail_pull`, `kill`, `restart`, `slow`, `refuse`, `fill_disk`.
+task has one container, whoever asks how often. What an image does when it runs is a `Behaviour`; faults are methods
+(`fail_pull`, `kill`, `restart`) and, if they last, attributes (`slowness`, `refused`, `full`).
 
 Who does this for real: Kubernetes' kubemark ("hollow nodes") and Swarm's test executors. Where we differ: the same
 contract suite runs against this and Docker, so that the fake cannot drift away. Next file:
@@ -102,13 +102,11 @@ class FakeEngine:
         self._broken_images: dict[str, str] = {}
         self._subnet: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
         self._down_until = 0.0
-        self._slowness = 1.0
-        self._refused = 0.0
-        self._deaf = self._full = False
         self._listeners: list[asyncio.Event] = []
         self._going_on: dict[asyncio.Task[Any], None] = {}  # work that does not depend on its caller
         self.boxes: dict[str, Box] = {}  # by container id; read by invariants
         self.stirred: Callable[[str], None] = lambda machine: None  # told of every change
+        self.mend()
 
     # Orders for bad days
 
@@ -117,11 +115,8 @@ class FakeEngine:
         self._behaviours[image] = behaviour
 
     def fail_pull(self, image: str, message: str = "no such image") -> None:
-        """Pulls and builds of an image fail until `mend_pull`."""
+        """Pulls and builds of an image fail, until it is told again without a message."""
         self._broken_images[image] = message
-
-    def mend_pull(self, image: str) -> None:
-        self._broken_images.pop(image, None)
 
     def kill(self, task: str) -> bool:
         """The container of a task dies by itself. False if none runs."""
@@ -153,25 +148,12 @@ class FakeEngine:
     def power_on(self) -> None:
         self._down_until = 0.0
 
-    def slow(self, factor: float) -> None:
-        """Everything takes so many times as long. 1: mended."""
-        self._slowness = factor
-
-    def refuse(self, share: float) -> None:
-        """So many requests are answered with a 500, 404 or 409 that trying again may cure."""
-        self._refused = share
-
-    def deafen(self, deaf: bool) -> None:
-        """The stream of events stays open and says nothing; what happens meanwhile is never told."""
-        self._deaf = deaf
-
-    def fill_disk(self, full: bool) -> None:
-        """There is no space for images and new containers."""
-        self._full = full
-
     def mend(self) -> None:
         """All faults that last are over."""
-        self._slowness, self._refused, self._deaf, self._full = 1.0, 0.0, False, False
+        self.slowness = 1.0  # everything takes so many times as long
+        self.refused = 0.0  # this share of requests is answered with a 500, 404 or 409 that trying again may cure
+        self.deaf = False  # the stream of events stays open and says nothing; what happens meanwhile is never told
+        self.full = False  # there is no space for images and new containers
         self._broken_images.clear()
 
     # The protocol of agent/engine.py
@@ -206,8 +188,8 @@ class FakeEngine:
                 progress(f"{what}, {percent} of 100 %")
                 await self._reach(self._behaviour(image).pull_seconds / 2)
             self._need_space(what)
-            if image in self._broken_images:
-                raise EngineError(f"{what} failed: {self._broken_images[image]}")
+            if trouble := self._broken_images.get(image):
+                raise EngineError(f"{what} failed: {trouble}")
             self._images.setdefault(image, f"sha256:{new_id(self._chance, 12)}")
         return self._images[image]
 
@@ -285,7 +267,7 @@ class FakeEngine:
             while True:
                 await bell.wait()
                 bell.clear()
-                if self._deaf:
+                if self.deaf:
                     continue
                 await self._reach(0.01)
                 yield None
@@ -299,14 +281,14 @@ class FakeEngine:
 
     async def _reach(self, seconds: float) -> None:
         """Let an operation take its time, give or take a third. Raises when the engine is away at its end."""
-        await asyncio.sleep(seconds * self._slowness * self._chance.uniform(0.67, 1.33))
+        await asyncio.sleep(seconds * self.slowness * self._chance.uniform(0.67, 1.33))
         if self._clock.monotonic() < self._down_until:
             raise EngineError("the engine does not answer", temporary=True)
-        if self._refused and self._chance.random() < self._refused:
+        if self.refused and self._chance.random() < self.refused:
             raise EngineError(self._chance.choice(REFUSALS), temporary=True)
 
     def _need_space(self, what: str) -> None:
-        if self._full:
+        if self.full:
             raise EngineError(f"{what}: no space left on device", temporary=True)
 
     def _box(self, container: str) -> Box:

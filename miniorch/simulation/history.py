@@ -20,6 +20,7 @@ from miniorch.simulation.invariants import Picture, has_labels_for, is_over, tak
 from miniorch.simulation.sequence import (
     ANewLeaderGrantsGrace,
     Change,
+    NamesLeadToTheirOwn,
     NobodySendsToWhatStops,
     NothingStartsBeforeWhatItNeeds,
     Promise,
@@ -31,7 +32,6 @@ from miniorch.simulation.store import LEADER, RESTORED
 from miniorch.spec import AppSpec, ServiceSpec
 
 KNOWN_SECONDS = 10.0  # after so long who leads knows that a node takes no work
-TO_STOP = ("unhealthy", "cut off")
 REST_SECONDS = 9.5  # an address is not given again for two lifetimes of a DNS answer (10 s, by a clock that may drift)
 AT_MOST, WITHIN_SECONDS = 6, 5.0  # new tasks of a slot that fails
 
@@ -154,11 +154,11 @@ class JobsThatAreOverStayOver(Promise):
 
     def wrote(self, step: Step) -> Iterator[str]:
         for one in step.of("services"):
-            for slot in [
-                slot for slot, last in self._over.items() if slot[0] == one.key and not _stays(last, one.after)
-            ]:
+            gone = [slot for slot, last in self._over.items() if slot[0] == one.key and not _stays(last, one.after)]
+            for slot in gone:
                 del self._over[slot]
-        for one in (one for one in sorted(step.of("tasks"), key=_is_new) if one.after is not None):
+        new_last = sorted(step.of("tasks"), key=lambda one: one.before is None)
+        for one in (one for one in new_last if one.after is not None):
             task: Task = one.after
             slot = (task.service_key, task.slot)
             last = self._over.get(slot, task)
@@ -272,7 +272,8 @@ class WhatShouldRunIsLeftAlone(Promise):
         for box_id, (node, task_id) in list(self._stopped.items()):
             task = world.world.tasks.get(task_id)
             wanted = task is not None and task.desired_state is DesiredState.RUNNING
-            if task is None or not wanted or task.status.health in TO_STOP or task.status.state is TaskState.LOST:
+            reasons = ("unhealthy", "cut off") if task and task.spec.stop_after_seconds else ("unhealthy",)
+            if task is None or not wanted or task.status.health in reasons or task.status.state is TaskState.LOST:
                 del self._stopped[box_id]
             elif at_rest:
                 yield f"{task_id} on {node} was stopped for no reason"
@@ -303,6 +304,7 @@ class History:
             NobodySendsToWhatStops(),
             NothingStartsBeforeWhatItNeeds(),
             ANewLeaderGrantsGrace(),
+            NamesLeadToTheirOwn(),
         )
 
     def wrote(self, step: Step, trusted: bool = True) -> dict[str, list[str]]:
@@ -334,10 +336,6 @@ def _stays(task: Task, service: Service | None) -> bool:
     if service is None or service.removing or task.slot > service.spec.replicas:
         return False
     return is_over(task, service)
-
-
-def _is_new(change: Change) -> bool:
-    return change.before is None
 
 
 def _other_rules(change: Change) -> bool:

@@ -4,7 +4,8 @@ The problem: a cluster that must survive ten minutes of trouble cannot be tested
 failure that depends on which of two threads was faster cannot be seen again. The idea: all that waits in miniorch waits
 through asyncio, so it is enough to replace the loop. When nothing is ready to run, this one does not sleep: it sets its
 clock to the next timer. What is ready at the same moment runs in an order that a seed decides. So one seed is one
-history, and two minutes pass in a fraction of a second.
+history, and two minutes pass in a fraction of a second. All chance (`Chance`) depends on the moment and on who rolls,
+and not on how often others have rolled before: what is left out of a history changes only what depends on it.
 
 A process that is stopped (SIGSTOP) and goes on a minute later with its old beliefs is the worst liar there is. Every
 callback carries the context of who began it, so this loop knows on which machine it runs, and can leave it lying.
@@ -17,11 +18,13 @@ Who does this for real: FoundationDB's simulator, TigerBeetle's VOPR, trio's Moc
 
 import asyncio
 import contextvars
+import functools
 import gc
 import heapq
 import random
 import selectors
 import threading
+import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
@@ -38,6 +41,35 @@ def on_behalf_of(party: str, part: str = "") -> contextvars.Context:
     context.run(PARTY.set, party)
     context.run(PART.set, part)
     return context
+
+
+@functools.lru_cache(10_000)
+def salt(words: str) -> int:
+    """A number for a name, the same in every process; `hash` of text is not, `hash` of numbers is."""
+    return zlib.crc32(words.encode())
+
+
+def mixed(*numbers: float) -> int:
+    """64 bits that tell nothing of what they were made from."""
+    bits = hash(numbers) & 0xFFFFFFFFFFFFFFFF
+    bits = (bits ^ bits >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
+    return bits ^ bits >> 32
+
+
+class Chance(random.Random):
+    """Chance without memory: the n-th roll of a name at a moment, whatever was rolled before that moment."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        super().__init__(0)
+        self._salt = salt(f"{seed} {name}")
+        self._loop = asyncio.get_running_loop()
+        self._at, self._rolled = -1.0, 0
+
+    def random(self) -> float:
+        now = self._loop.time()
+        self._rolled = self._rolled + 1 if now == self._at else 1
+        self._at = now
+        return (mixed(self._salt, now, self._rolled) >> 11) / 0x20000000000000
 
 
 class SimulationError(Exception):
@@ -73,16 +105,16 @@ class _Call:
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """asyncio on virtual time. With `chance`, callbacks that are ready together run in shuffled order."""
+    """asyncio on virtual time. With a seed, callbacks that are ready together run in shuffled order."""
 
-    def __init__(self, chance: random.Random | None = None) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self.end = float("inf")
         self.before_time_passes: Callable[[], None] = lambda: None  # everything that can happen now has happened
         self.failures: list[BaseException] = []  # exceptions that nobody was there to receive
         self._now = 0.0
         self._timers: list[tuple[float, int, _Call]] = []  # by moment, then in the order they were set
         self._set = 0
-        self._chance = chance
+        self._seed = seed
         self._home = threading.get_ident()
         self._frozen: dict[str, list[_Call]] = {}  # party -> what it would have done meanwhile
         super().__init__(_Selector())
@@ -128,8 +160,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 ready.append(timer)
         batch = list(ready)
         ready.clear()
-        if self._chance is not None and len(batch) > 1:
-            self._chance.shuffle(batch)
+        if self._seed is not None and len(batch) > 1:
+            batch = self._shuffled(self._seed, batch)
         for call in batch:
             if self._frozen and (party := call._context.get(PARTY, "")) in self._frozen:
                 self._frozen[party].append(call)
@@ -138,6 +170,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                     call._context.run(call._callback, *call._args)
                 except Exception as error:
                     self.failures.append(error)
+
+    def _shuffled(self, seed: int, batch: list[_Call]) -> list[_Call]:
+        """The order of two calls depends on nothing but the moment and how many of their own machines came before."""
+        before: dict[str, int] = {}
+        ranked: list[tuple[int, int, _Call]] = []
+        for call in batch:
+            party = call._context.get(PARTY, "")
+            before[party] = count = before.get(party, 0) + 1
+            ranked.append((mixed(seed, self._now, salt(party), count), len(ranked), call))
+        return [call for _, _, call in sorted(ranked)]
 
     def _let_time_pass(self) -> None:
         if not self._timers:
@@ -160,8 +202,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise SimulationError("the simulation has no processes")
 
-    async def subprocess_shell(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise SimulationError("the simulation has no processes")
+    subprocess_shell = subprocess_exec
 
     def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.failures.append(context.get("exception") or SimulationError(context["message"]))
@@ -229,7 +270,7 @@ def run(main: Coroutine[Any, Any, T], *, seed: int | None = None, until: float =
 
     Raises `SimulationError` on a deadlock, after `until` virtual seconds, or if a task failed unseen.
     """
-    loop = VirtualLoop(None if seed is None else random.Random(seed))
+    loop = VirtualLoop(seed)
     loop.end = until
     asyncio.set_event_loop(loop)
     collecting = gc.isenabled()

@@ -58,8 +58,9 @@ BAD = Weather((0.001, 0.5), 0.1, 0.1, late_requests=0.1, repeated_requests=0.05,
 class Wire:
     """All cables between parties (machines, the user, the store), and the servers that answer at their ends."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+    def __init__(self, chance: Callable[[str], random.Random]) -> None:
+        """`chance` is asked for a generator for each link in each direction."""
+        self.chance = functools.cache(chance)
         self.weather = GOOD
         self._handlers: dict[str, Handlers] = {}
         self._serving: dict[str, dict[asyncio.Task[Any], str]] = {}  # server -> its work and for whom that is
@@ -108,15 +109,9 @@ class Wire:
 
     async def travel(self, source: str, target: str) -> None:
         """Until a message has arrived."""
-        await asyncio.sleep(self._chance.uniform(*self.weather.delay_seconds))
+        await asyncio.sleep(self.chance(f"{source} {target}").uniform(*self.weather.delay_seconds))
         while not self.may_pass(source, target):
             await self._blocked[source, target].wait()
-
-    def late_seconds(self) -> float:
-        return self._chance.uniform(0.0, LATE_SECONDS)
-
-    def chance_of(self, rate: float) -> bool:
-        return rate > 0 and self._chance.random() < rate
 
 
 class SimTransport:
@@ -131,6 +126,7 @@ class SimTransport:
         caller: Caller | None = None,
     ) -> None:
         self._wire = wire
+        self._chance = wire.chance(f"{party} {server}")
         self._party = party
         self._server = server
         self._timeout = timeout_seconds
@@ -147,19 +143,19 @@ class SimTransport:
     async def _exchange(self, method: str, path: str, sent: Any) -> Any:
         wire, weather = self._wire, self._wire.weather
         await self._connect()
-        if wire.chance_of(weather.lost_requests):
+        if self._may(weather.lost_requests):
             raise Unreachable(f"{self._server} does not answer (the request was lost)")
-        if wire.chance_of(weather.late_requests):
+        if self._may(weather.late_requests):
             self._serve(self._late(method, path, sent))
             raise Unreachable(f"{self._server} does not answer (the request is late)")
         work = self._serve(dispatch(wire.handlers(self._server), method, path, sent, self._caller, _answer))
-        if wire.chance_of(weather.repeated_requests):
+        if self._may(weather.repeated_requests):
             self._serve(self._late(method, path, sent))
         await over(work)
         if work.cancelled():
             raise self._broken_off()
         await wire.travel(self._server, self._party)
-        if self.cut or wire.chance_of(weather.lost_answers):
+        if self.cut or self._may(weather.lost_answers):
             raise self._broken_off()
         try:
             return work.result()
@@ -167,7 +163,7 @@ class SimTransport:
             raise _received(error) from None
 
     async def _late(self, method: str, path: str, body: Any) -> None:
-        await asyncio.sleep(self._wire.late_seconds())
+        await asyncio.sleep(self._chance.uniform(0.0, LATE_SECONDS))
         await dispatch(self._wire.handlers(self._server), method, path, body, self._caller)
 
     async def stream(self, path: str) -> AsyncGenerator[Any, None]:
@@ -184,7 +180,7 @@ class SimTransport:
                     raise _received(error)
                 if item is None:
                     return
-                if self.cut or wire.chance_of(wire.weather.broken_streams):
+                if self.cut or self._may(wire.weather.broken_streams):
                     raise self._broken_off()
                 yield item
         finally:
@@ -213,9 +209,12 @@ class SimTransport:
     async def _connect(self) -> None:
         """Until the first packet has arrived. Into a silent direction some connections fail at once, others wait."""
         may = self._wire.may_pass(self._party, self._server) and self._wire.may_pass(self._server, self._party)
-        if self.cut or (not may and self._wire.chance_of(0.5)):
+        if self.cut or (not may and self._may(0.5)):
             raise Unreachable(f"{self._server} does not answer (no way there)")
         await self._wire.travel(self._party, self._server)
+
+    def _may(self, rate: float) -> bool:
+        return rate > 0 and self._chance.random() < rate
 
     def _serve(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self._wire.serve(self._server, self._party, work)

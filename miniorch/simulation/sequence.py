@@ -162,5 +162,24 @@ class ANewLeaderGrantsGrace(Promise):
                 yield f"{self._name} called {after.name} {after.state.value} when it had led for {led:.1f} s"
 
 
+class NamesLeadToTheirOwn(Promise):
+    """Who gets an address is known by the names of its own service and by no other: DNS answers, and proxies send,
+    as the endpoints say.
+    """
+
+    def __init__(self) -> None:
+        self._named: dict[str, set[str]] = {}  # address -> services
+
+    def wrote(self, step: Step) -> Iterator[str]:
+        for one in step.of("endpoints"):
+            for backend in one.before.backends if one.before else ():
+                self._named[backend.address].discard(one.key)
+            for backend in one.after.backends if one.after else ():
+                self._named.setdefault(backend.address, set()).add(one.key)
+        for task in (one.after for one in step.of("tasks") if one.after and one.after.live):
+            for key in sorted(self._named.get(task.status.address, set()) - {task.service_key}):
+                yield f"{task.id} has {task.status.address}, which the names of {key} lead to"
+
+
 def _takes_traffic(task: Task) -> bool:
     return task.status.state is TaskState.RUNNING and task.desired_state is DesiredState.RUNNING

@@ -45,7 +45,7 @@ class StoreWeather:
 
 
 FINE = StoreWeather()
-ROUGH = StoreWeather((0.0, 0.3), unreachable=0.02, unknown=0.05)
+ROUGH = StoreWeather((0.0, 0.3), unreachable=0.2, unknown=0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +60,12 @@ class Record:
     leader: Entry | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    now: dict[str, Entry]
-    revision: int
-    leases: tuple[tuple[int, float, tuple[str, ...]], ...]
-
-
 class SharedStore(MemoryStore):
     """What really stands in the store. Faults that all servers feel are methods."""
 
     def __init__(self, chance: random.Random, wire: Wire) -> None:
         super().__init__()
-        self._chance = chance
+        self.chance = chance
         self.wire = wire
         self.weather = FINE
         self.incarnation = 0  # grows when an older state comes back
@@ -82,7 +75,7 @@ class SharedStore(MemoryStore):
         self._awake = asyncio.Event()
         self._awake.set()
         self._waiting: dict[asyncio.Future[bool], None] = {}  # for an answer, over a connection that may break
-        self._kept: _Kept | None = None
+        self._kept: tuple[dict[str, Entry], int, list[tuple[int, float, list[str]]]] | None = None  # leases last
 
     # Faults
 
@@ -107,24 +100,25 @@ class SharedStore(MemoryStore):
 
     def keep(self) -> None:
         """Take the snapshot that `restore` brings back."""
-        held = tuple((number, one.seconds, tuple(sorted(one.keys))) for number, one in self._leases._leases.items())
-        self._kept = _Kept(dict(self._now), self.head, held)
+        held = [(number, one.seconds, sorted(one.keys)) for number, one in self._leases._leases.items()]
+        self._kept = dict(self._now), self.head, held
 
     def restore(self) -> None:
         """As at the last `keep`: the revision is lower than before, and all that was written since is gone."""
         kept, self._kept = self._kept, None
         if kept is None:
             return
+        now, revision, leases = kept
         self._leases.close()
         self._leases = Leases(self._end)
-        for number, seconds, keys in kept.leases:
+        for number, seconds, keys in leases:
             on_behalf_of(PARTY).run(self._grant_again, number, seconds, keys)
-        self._now, self._sorted, self._history = kept.now, sorted(kept.now), History(kept.revision)
+        self._now, self._sorted, self._history = now, sorted(now), History(revision)
         self.incarnation += 1
         for listener in self.listeners:
             listener.ring()
 
-    def _grant_again(self, number: int, seconds: float, keys: tuple[str, ...]) -> None:
+    def _grant_again(self, number: int, seconds: float, keys: list[str]) -> None:
         self._leases.add(number, seconds)
         for key in keys:
             self._leases.attach(key, number)
@@ -165,10 +159,7 @@ class SharedStore(MemoryStore):
         return self._now.get(LEADER)
 
     def chance_of(self, rate: float) -> bool:
-        return rate > 0 and self._chance.random() < rate
-
-    def seconds(self, least: float, most: float) -> float:
-        return self._chance.uniform(least, most)
+        return rate > 0 and self.chance.random() < rate
 
     def _write(self, operations: Sequence[Operation]) -> int:
         writer, part, leader_when_sent = WRITER.get((PARTY, "lease", None))
@@ -192,7 +183,7 @@ class SharedStore(MemoryStore):
             listener.close()
 
     async def _pause(self) -> None:
-        await asyncio.sleep(self._chance.uniform(*self.weather.delay_seconds))
+        await asyncio.sleep(self.chance.uniform(*self.weather.delay_seconds))
 
 
 def _loop() -> VirtualLoop:
@@ -273,7 +264,7 @@ class SimStore:
             raise self._lost() if writes and arrived else Unreachable("the store does not answer") from None
 
     async def _later(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        await asyncio.sleep(self._shared.seconds(0.0, LATE_SECONDS))
+        await asyncio.sleep(self._shared.chance.uniform(0.0, LATE_SECONDS))
         return await work()
 
     async def _travel(self, source: str, target: str) -> None:

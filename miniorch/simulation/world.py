@@ -28,7 +28,7 @@ from miniorch.server import DEFAULT_POOL, Server
 from miniorch.servers import OneOf
 from miniorch.simulation.engine import FakeEngine
 from miniorch.simulation.invariants import AT_REST
-from miniorch.simulation.loop import VirtualClock, VirtualLoop, on_behalf_of
+from miniorch.simulation.loop import Chance, VirtualClock, VirtualLoop, on_behalf_of
 from miniorch.simulation.machine import Machine
 from miniorch.simulation.network import GOOD, SimTransport, Wire
 from miniorch.simulation.store import FINE, PARTY, SharedStore, SimStore
@@ -51,7 +51,7 @@ class World(Witness):
 
     def __init__(self, seed: int, nodes: int = 1, engine: type[FakeEngine] = FakeEngine, servers: int = 1) -> None:
         self.seed = seed
-        self.wire = Wire(self.chance("network"))
+        self.wire = Wire(self.chance)
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.servers = [f"server{number}" for number in range(1, servers + 1)]
         self.clocks = {machine: VirtualClock() for machine in (*self.nodes, *self.servers)}
@@ -61,13 +61,12 @@ class World(Witness):
         self._running: dict[str, asyncio.Task[None]] = {}  # process -> its life
         self._lines: dict[str, list[SimTransport]] = {}  # process -> its cables
         self._fallen: list[tuple[str, BaseException | None]] = []  # processes that ended by themselves
-        self._starts = 0
         self._paused: dict[str, None] = {}
         self._off: dict[str, None] = {}  # nodes without power
 
     def chance(self, name: str) -> random.Random:
-        """A generator of its own for each part, so that one part's rolls do not shift another's."""
-        return random.Random(f"{self.seed} {name}")
+        """A generator of its own for each part."""
+        return Chance(self.seed, name)
 
     @property
     def processes(self) -> list[str]:
@@ -135,8 +134,7 @@ class World(Witness):
         if process in self._running or machine in self._off:
             return
         self.note(f"{process} starts")
-        self._starts += 1
-        chance = self.chance(f"{process}, start {self._starts}")
+        chance = self.chance(process)
         life = self._serve(process, chance) if process in self.servers else self._live(process, chance)
         context = on_behalf_of(machine, "loops")
         task = asyncio.get_running_loop().create_task(life, name=process, context=context)
@@ -176,40 +174,19 @@ class World(Witness):
             del self._paused[machine]
             self._loop.thaw(machine)
 
-    def block(self, source: str, target: str) -> None:
-        """One direction is silent: requests arrive and answers do not, or the reverse."""
-        self.note(f"nothing of {source} reaches {target}")
-        self.wire.block(source, target)
-
-    def unblock(self, source: str, target: str) -> None:
-        self.note(f"{source} reaches {target} again")
-        self.wire.unblock(source, target)
-
     def part(self, one: str, other: str) -> None:
-        self.block(one, other)
-        self.block(other, one)
+        """Requests do not arrive, nor do answers."""
+        self.wire.block(one, other)
+        self.wire.block(other, one)
 
     def join(self, one: str, other: str) -> None:
-        self.unblock(one, other)
-        self.unblock(other, one)
+        self.wire.unblock(one, other)
+        self.wire.unblock(other, one)
 
     def cut(self, node: str, away: bool) -> None:
         """Pull a node's cable to all servers, or plug it in again."""
         for server in self.servers:
             (self.part if away else self.join)(node, server)
-
-    def reset(self, one: str, other: str) -> None:
-        """Every stream and request between the two ends now."""
-        self.note(f"all connections between {one} and {other} break off")
-        self.wire.reset(one, other)
-
-    def jump_clock(self, machine: str, seconds: float) -> None:
-        self.note(f"the clock of {machine} jumps by {seconds:g} s")
-        self.clocks[machine].jump(seconds)
-
-    def drift_clock(self, machine: str, share: float) -> None:
-        self.note(f"the clock of {machine} runs {share:+.1%} faster")
-        self.clocks[machine].drift(share)
 
     def mend(self) -> None:
         """Everything works from now on, and every process runs. Clocks stay as they are."""

@@ -41,7 +41,7 @@ async def test_image_that_cannot_be_had_is_an_error_and_comes_back(engine: FakeE
     with pytest.raises(EngineError, match="no such host") as caught:
         await engine.pull("web", lambda line: None)
     assert not caught.value.temporary
-    engine.mend_pull("web")
+    engine.fail_pull("web", "")
     assert (await engine.pull("web", lambda line: None)).startswith("sha256:")
 
 
@@ -134,7 +134,7 @@ async def test_change_is_told_to_who_listens(engine: FakeEngine) -> None:
 async def test_slow_engine_takes_so_many_times_as_long(engine: FakeEngine) -> None:
     await started(engine)
     clock = VirtualClock()
-    engine.slow(100.0)
+    engine.slowness = 100.0
     began = clock.monotonic()
     await engine.containers()
     assert clock.monotonic() - began > 1.0
@@ -146,24 +146,24 @@ async def test_slow_engine_takes_so_many_times_as_long(engine: FakeEngine) -> No
 
 async def test_refused_requests_may_be_repeated_and_have_done_nothing(engine: FakeEngine) -> None:
     image = await engine.pull("web", lambda line: None)
-    engine.refuse(1.0)
+    engine.refused = 1.0
     with pytest.raises(EngineError, match=r"500|404|409") as caught:
         await engine.create(spec(image))
     assert caught.value.temporary
-    engine.refuse(0.0)
+    engine.refused = 0.0
     assert await engine.containers() == []
 
 
 async def test_full_disk_refuses_new_images_and_containers_and_keeps_what_runs(engine: FakeEngine) -> None:
     await started(engine)
     image = await engine.pull("web", lambda line: None)
-    engine.fill_disk(True)
+    engine.full = True
     with pytest.raises(EngineError, match="no space left"):
         await engine.pull("other", lambda line: None)
     with pytest.raises(EngineError, match="no space left"):
         await engine.create(spec(image, "t2"))
     assert [one.running for one in await engine.containers()] == [True]
-    engine.fill_disk(False)
+    engine.full = False
     await engine.create(spec(image, "t2"))
 
 
@@ -183,10 +183,10 @@ async def test_events_of_a_deaf_engine_are_lost_for_ever(engine: FakeEngine) -> 
     changes = engine.changes()
     soon = asyncio.ensure_future(anext(changes))
     await asyncio.sleep(1)
-    engine.deafen(True)
+    engine.deaf = True
     await started(engine)
     await asyncio.sleep(1)
-    engine.deafen(False)
+    engine.deaf = False
     await asyncio.sleep(10)
     assert not soon.done()
     engine.kill("t1")

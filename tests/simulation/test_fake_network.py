@@ -33,7 +33,7 @@ def seed() -> int:
 
 @pytest.fixture
 def wire(seed: int) -> Wire:
-    return Wire(random.Random(seed))
+    return Wire(lambda link: random.Random(f"{seed} {link}"))
 
 
 @pytest.fixture

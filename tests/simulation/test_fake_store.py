@@ -20,7 +20,7 @@ pytestmark = pytest.mark.virtual(seed=1)
 
 def made(seed: int) -> SharedStore:
     chance = random.Random(seed)
-    return SharedStore(chance, Wire(chance))
+    return SharedStore(chance, Wire(lambda link: chance))
 
 
 @pytest.fixture

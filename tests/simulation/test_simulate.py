@@ -93,12 +93,12 @@ def test_one_case_is_one_history_in_every_process_and_on_every_python(tmp_path: 
 
 
 def test_faults_are_drawn_by_kind_so_that_fewer_kinds_and_fewer_seconds_shift_nothing() -> None:
-    scene = Case(0).scene()
-    everything = draw(17, KINDS, scene, 300.0)
+    long, short = Case(17, seconds=420.0), Case(17, seconds=225.0)
+    everything = draw(long, KINDS)
     assert {fault.kind for fault in everything} <= {*KINDS, *USERS}
-    assert [fault for fault in everything if fault.kind in ("crash", *USERS)] == list(draw(17, ["crash"], scene, 300.0))
-    early = [fault for fault in everything if fault.at < 90.0]
-    assert [(fault.at, fault.kind, fault.target) for fault in draw(17, KINDS, scene, 90.0)] == [
+    assert [fault for fault in everything if fault.kind in ("crash", *USERS)] == list(draw(long, ["crash"]))
+    early = [fault for fault in everything if fault.at < short.trouble_seconds]
+    assert [(fault.at, fault.kind, fault.target) for fault in draw(short, KINDS)] == [
         (fault.at, fault.kind, fault.target) for fault in early
     ]
     assert all(fault.at + fault.seconds <= 300.01 for fault in everything)
@@ -138,7 +138,7 @@ def test_interrupted_run_tells_what_was_so_far() -> None:
 
 
 def test_every_kind_of_fault_is_drawn_within_a_hundred_seeds() -> None:
-    drawn = {fault.kind for seed in range(100) for fault in draw(seed, KINDS, Case(0).scene(), 180.0)}
+    drawn = {fault.kind for seed in range(100) for fault in draw(Case(seed), KINDS)}
     assert drawn == {*KINDS, *USERS}
 
 
@@ -206,6 +206,8 @@ def test_what_makes_no_sense_is_refused_with_a_remedy(words: tuple[str, ...], sa
 @pytest.mark.parametrize(
     ("case", "said"),
     [
+        ('{"seed": "3"}', 'Case.seed: wants int, got "3"'),
+        ('{"faults": [{"at": "1", "kind": "kill"}]}', 'Case.faults[0].at: wants float, got "1"'),
         ('{"nodes": 0}', "nodes wants 1 to 4000, got 0"),
         ('{"servers": 0}', "servers wants 1 to 99, got 0"),
         ('{"seconds": -60}', "seconds wants 1 to 1000000, got -60"),
@@ -214,13 +216,30 @@ def test_what_makes_no_sense_is_refused_with_a_remedy(words: tuple[str, ...], sa
         ('{"faults": [{"at": 20, "kind": "kill", "target": "node9"}]}', 'faults[0].target wants something like "node'),
         ('{"faults": [{"at": 20, "kind": "crash", "target": "agent"}]}', 'got "agent"'),
         ('{"faults": [{"at": 20, "kind": "clock", "target": "node1 soon"}]}', 'got "node1 soon"'),
-        ('{"faults": [{"at": 2000, "kind": "compact"}]}', "faults[0] wants at from 0 to 180 "),
+        ('{"faults": [{"at": 2000, "kind": "compact"}]}', "faults[0] wants at from 0 to less than 180 "),
         ('{"faults": [{"at": 1, "kind": "freeze", "seconds": -1}]}', "got 1 and -1"),
     ],
 )
 def test_case_that_cannot_be_run_is_refused_with_the_place_and_what_would_be_right(case: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         check(from_plain(Case, {"seed": 3, **json.loads(case)}))
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (
+            '{"seed": 3, "fautls": []}',
+            '--case -: Case: there is no key "fautls"; did you mean faults? There are seed, nodes, servers, seconds, ',
+        ),
+        (
+            '{"seed": 3, "faults": [{"at": 1, "kind": "freeze"}, {"at": 2, "kind": "kill", "on": "node1"}]}',
+            '--case -: Case.faults[1]: there is no key "on". There are at, kind, target and seconds',
+        ),
+    ],
+)
+def test_case_with_an_unknown_key_is_refused_with_its_file_the_key_and_what_there_is(case: str, said: str) -> None:
+    assert said in simulate("--case", "-", code=2, stdin=case)
 
 
 def test_case_that_cannot_be_run_is_refused_with_its_file() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
 
 import pytest
 
-from miniorch.simulation.loop import EPOCH, SimulationError, VirtualClock, VirtualLoop, on_behalf_of, run
+from miniorch.simulation.loop import EPOCH, Chance, SimulationError, VirtualClock, VirtualLoop, on_behalf_of, run
 
 
 def test_hours_pass_in_no_time_and_timers_fire_in_order() -> None:
@@ -59,6 +60,60 @@ def test_a_seed_is_an_order_and_another_seed_another() -> None:
     assert order(7) == order(7)
     assert order(7) != order(8)
     assert sorted(order(7)) == list(range(20))
+
+
+@pytest.mark.virtual
+async def test_chance_depends_on_who_rolls_and_when_and_not_on_earlier_rolls() -> None:
+    one, other = Chance(1, "node1"), Chance(1, "node1")
+    for _ in range(7):
+        one.random()
+    await asyncio.sleep(1)
+    rolled = [one.random() for _ in range(1000)]
+    assert rolled == [other.random() for _ in range(1000)]
+    assert rolled[:5] != [Chance(1, "node2").random() for _ in range(5)]
+    assert rolled[:5] != [Chance(2, "node1").random() for _ in range(5)]
+
+
+@pytest.mark.virtual
+async def test_chance_is_fair() -> None:
+    """Over many rolls at one moment, and over the first rolls of many moments."""
+    one = Chance(1, "node1")
+    at_once = [one.random() for _ in range(10_000)]
+    first = []
+    for _ in range(10_000):
+        await asyncio.sleep(0.01)
+        first.append(one.random())
+    for rolled in (at_once, first):
+        shares = [sum(int(roll * 10) == tenth for roll in rolled) for tenth in range(10)]
+        assert min(shares) > 850, shares
+        rising = sum(before < after for before, after in itertools.pairwise(rolled))
+        assert 4800 < rising < 5200
+
+
+def order_of(machine: str, others: int) -> list[int]:
+    """In which the three tasks of a machine go on at one moment, when others want to as well."""
+    seen: list[int] = []
+
+    async def main() -> None:
+        async def step(own: bool, number: int) -> None:
+            await asyncio.sleep(1.0)
+            if own:
+                seen.append(number)
+
+        loop = asyncio.get_running_loop()
+        parties = [f"node{number}" for number in range(9, 9 + others)] + [machine] * 8
+        tasks = [
+            loop.create_task(step(party == machine, number), context=on_behalf_of(party))
+            for number, party in enumerate(parties)
+        ]
+        await asyncio.gather(*tasks)
+
+    run(main(), seed=3)
+    return [number - others for number in seen]
+
+
+def test_order_of_what_a_machine_does_at_a_moment_does_not_depend_on_the_others() -> None:
+    assert order_of("node1", 0) == order_of("node1", 5) != sorted(order_of("node1", 0))
 
 
 @pytest.mark.virtual

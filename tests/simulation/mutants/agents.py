@@ -141,7 +141,7 @@ def told_to_stop_is_taken_for_stopped(right: Any, task: Task, container: Contain
     return right(task, container and replace(container, running=False, exit_code=0))
 
 
-@mutant("engine,deaf,refuse", at=(Executor, "failed"))
+@mutant("engine,deaf,refuse", Case(0, nodes=1, servers=1, seconds=150.0), at=(Executor, "failed"))
 def an_engine_that_is_away_means_failed(right: Any, self: Executor, action: Any, error: EngineError) -> bool:
     """An error of the engine that trying again would cure ends the task."""
     return right(self, action, EngineError(error.message))

@@ -16,7 +16,9 @@ from miniorch.api.handlers import Handlers, StatusReport
 from miniorch.api.nodes import Nodes
 from miniorch.api.writing import Writing
 from miniorch.codec import from_plain
+from miniorch.controllers.cache import Cache
 from miniorch.controllers.liveness import Liveness
+from miniorch.controllers.queue import Key, WorkQueue
 from miniorch.model import Cluster, DesiredState, Task, TaskState
 from miniorch.simulation.chaos import Case
 from miniorch.simulation.store import LEADER, SimStore
@@ -169,7 +171,7 @@ def no_grace() -> Iterator[None]:
 @mutant("crash,partition")
 def unready_nodes_get_tasks() -> Iterator[None]:
     """A node that is silent is as good as any other."""
-    with instead(filters.Ready, "passes", lambda *_: True):
+    with instead(filters.FILTERS[0], "passes", lambda *_: True):  # "ready"
         yield
 
 
@@ -192,10 +194,31 @@ def how_long_a_task_ran_is_read_from_two_clocks() -> Iterator[None]:
         yield
 
 
+@mutant("rough", at=(WorkQueue, "failed"))
+def a_key_that_failed_is_never_tried_again(right: Any, self: WorkQueue, key: Key) -> None:
+    """What could not be written, because the store was away, waits for the next change of the same thing."""
+
+
+@mutant("compact,restore,kill")
+def a_cache_that_is_listed_anew_keeps_what_is_gone() -> Iterator[None]:
+    """Who missed changes reads all that there is, and forgets nothing of what is not there any more."""
+    right = Cache._load
+
+    async def load(self: Cache, store: Any, on_change: Any) -> None:
+        self._drop = lambda path, on_change: None  # type: ignore[method-assign]
+        try:
+            await right(self, store, on_change)
+        finally:
+            del self._drop
+
+    with instead(Cache, "_load", load):
+        yield
+
+
 @mutant("none")
 def drained_nodes_get_tasks() -> Iterator[None]:
     """A node that is to be emptied is as good as any other."""
-    with instead(filters.Available, "passes", lambda *_: True):
+    with instead(filters.FILTERS[1], "passes", lambda *_: True):  # "drain"
         yield
 
 
