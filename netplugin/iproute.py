@@ -17,7 +17,7 @@ from netplugin.topology import LABEL, TABLE, Topology
 
 COMMAND_SECONDS = 10.0
 DEFAULT_MTU = 1450
-COMMENT = ("-m", "comment", "--comment", "miniorch")
+GATES = "MINIORCH"  # chains of iptables with this beginning are ours
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 Link = Mapping[str, Any]
 
@@ -60,12 +60,18 @@ def found(wanted: Topology | None, seen: Iterable[Link] | None = None) -> Snapsh
     return held
 
 
-def listed_rules() -> Snapshot:
+def listed_rules(family: str = "ip") -> Snapshot:
     """Our table as nft lists it; empty if there is none."""
     try:
-        return verify.rules(command(["nft", "-s", "list", "table", "ip", TABLE]))
+        return verify.rules(command(["nft", "-s", "list", "table", family, TABLE]))
     except MiniorchError:
         return {}
+
+
+def fences() -> Snapshot:
+    """The rules at containers' devices (`netplugin/isolation.py`), without the line of the hook."""
+    listed = listed_rules("netdev")
+    return {what.replace("chain", "fence"): rules[1:] for what, rules in listed.items()}
 
 
 def wanted_rules(ruleset: str) -> Snapshot:
@@ -77,18 +83,22 @@ def wanted_rules(ruleset: str) -> Snapshot:
 def gates(wanted: Topology) -> list[tuple[str, ...]]:
     """What lets the pool through whatever Docker or an administrator has closed: a chain of iptables, and a rule.
 
-    An accept in our own table would not help.
+    An accept in our own table would not help. Chains of our own hold the rules, since a comment at a rule is one more
+    look at each packet. Of rules that are put in from the top, the commonest comes last.
     """
-    pool, accept = wanted.container_pool, (*COMMENT, "-j", "ACCEPT")
+    pool, accept = wanted.container_pool, ("-j", "ACCEPT")
     rules: list[tuple[str, ...]] = []
     forward = "DOCKER-USER" if chain("DOCKER-USER") else "FORWARD"
     if forward == "DOCKER-USER" or "-P FORWARD DROP" in chain("FORWARD"):
-        rules += [(forward, "-s", pool, *accept), (forward, "-d", pool, *accept)]
+        ours = f"{GATES}-FORWARD"
+        rules += [(ours, "-s", pool, *accept), (ours, "-d", pool, *accept), (forward, "-j", ours)]
     if "-P INPUT DROP" in chain("INPUT"):
+        ours = f"{GATES}-INPUT"
         for protocol in ("udp", "tcp"):  # DNS, asked by containers
-            rules.append(("INPUT", "-s", pool, "-d", wanted.pool_address, "-p", protocol, "--dport", "53", *accept))
+            rules.append((ours, "-s", pool, "-d", wanted.pool_address, "-p", protocol, "--dport", "53", *accept))
         if wanted.overlay:  # from whom, says our own table
-            rules.append(("INPUT", "-p", "udp", "--dport", str(PORT), *accept))
+            rules.append((ours, "-p", "udp", "--dport", str(PORT), *accept))
+        rules.append(("INPUT", "-j", ours))
     return rules
 
 
@@ -99,7 +109,7 @@ def has_gate(gate: tuple[str, ...]) -> bool:
 
 def forwarding(wanted: Topology) -> tuple[Snapshot, Snapshot]:
     """What a packet of a container needs before our own table is asked: as it should be, and as it is."""
-    there = {" ".join(word for word in gate if word not in COMMENT): has_gate(gate) for gate in gates(wanted)}
+    there = {" ".join(gate): has_gate(gate) for gate in gates(wanted)}
     there["ip_forward 1"] = IP_FORWARD.read_text().strip() == "1"
     return {"forwarding": tuple(there)}, {"forwarding": tuple(words for words, held in there.items() if held)}
 

@@ -104,6 +104,30 @@ def admission(table: str, address: str, networks: Networks) -> str:
     return "\n".join([*lines, ""])
 
 
+def fence(address: str) -> tuple[str, ...]:
+    """What a container may send at all: packets with its own address, and ARP."""
+    return (f"ip saddr {IPv4Address(address)} accept", "meta protocol arp accept", "drop")
+
+
+def fenced(table: str, device: str, address: str) -> str:
+    """Sets up a container's fence, where its frames come into the node: nobody else's packets are asked.
+
+    The device's rp_filter would come too late. By then a forged packet counts as one of the other's connection, those
+    for a connected UDP socket of the node pass, and it loses against Ubuntu's net.ipv4.conf.all.rp_filter=2.
+    """
+    chain = f"netdev {table} {device}"
+    lines = [
+        f"add table netdev {table}",
+        f"add chain {chain} {{ type filter hook ingress device {device} priority 0; }}",
+    ]
+    return "\n".join([*lines, f"flush chain {chain}", *(f"add rule {chain} {rule}" for rule in fence(address)), ""])
+
+
+def unfenced(table: str, device: str) -> str:
+    """Takes a fence away; fine if there is none. Some kernels do that by themselves when the device goes."""
+    return f"add table netdev {table}\nadd chain netdev {table} {device}\ndelete chain netdev {table} {device}\n"
+
+
 _STRANGER = (f'iifname "{DEVICE}" drop', "goto refuse")
 
 

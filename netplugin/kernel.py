@@ -7,7 +7,7 @@ so crosses the node's routing, where connection tracking sees both directions.
 
 Who does this for real: Calico. Where we differ: 169.254.1.1 really exists on `lo`, since proxy ARP alone stays silent
 on a machine without a default route. Every call is idempotent and the kernel is the only state: whatever we make is
-marked (`mo`/`mc` names, route protocol 109, address label, iptables comment), so `undo` needs no memory. All that is
+marked (`mo`/`mc` names, route protocol 109, address label, chains of iptables), so `undo` needs no memory. All that is
 not a container's is compared first (`netplugin/verify.py`), and only what differs is changed.
 
 Methods block for some milliseconds and are thread-safe. Each line says which command it equals. Next file:
@@ -32,10 +32,12 @@ from miniorch.errors import Conflict, MiniorchError
 from netplugin.conntrack import forget_udp
 from netplugin.iproute import (
     DEFAULT_MTU,
+    GATES,
     IP_FORWARD,
     batch,
     chain,
     command,
+    fences,
     forwarding,
     found,
     gates,
@@ -45,10 +47,11 @@ from netplugin.iproute import (
     underlay_mtu,
     wanted_rules,
 )
+from netplugin.isolation import fence, fenced, unfenced
 from netplugin.nft import Nft
 from netplugin.overlay import ROUTE_PROTOCOL, Snapshot
 from netplugin.topology import CABLES, TABLE, Topology
-from netplugin.verify import Difference, commands, compare
+from netplugin.verify import Difference, commands, compare, foreign
 
 OURS = re.compile(r"m[oc][0-9a-f]{8}")
 CONTAINER = re.compile(r"route \S+/32")
@@ -115,13 +118,26 @@ class Kernel:
         """Compare and correct until nothing is left to do."""
         said = ""
         for _ in range(ROUNDS):
-            held = {what: how for what, how in found(topology).items() if not CONTAINER.fullmatch(what)}
-            left = compare(wanted, held)
+            seen = found(topology)
+            routes = {what: seen.pop(what) for what in list(seen) if CONTAINER.fullmatch(what)}
+            left = compare(wanted, seen)
             todo = commands(left)
             if not todo.ip and not todo.bridge:
+                self._fence(routes)
                 return
             said = batch(todo)
         raise MiniorchError(f"the kernel does not take what it should: {left[0].describe()} {said}".rstrip())
+
+    def _fence(self, routes: Snapshot) -> None:
+        """Each container's device has its fence, and no fence outlives its device."""
+        held, devices = fences(), self.devices()
+        for what, ways in routes.items():
+            address = what.removeprefix("route ").removesuffix("/32")
+            for device in devices & {how.split()[1] for how in ways if how.startswith("dev ") and not foreign(how)}:
+                if held.get(f"fence {device}") != fence(address):
+                    self._nft.run(fenced(TABLE, device, address))
+        for device in sorted({what.removeprefix("fence ") for what in held} - devices):
+            self._nft.run(unfenced(TABLE, device))
 
     def verify(self, wanted: Topology, endpoints: Callable[[], Mapping[str, str]]) -> list[Difference]:
         """What the kernel holds beside what it should. `endpoints` (id -> address) is asked after the kernel was."""
@@ -129,9 +145,11 @@ class Kernel:
         held = found(wanted, seen) | listed_rules()
         should = wanted.entries(underlay_mtu(seen, wanted)) | wanted_rules(wanted.ruleset)
         devices = {str(link.get("ifname")) for link in seen}
+        held |= {what: rules for what, rules in fences().items() if what.removeprefix("fence ") in devices}
         for endpoint, address in endpoints().items():
-            if outer_name(endpoint) in devices:
-                should[f"route {address}/32"] = (f"dev {outer_name(endpoint)} src {wanted.pool_address}",)
+            if (device := outer_name(endpoint)) in devices:
+                should[f"route {address}/32"] = (f"dev {device} src {wanted.pool_address}",)
+                should[f"fence {device}"] = fence(address)
         if self.devices():
             let, lets = forwarding(wanted)
             should, held = should | let, held | lets
@@ -163,7 +181,9 @@ class Kernel:
             index = socket.if_nametoindex(outer)
             # sysctl net.ipv4.conf.mo....proxy_arp=1: answer for the subnet that Docker routes to the device
             (SYSCTL / "conf" / outer / "proxy_arp").write_text("1")
-            (SYSCTL / "conf" / outer / "rp_filter").write_text("1")
+            # sysctl net.ipv4.conf.mo....rp_filter=0: once more would be for nothing, since before it is up it has a fence
+            (SYSCTL / "conf" / outer / "rp_filter").write_text("0")
+            self._nft.run(fenced(TABLE, outer, address))
             # The kernel holds such an answer back for up to 0.8 s, so that a real owner may answer first: none is there
             (SYSCTL / "neigh" / outer / "proxy_delay").write_text("0")
             # ip link set mo... up
@@ -184,6 +204,7 @@ class Kernel:
         """Remove the pair; the route goes with it. Fine if it is gone."""
         with _netlink() as ip:
             _delete(ip, outer_name(endpoint))  # ip link delete mo...
+        self._nft.run(unfenced(TABLE, outer_name(endpoint)))
 
     def holds(self, endpoint: str) -> bool:
         """Whether the pair is there and its inner end is not: a container has it."""
@@ -191,9 +212,7 @@ class Kernel:
 
     def devices(self) -> set[str]:
         """Names of our devices in the node's own namespace."""
-        with _netlink() as ip:
-            names = (str(link.get_attr("IFLA_IFNAME")) for link in ip.get_links())
-            return {name for name in names if OURS.fullmatch(name)}
+        return {name for _, name in socket.if_nameindex() if OURS.fullmatch(name)}
 
     def sweep(self, endpoints: Collection[str]) -> list[str]:
         """Remove devices that nobody will ask us to remove, and say which.
@@ -216,8 +235,11 @@ class Kernel:
     def _accept(self, wanted: Topology) -> None:
         self._accepted = bool(chain("DOCKER-USER"))
         for gate in gates(wanted):
-            if not has_gate(gate):
-                command(["iptables", "-w", "5", "-I", *gate])
+            if has_gate(gate):
+                continue
+            if gate[0].startswith(GATES) and not chain(gate[0]):
+                command(["iptables", "-w", "5", "-N", gate[0]])
+            command(["iptables", "-w", "5", "-I", *gate])
 
     # ---- the end ----
 
@@ -228,11 +250,16 @@ class Kernel:
                 _delete(ip, name)
         self._mend({}, None)
         if shutil.which("nft"):
-            self._nft.run(f"table ip {TABLE}\ndelete table ip {TABLE}\n")
+            for family in ("ip", "netdev"):
+                self._nft.run(f"table {family} {TABLE}\ndelete table {family} {TABLE}\n")
         for name in ("DOCKER-USER", "FORWARD", "INPUT"):
             for rule in chain(name):
-                if "--comment miniorch" in rule:
+                if f"-j {GATES}-" in rule:
                     command(["iptables", "-w", "5", "-D", *rule.split()[1:]])
+        for name in (f"{GATES}-FORWARD", f"{GATES}-INPUT"):
+            if chain(name):
+                command(["iptables", "-w", "5", "-F", name])
+                command(["iptables", "-w", "5", "-X", name])
         self._topology = None
 
 
@@ -259,6 +286,5 @@ def _exists(device: str) -> bool:
 
 def _delete(ip: Any, name: str) -> None:
     """Ip link delete NAME, and fine if there is none."""
-    for index in ip.link_lookup(ifname=name):
-        with contextlib.suppress(NetlinkError):
-            ip.link("del", index=index)
+    with contextlib.suppress(OSError, NetlinkError):
+        ip.link("del", index=socket.if_nametoindex(name))

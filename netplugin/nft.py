@@ -8,27 +8,32 @@ Next file: `netplugin/kernel.py`.
 """
 
 import ctypes
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from miniorch.errors import MiniorchError
 
 
 class Nft:
-    """One connection to the kernel's nftables, in the namespace of the thread that first uses it."""
+    """One connection to the kernel's nftables, in the namespace of the thread that first uses it.
+
+    It has a thread of its own: each one that called the library would keep a heap of some megabytes.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "nft")
         self._library: Any = None
         self._context = ctypes.c_void_p()
 
     def run(self, text: str) -> None:
         """`nft -f -` with `text`: all of it or nothing. Blocks for a millisecond; raises what the kernel refused."""
-        with self._lock:
-            self._open()
-            if self._library.nft_run_cmd_from_buffer(self._context, text.encode()) != 0:
-                said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
-                raise MiniorchError(f"nft failed: {' '.join(said.split())}")
+        self._thread.submit(self._run, text).result()
+
+    def _run(self, text: str) -> None:
+        self._open()
+        if self._library.nft_run_cmd_from_buffer(self._context, text.encode()) != 0:
+            said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
+            raise MiniorchError(f"nft failed: {' '.join(said.split())}")
 
     def _open(self) -> None:
         if self._library is not None:

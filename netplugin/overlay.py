@@ -28,7 +28,6 @@ PORT = 4789
 OVERHEAD = 50  # bytes: Ethernet 14 + VXLAN 8 + UDP 8 + IP 20
 ROOM = 4096  # of a set: one that cannot grow is faster, and each frame is looked for in one
 ROUTE_PROTOCOL = 109  # `ip route show proto 109` lists our routes
-TUNNEL = f"udp dport {PORT} goto tunnel"  # for a chain that exists anyway: each one costs every packet a little
 
 Snapshot = dict[str, tuple[str, ...]]  # "neighbour 10.200.2.1" -> ("lladdr 0a:6d:0a:c8:02:01",)
 
@@ -110,6 +109,10 @@ def guard(wanted: Overlay | None) -> list[str]:
     return [
         f"    set peers {{ type ipv4_addr; size {room}; elements = {{ {addresses} }}; }}",
         f"    set senders {{ typeof {source}; size {room}; elements = {{ {', '.join(pairs)} }}; }}",
+        "    chain raw {",
+        "        type filter hook prerouting priority -300; policy accept;",
+        f"        udp dport {PORT} goto tunnel",
+        "    }",
         "    chain tunnel {",
         # The inner frame's type: IPv4 alone. What is too short to be compared does not match. Connections inside the
         # tunnel are tracked: to track the tunnel, too, would be two looks more per packet, for nothing.

@@ -7,7 +7,7 @@ whole in one transaction: there is never half a rule set, and connection trackin
 
 Who does this for real: kube-proxy (iptables and nftables modes), Docker Swarm with IPVS. Where we differ: a VIP takes
 every port and protocol, since most app files do not say which ports a service listens on. What cannot be served is
-refused at once (a nat chain cannot refuse, a filter chain can) instead of leaving the client to a time-out.
+refused at once instead of leaving the client to a time-out.
 
 Read the result on any node: `nft list table ip miniorch`. Next file: `netplugin/overlay.py`.
 """
@@ -22,7 +22,6 @@ from miniorch.model import Cluster, Endpoints, Node
 from netplugin.isolation import isolation, members
 from netplugin.overlay import (
     DEVICE,
-    TUNNEL,
     Overlay,
     Peer,
     Snapshot,
@@ -83,7 +82,7 @@ def topology(
     served = {item.vip: tuple(ready_addresses(item)) for item in services if item.vip}
     nodes = [own, *(peer.pool_address for peer in way.peers)] if way else [own]
     apart = isolation(members(services, wired), nodes, containers, vips)
-    rules = ruleset(own, containers, vips, services, [TUNNEL] if way else (), [*guard(way), *apart])
+    rules = ruleset(own, containers, vips, services, [*guard(way), *apart])
     return Topology(own, containers, vips, rules, way, served)
 
 
@@ -92,11 +91,10 @@ def ruleset(
     container_pool: str,
     vip_pool: str,
     services: list[Endpoints],
-    raw: Iterable[str],
     more: Iterable[str],
 ) -> str:
-    """The whole table as one transaction, with `more` sets and chains and more rules of the chain `raw`. The empty
-    declaration before `delete` makes that work the first time.
+    """The whole table as one transaction, with `more` sets and chains. The empty declaration before `delete` makes that
+    work the first time.
     """
     ready = {item: ready_addresses(item) for item in services if item.vip}
     served = {item: addresses for item, addresses in ready.items() if addresses}
@@ -105,18 +103,13 @@ def ruleset(
         lines += _chain(chain_name(item), [f"dnat to {_one_of(addresses)}"])
     verdicts = ", ".join(f"{IPv4Address(item.vip)} : goto {chain_name(item)}" for item in served)
     lines += _chain("services", [f"ip daddr vmap {{ {verdicts} }}"] if served else [])
-    lines += _chain("prerouting", ["type nat hook prerouting priority -101; policy accept;", "jump services"])
-    lines += _chain("output", ["type nat hook output priority -101; policy accept;", "jump services"])
-    lines += _chain("postrouting", _source_rules(pool_address, container_pool, vip_pool, served.values()))
     lines += _chain("refuse", ["meta l4proto tcp reject with tcp reset", "reject with icmp type port-unreachable"])
-    # A packet that still has a VIP for destination here met no chain above: unknown service, or none ready.
+    lines += _chain("prerouting", ["type nat hook prerouting priority -101; policy accept;", "jump services"])
+    # A packet that still has a VIP for destination here met no chain above: unknown service, or none ready. What this
+    # node begins is refused where only the first packet of a connection is asked, what containers begin in `isolation`.
     refused = f"ip daddr {vip_pool} goto refuse"
-    lines += _chain("output_refuse", ["type filter hook output priority -10; policy accept;", refused])
-    # A container sends with its own address only. The device's rp_filter=1 says the same, but loses against
-    # Ubuntu's net.ipv4.conf.all.rp_filter=2: the kernel takes the greater of the two. The tunnel has its own guard.
-    # Each packet is asked this, up to three times on its way: a number is compared in a third of a name's time.
-    spoof = f"iifgroup {CABLES} fib saddr . iif oif missing drop"
-    lines += _chain("raw", ["type filter hook prerouting priority -300; policy accept;", spoof, *raw])
+    lines += _chain("output", ["type nat hook output priority -101; policy accept;", "jump services", refused])
+    lines += _chain("postrouting", _source_rules(pool_address, container_pool, vip_pool, served.values()))
     return "\n".join([*lines, *more, "}", ""])
 
 

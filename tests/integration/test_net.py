@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -122,7 +123,7 @@ def net(node: TestNode) -> Iterator[NetProcess]:
 
 def picture(node: TestNode) -> str:
     """Everything of the node's network that the net process may touch."""
-    script = "ip -br link; ip -br -4 address; ip -4 route show table all; iptables -S | sort; nft list tables ip"
+    script = "ip -br link; ip -br -4 address; ip -4 route show table all; iptables -S | sort; nft list tables"
     return node.run(["sh", "-c", script]).stdout
 
 
@@ -230,7 +231,7 @@ def test_stopped_container_leaves_no_device_and_no_route(net: NetProcess, node: 
     assert node.run(["ip", "-br", "link"]).stdout.count("mo") == before + 1
     node.docker("rm", "-f", "brief")
     assert node.run(["ip", "-br", "link"]).stdout.count("mo") == before
-    assert "10.200.0.99" not in node.run(["ip", "route"]).stdout
+    assert "10.200.0.99" not in node.run(["sh", "-c", "ip route; nft list table netdev miniorch"]).stdout
 
 
 def test_port_published_by_hand_is_refused_with_the_right_way(net: NetProcess, node: TestNode) -> None:
@@ -277,6 +278,13 @@ def test_docker_that_comes_after_the_net_process_still_closes_forwarding_and_let
         run_container(late, "db1", DB_1)
         assert "-P FORWARD DROP" in late.run(["iptables", "-S", "FORWARD"]).stdout
         until(lambda: get(late, "db1", WEB_1) == "one", 5, "containers reach each other")
+        late.run(["sh", "-c", "iptables -F MINIORCH-FORWARD; nft delete table netdev miniorch"])
+        assert get(late, "db1", WEB_1) == ""
+        argv = [sys.executable, "-m", "netplugin.main", "--node", late.name, "--verify", "--repair"]
+        repaired = json.loads(late.run(argv, cwd=REPOSITORY).stdout)
+        assert repaired["differences"] == []
+        assert [line.split()[0] for line in repaired["repaired"]] == ["fence", "fence", "forwarding:"]
+        assert get(late, "db1", WEB_1) == "one"
         late.stop_dockerd()  # it would wait 45 s for the driver when the containers are removed
         net.undo()
         assert not any(word in picture(late) for word in ("mo", "10.200.", "10.201.", "169.254.")), (

@@ -194,18 +194,46 @@ def test_address_that_nobody_has_is_refused_at_once_on_whatever_node_it_would_be
         assert machines[0].script(ASK, address) == refused[0], address
 
 
-def vxlan(source: str, word: str) -> str:
-    """A program that sends one frame to node2's tunnel: UDP from `source` to web's port 9, with `word` in it."""
-    udp = struct.pack("!HHHH", 999, 9, 8 + len(word), 0) + word.encode()
-    ip = [0x4500, 20 + len(udp), 0, 0, 0x4011, 0]
-    ends = socket.inet_aton(source) + socket.inet_aton(WEB)
+def udp(source: str, target: str, word: str) -> bytes:
+    """An IPv4 packet to port 9, with `word` in it."""
+    data = struct.pack("!HHHH", 999, 9, 8 + len(word), 0) + word.encode()
+    ip = [0x4500, 20 + len(data), 0, 0, 0x4011, 0]
+    ends = socket.inet_aton(source) + socket.inet_aton(target)
     total = sum(ip) + sum(struct.unpack("!4H", ends))
     total = (total & 0xFFFF) + (total >> 16)
     ip[5] = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return struct.pack("!6H", *ip) + ends + data
+
+
+def vxlan(source: str, word: str) -> str:
+    """A program that sends one frame to node2's tunnel: UDP from `source` to web's port 9, with `word` in it."""
     addresses = bytes.fromhex((mac("10.200.2.1") + mac("10.200.1.1")).replace(":", ""))
-    frame = addresses + b"\x08\x00" + struct.pack("!6H", *ip) + ends + udp
+    frame = addresses + b"\x08\x00" + udp(source, WEB, word)
     data = b"\x08\0\0\0" + struct.pack("!I", network_number(CLUSTER.id) << 8) + frame
     return f"import socket; socket.socket(2, 2).sendto({data!r}, ('198.51.100.2', 4789))"
+
+
+def test_container_sends_as_itself_alone_however_its_frames_are_wrapped(machines: list[Machine]) -> None:
+    one = machines[0]
+    ear = one.background(HEAR, "front")
+    assert ear.stdout is not None
+    gateway = one.run("sh", "-c", f"cat /sys/class/net/$(ip route show {OTHER} | cut -d' ' -f3)/address")
+    try:
+        assert ear.stdout.readline() == b"ready\n"
+        for source, tags, word in (
+            (WEB, 0, "an address that may speak to front, but is another's"),
+            (WEB, 1, "the same behind the tag of VLAN 0, which the kernel takes off"),
+            (WEB, 2, "behind two, of which it takes off one before it looks and one after"),
+            (OTHER, 2, "no container has a reason to send such frames"),
+            (OTHER, 0, "end"),
+        ):
+            start = bytes.fromhex(gateway.replace(":", "")) + bytes(6) + b"\x81\0\0\0" * tags + b"\x08\0"
+            frame = start + udp(source, FRONT, word)
+            one.script(f"import socket; socket.socket(17, 3).sendto({frame!r}, ('eth0', 0))", inside="other")
+        assert ear.communicate(timeout=5)[0] == b""
+    finally:
+        ear.kill()
+        ear.wait()
 
 
 def test_tunnel_takes_only_what_a_peer_sends_for_its_own_containers(machines: list[Machine]) -> None:
@@ -231,10 +259,12 @@ def test_tunnel_takes_only_what_a_peer_sends_for_its_own_containers(machines: li
 
 def test_node_that_leaves_takes_its_three_entries_along_and_the_last_one_the_tunnel(machines: list[Machine]) -> None:
     three = machines[2]
+    three.run("nft", "add table netdev miniorch; add chain netdev miniorch mo00000009")  # the fence of a lost device
     three.start(known(3, ["", "198.51.100.2", "198.51.100.3"]))
     text = three.run("sh", "-c", "ip route; ip neigh show dev mo-vxlan; bridge fdb show dev mo-vxlan; nft list ruleset")
     assert "10.200.2.0/24" in text
-    assert not any(gone in text for gone in ("10.200.1.0/24", "10.200.1.1", "0a:6d:0a:c8:01:01", "198.51.100.1"))
+    left = ("10.200.1.0/24", "10.200.1.1", "0a:6d:0a:c8:01:01", "198.51.100.1", "mo00000009")
+    assert not any(gone in text for gone in left)
     three.start(known(3, ["", "", "198.51.100.3"]))
     assert "mo-vxlan" not in three.run("ip", "-br", "link")
     three.start(known(3, [f"198.51.100.{n}" for n in (1, 2, 3)]))
@@ -254,11 +284,12 @@ def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machi
         ip route add 10.200.2.64/26 via 10.200.3.1 dev mo-vxlan onlink proto 109
         ip link set eth0 mtu 1300
         nft 'delete element ip miniorch peers {{ 198.51.100.3 }}'
-        nft 'flush chain ip miniorch raw'""")  # fmt: skip
+        nft 'flush chain ip miniorch raw; flush chain netdev miniorch {device}'""")  # fmt: skip
     damaged = [
-        "chain raw: is absent; should be iifgroup 109 fib saddr . iif oif missing drop",
+        "chain raw: is absent; should be udp dport 4789 goto tunnel",
         "device mo-vxlan: is ",
         "fdb 0a:6d:0a:c8:02:01: is dst 198.51.100.9; should be dst 198.51.100.2",
+        f"fence {device}: is absent; should be ip saddr {FRONT} accept | meta protocol arp accept | drop",
         "neighbour 10.200.2.1: is absent; should be lladdr 0a:6d:0a:c8:02:01",
         f"route {FRONT}/32: is absent; should be dev {device} src 10.200.1.1",
         "route 10.200.2.64/26: is via 10.200.3.1 dev mo-vxlan onlink; should be absent",
