@@ -110,11 +110,10 @@ class Handlers(Nodes, Joining):
             async with asyncio.timeout(STALE_SECONDS if may_be_old else COPY_SECONDS):
                 await cache.reached(await self._store.revision())
             stale = False
-        except (Temporary, TimeoutError):
+        except (Temporary, TimeoutError) as error:
             if not may_be_old:
-                raise Unreachable(
-                    "the store does not answer, or this server is far behind it", remedy="miniorch doctor"
-                ) from None
+                late = Unreachable("the store is slow, or this server is far behind it", remedy="miniorch doctor")
+                raise error if isinstance(error, Temporary) else late from None
             stale = True
         wanted = self._wish(kind, call.query)
         items = [one for one in cache.some(kind, call.query.get("node")) if wanted(one)]

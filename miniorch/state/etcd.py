@@ -206,7 +206,7 @@ class EtcdStore:
         return self._root + key.encode()
 
     def _entry(self, kv: Any) -> Entry:
-        key = kv.key[len(self._root) :].decode()
+        key = kv.key[len(self._root) :].decode(errors="backslashreplace")
         return Entry(key, kv.value, kv.create_revision - self._origin, kv.mod_revision - self._origin)
 
     # Watching

@@ -35,7 +35,7 @@ __all__ = ["answer", "connect", "failure", "grpc", "responses", "rpc"]
 QUIET_SECONDS = 4.0  # a watch that has told nothing for so long is asked for a sign of life
 SIGN_SECONDS = 4.0  # and has so long to give one
 TLS = "--store etcd://host:port?ca=FILE&cert=FILE&key=FILE, with files that fit this etcd"
-FULL = "wait: compaction makes room every 5 minutes; if it stays full: etcd --quota-backend-bytes BYTES, with more"
+FULL = "wait 5 minutes: compaction makes room; if it stays full: start etcd with a larger --quota-backend-bytes"
 RESPONSES_AHEAD = 16  # read from the network before the event loop has taken them; then TCP holds etcd back
 _OPTIONS = {
     "grpc.keepalive_time_ms": 10_000,  # etcd hangs up on those who ping more often than every 5 s

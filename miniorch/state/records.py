@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from miniorch.codec import decode
+from miniorch.errors import Unsupported, UsageError
 from miniorch.model import KINDS, Event, Task, key_of, kind_of
 from miniorch.spec import TaskSpec
 from miniorch.state.limits import TXN_OPERATIONS
@@ -95,9 +96,17 @@ def put(item: object) -> Put:
 
 
 def from_entry(entry: Entry) -> Any:
-    """The object in an entry; its kind is the first part of the key."""
+    """The object in an entry; its kind is the first part of the key. Raises `Unsupported` for what is not ours."""
     if entry.item is None:
-        force_setattr(entry, "item", _read(entry.key.split("/", 2)[1], entry.value))
+        kind = entry.key.split("/", 2)[1]
+        try:
+            force_setattr(entry, "item", _read(kind, entry.value))
+        except (KeyError, UsageError) as error:
+            why = error.message if isinstance(error, UsageError) else f"there is no kind {kind}"
+            raise Unsupported(
+                f"the store holds {entry.key}, which this miniorch cannot read: {why}",
+                remedy="the newer miniorch that wrote it; else miniorch restore FILE --force",
+            ) from None
     return entry.item
 
 

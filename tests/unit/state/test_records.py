@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from miniorch import codec
-from miniorch.errors import UsageError
+from miniorch.errors import Unsupported
 from miniorch.model import Failure, Status, Task, TaskState, changed
 from miniorch.spec import Resources, TaskSpec
 from miniorch.state import records
@@ -61,8 +61,17 @@ def test_specs_are_written_and_read_alike_after_so_many_that_the_first_are_forgo
 def test_a_task_that_does_not_fit_is_refused_with_the_path_of_the_value(old: bytes, new: bytes, message: str) -> None:
     value = put(TASKS[0]).value
     assert value.count(old) == 1
-    with pytest.raises(UsageError, match=message.replace(".", r"\.")):
+    with pytest.raises(Unsupported, match="/tasks/t, which .*" + message.replace(".", r"\.")):
         from_entry(entry_of(value.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [("/later/x", b"{}", "no kind later"), ("/plain", b"", "no kind plain"), ("/apps/a", b"\xff", "not JSON")],
+)
+def test_what_others_have_put_into_our_store_is_refused_by_its_key(key: str, value: bytes, why: str) -> None:
+    with pytest.raises(Unsupported, match=f"{key}, which this miniorch cannot read: .*{why}"):
+        from_entry(Entry(key, value, 1, 1))
 
 
 def test_a_task_without_what_has_a_default_takes_that() -> None:
