@@ -36,7 +36,7 @@ from miniorch.controllers.placement import Placer
 from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
 from miniorch.ending import end
-from miniorch.errors import Conflict, MiniorchError, NotFound, Temporary, Unreachable, UsageError
+from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, Temporary, Unreachable, UsageError
 from miniorch.garbage import sparing
 from miniorch.identity import AGENT_PORT, LOCAL, SERVER_PORT, has_identity
 from miniorch.model import Cluster, Leader, Member, Node, Task
@@ -228,7 +228,8 @@ async def excused(socket: str, why: Sequence[MiniorchError]) -> AsyncIterator[No
     from miniorch.listener import QuietServer, listen
 
     async def refuse(*_: object) -> None:
-        raise Unreachable(f"the server waits for its store: {why[0].message}", remedy=why[0].remedy)
+        what = f"the server waits for its store: {why[0].message}"
+        raise NotLeader(what, remedy=why[0].remedy, code=Unreachable.code)  # who knows another server asks that one
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await Endpoint(refuse)({**scope, "path_params": {}}, receive, send)

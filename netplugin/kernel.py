@@ -181,7 +181,7 @@ class Kernel:
             index = socket.if_nametoindex(outer)
             # sysctl net.ipv4.conf.mo....proxy_arp=1: answer for the subnet that Docker routes to the device
             (SYSCTL / "conf" / outer / "proxy_arp").write_text("1")
-            # sysctl net.ipv4.conf.mo....rp_filter=0: once more would be for nothing, since before it is up it has a fence
+            # sysctl net.ipv4.conf.mo....rp_filter=0: nothing is left to it behind a fence
             (SYSCTL / "conf" / outer / "rp_filter").write_text("0")
             self._nft.run(fenced(TABLE, outer, address))
             # The kernel holds such an answer back for up to 0.8 s, so that a real owner may answer first: none is there

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
 import pytest
 
-from miniorch.errors import Unreachable
+from miniorch.errors import NotLeader, Unreachable
+from miniorch.listener import listen
 from miniorch.model import Cluster
 from miniorch.server import DEFAULT_POOL, prepared
 from miniorch.state.memory import MemoryStore
@@ -41,10 +43,14 @@ async def test_until_the_store_answers_everybody_hears_why_not(tmp_path: Path, m
     transport = HttpTransport(str(socket))
 
     async def said(method: str, path: str, body: object = None) -> tuple[str, str]:
-        with pytest.raises(Unreachable) as told:
+        with pytest.raises(NotLeader) as told:
             await transport.request(method, path, body)
+        assert told.value.code == Unreachable.code
         return told.value.message, told.value.remedy
 
+    async with asyncio.timeout(10):
+        while not connects(str(socket)):
+            await asyncio.sleep(0.01)
     for problem in ("no etcd answers at h:1", "etcd h:1 did not answer in time"):
         store.problem = problem
         wanted = (f"the server waits for its store: {problem}", "systemctl status etcd")
@@ -52,6 +58,10 @@ async def test_until_the_store_answers_everybody_hears_why_not(tmp_path: Path, m
             while await said("GET", "/v1/version") != wanted:
                 await asyncio.sleep(0.01)
         assert await said("PUT", "/v1/apps/shop", {"services": {}}) == wanted
+    with contextlib.closing(listen(other := tmp_path / "other.sock", 0o600)):  # a command goes on to the next
+        several = HttpTransport(str(socket), str(other), timeout_seconds=0.1)
+        with pytest.raises(Unreachable, match="other"):
+            await several.request("GET", "/v1/version")
     store.problem = ""
     server = await asyncio.wait_for(preparing, 10)
     assert not connects(str(socket))
