@@ -133,7 +133,8 @@ class Kernel:
         held, devices = fences(), self.devices()
         for what, ways in routes.items():
             address = what.removeprefix("route ").removesuffix("/32")
-            for device in devices & {how.split()[1] for how in ways if how.startswith("dev ") and not foreign(how)}:
+            over = {how.split()[1] for how in ways if how.startswith("dev ") and not foreign(how)}
+            for device in sorted(devices & over):
                 if held.get(f"fence {device}") != fence(address):
                     self._nft.run(fenced(TABLE, device, address))
         for device in sorted({what.removeprefix("fence ") for what in held} - devices):
