@@ -154,11 +154,12 @@ def test_anti_affinity_with_too_few_nodes_waits_with_reasons_until_a_label_helps
 
 def test_of_an_image_that_was_built_on_one_node_only_new_layers_reach_another(lab: LabMachine, run: Any) -> None:
     """Its base has 2 MB and is on all nodes."""
+    image = f"rebuilt:{time.time_ns()}"  # the lab's engines may know those of earlier times
     (lab.folder / "Dockerfile").write_text(f"FROM busybox:1\nLABEL made={time.time()}\nCOPY Dockerfile /\n")
-    made = lab.inside("n1", "env", "DOCKER_BUILDKIT=0", "docker", "build", "-q", "-t", "rebuilt:1", str(lab.folder))
+    made = lab.inside("n1", "env", "DOCKER_BUILDKIT=0", "docker", "build", "-q", "-t", image, str(lab.folder))
     received = "cat /sys/class/net/eth0/statistics/rx_bytes"
     before = int(lab.shell("node2", received))
-    run(web=f"image: rebuilt:1\n{deploy(1, 'node.hostname == node2')}")
+    run(web=f"image: {image}\n{deploy(1, 'node.hostname == node2')}")
     assert set(where(lab).values()) == {"node2"}
     assert int(lab.shell("node2", received)) - before < 1_000_000
-    assert lab.inside("n2", "docker", "images", "-q", "--no-trunc", "rebuilt:1") == made
+    assert lab.inside("n2", "docker", "images", "-q", "--no-trunc", image) == made

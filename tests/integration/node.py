@@ -148,6 +148,8 @@ class TestNode:
                     pipe.close()
             self._holder = None
         until(self._remove_cgroups, STOP_SECONDS, f"the cgroups {self.cgroup} are gone")
+        # What was on its way from one namespace or cgroup to another was in neither when it was looked for.
+        until(self._kill_all, STOP_SECONDS, f"the node's last processes have ended: {self._processes()}")
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)

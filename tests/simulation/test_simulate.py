@@ -216,7 +216,7 @@ def test_what_makes_no_sense_is_refused_with_a_remedy(words: tuple[str, ...], sa
         ('{"faults": [{"at": 20, "kind": "kill", "target": "node9"}]}', 'faults[0].target wants something like "node'),
         ('{"faults": [{"at": 20, "kind": "crash", "target": "agent"}]}', 'got "agent"'),
         ('{"faults": [{"at": 20, "kind": "clock", "target": "node1 soon"}]}', 'got "node1 soon"'),
-        ('{"faults": [{"at": 2000, "kind": "compact"}]}', "faults[0] wants at from 0 to less than 180 "),
+        ('{"faults": [{"at": 2000, "kind": "freeze"}]}', "faults[0] wants at from 0 to less than 180 "),
         ('{"faults": [{"at": 1, "kind": "freeze", "seconds": -1}]}', "got 1 and -1"),
     ],
 )
