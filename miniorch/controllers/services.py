@@ -232,6 +232,8 @@ class _Look:
         """
         if not is_wanted(task, self.service):
             return "restarted by hand" if task.spec == self.service.spec.task else "the spec has changed"
+        if task.status.state is TaskState.DRAINING:  # it was told to, by a store that has been restored since
+            return "it has left traffic and nobody wants that any more"
         if not task.node or task.placed_by == self.rules or self._is_away(task):
             return ""
         if self.service.spec.restart.condition is not Restart.ANY:

@@ -215,6 +215,12 @@ def a_cache_that_is_listed_anew_keeps_what_is_gone() -> Iterator[None]:
         yield
 
 
+@mutant("restore,compact", at=(services._Look, "_is_outdated"))
+def who_left_traffic_for_a_forgotten_word_stays(right: Any, self: Any, task: Task) -> str:
+    """A task stays out of traffic for ever that has left it for a store which was restored since."""
+    return "" if task.status.state is TaskState.DRAINING else right(self, task)
+
+
 @mutant("none")
 def drained_nodes_get_tasks() -> Iterator[None]:
     """A node that is to be emptied is as good as any other."""

@@ -25,8 +25,8 @@ def test_a_service_as_it_should_be_needs_nothing() -> None:
     assert plan_service(service(replicas=2), task(1), task(2)).writes == []
 
 
-@pytest.mark.parametrize("state", [state for state in TaskState if not state.ended])
-def test_a_live_task_in_any_state_keeps_its_slot(state: TaskState) -> None:
+@pytest.mark.parametrize("state", [one for one in TaskState if not one.ended and one is not TaskState.DRAINING])
+def test_a_live_task_that_nobody_told_to_leave_keeps_its_slot(state: TaskState) -> None:
     assert plan_service(service(), task(1, state)).writes == []
 
 
@@ -103,6 +103,12 @@ def test_nothing_is_replaced_while_another_slot_does_not_serve() -> None:
 def test_an_outdated_task_that_does_not_serve_is_replaced_at_once() -> None:
     plan = plan_service(service(replicas=2), outdated(task(1, TaskState.STARTING)), outdated(task(2)))
     assert said(plan.writes) == ["t1: desired shutdown, starting"]
+
+
+def test_a_task_that_left_traffic_for_a_store_that_was_restored_since_is_replaced() -> None:
+    """Its agent does not take DRAINING back, so it would hold its slot for ever and serve nobody."""
+    plan = plan_service(service(), task(1, TaskState.DRAINING))
+    assert said(plan.writes) == ["t1: desired shutdown, draining"]
 
 
 def test_the_slots_next_task_waits_until_the_last_has_ended() -> None:
