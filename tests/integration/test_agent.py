@@ -129,8 +129,7 @@ def test_service_is_reachable_through_its_published_port(clean: Trio) -> None:
     def page() -> str:
         return clean.node.run(["wget", "-q", "-O", "-", "http://127.0.0.1:5000/"], check=False).stdout.strip()
 
-    until(page, 5, "the port answers")
-    assert {page() for _ in range(8)} == {"web-1", "web-2"}
+    until(lambda: {page() for _ in range(8)} == {"web-1", "web-2"}, 5, "both answer behind the port")
     names = sorted(clean.containers())
     assert names == sorted(f"chat-web.{task['slot']}-{task['id']}" for task in tasks)
     clean.remove("chat")
