@@ -106,11 +106,11 @@ def rotate(log: Path, limit: int = LOG_LIMIT_BYTES) -> None:
             log.replace(log.with_suffix(".log.1"))
 
 
-def last_lines(log: Path, count: int) -> list[str]:
-    """The end of a log, at most 64 kB of it."""
+def last_lines(log: Path, count: int, begin: int = 0) -> list[str]:
+    """The end of a log from byte `begin` on, at most 64 kB of it."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            file.seek(max(begin, os.fstat(file.fileno()).st_size - 65536))
             return file.read().decode(errors="replace").splitlines()[-count:]
     except OSError:
         return []

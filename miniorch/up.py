@@ -62,6 +62,7 @@ class Machine:
         self.store = _with_whole_paths(store) or self._remembered("store")
         self.worker = is_worker(self.state)
         self.processes = table(self.node, pool, self.store, worker=self.worker)
+        self._begins: dict[str, int] = {}  # where the log of what was started here begins
 
     # --- up ----------------------------------------------------------------------------------------------------------
 
@@ -116,6 +117,7 @@ class Machine:
         log.parent.mkdir(parents=True, exist_ok=True)
         rotate(log)
         with log.open("ab") as output:
+            self._begins[process.name] = output.tell()
             child = subprocess.Popen(
                 process.command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -150,10 +152,11 @@ class Machine:
         if process.name == "agent":
             message = self.node_message()
             what += f": {message}" if message else ""
-        lines = [f"  | {line}" for line in last_lines(self.log_of(process.name), 8)]
+        log = self.log_of(process.name)
+        lines = [f"  | {line}" for line in last_lines(log, 8, self._begins.get(process.name, 0))]
         return Unreachable(
             "\n".join([f"miniorch's {process.name} {what}", *lines]),
-            remedy=f"miniorch doctor; the whole log: {self.log_of(process.name)}",
+            remedy=f"miniorch doctor; the whole log: {log}",
         )
 
     # --- down --------------------------------------------------------------------------------------------------------
