@@ -174,21 +174,22 @@ class _Look:
 
     def _step_slot(self, number: int, tasks: list[Task], broken: int, chance: random.Random) -> int:
         """One step for one slot; returns 1 if it takes away a task that served."""
-        ended = [task for task in tasks if not task.live]
+        ended = sorted((one for one in tasks if not one.live), key=lambda one: next_at(one, self.service) is None)
         for task in ended[:-1]:  # only the last one is kept, for its logs
             self._retire(task, DesiredState.REMOVED, "")
         live = [task for task in tasks if task.live]
         leaving = {task.id: why for task in live if (why := self._must_move(task))}
         staying = [task for task in live if task.id not in leaving]
+        if ended and next_at(ended[-1], self.service) is None and not any(task.node for task in staying):
+            for task in live:  # its node was away, or was to be emptied, when the last one ended
+                self._retire(task, DesiredState.REMOVED, "the work of its slot is over")
+            return 0
         if not staying:
             if all(map(self._can_move, live)):
                 self._start(number, tasks[-1] if tasks else None, chance, next(iter(leaving.values()), ""))
                 return 0
             staying, leaving = live, {}
         newest = ([task for task in staying if task.node and task.desired_state is DesiredState.RUNNING] or staying)[-1]
-        if not newest.node and any(is_done(task, self.service) for task in ended):  # its node was away when it ended
-            self._retire(newest, DesiredState.REMOVED, "the work has been done")
-            return 0
         for task in staying:
             if task is not newest:
                 goal = DesiredState.SHUTDOWN if task.node else DesiredState.REMOVED

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from builders import NODE, T0, StoppedClock, outdated, plan_service, said, service, task
 
 from miniorch.controllers.cache import Cache
@@ -138,6 +139,17 @@ def test_a_job_that_turns_out_to_be_done_is_not_done_again() -> None:
     done = task(1, TaskState.COMPLETE, of=job, ident="old")
     waits = task(1, TaskState.PENDING, of=job, node="", age=1.0, ident="new")
     assert said(plan_service(job, NODE, done, waits).writes) == ["erase new"]
+
+
+@pytest.mark.parametrize("state", [TaskState.COMPLETE, TaskState.FAILED])
+def test_work_that_is_over_is_not_begun_again_when_its_successor_is_lost(state: TaskState) -> None:
+    """It was to move from a drained node, and ended there by itself at its last try."""
+    once = service(restart=RestartPolicy(Restart.ANY, max_attempts=1))
+    over = replace(task(1, state, of=once, ident="old"), attempt=1)
+    lost = task(1, TaskState.PREPARING, of=once, node="n2", age=1.0, ident="new")
+    assert said(plan_service(once, NODE, AWAY, over, lost).writes) == ["erase new"]
+    assert said(plan_service(once, NODE, AWAY, over).writes) == []
+    assert said(plan_service(once, NODE, AWAY, replace(over, attempt=0), lost).writes) == ["new web.1"]
 
 
 def test_a_successor_waits_until_the_cut_off_agent_must_have_stopped_the_task() -> None:
