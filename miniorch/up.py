@@ -294,8 +294,9 @@ class Machine:
         server = self.processes[0]
         pid = self._pid_file(server).pid() if server.name == "server" else None
         with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            return words[words.index("--store") + 1] if "--store" in words else ""
+            if line := Path(f"/proc/{pid}/cmdline").read_text():  # nothing at its very beginning and end
+                words = line.split("\0")
+                return words[words.index("--store") + 1] if "--store" in words else ""
         return None
 
     def _remembered(self, what: str) -> str:

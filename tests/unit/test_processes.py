@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from miniorch.errors import Conflict, Unreachable
+from miniorch.lab.group import wait_until
 from miniorch.processes import PidFile, Process, last_lines, rotate, started_at, table, unit
 from miniorch.up import Machine, connects
 
@@ -191,6 +192,7 @@ def test_server_that_waits_for_a_store_which_never_answered_gives_way_to_one_wit
     (tmp_path / "r").mkdir()
     wrong, right = with_store("wrong"), with_store("right")
     wrong._start(wrong.processes[0], [])
+    wait_until(lambda: wrong._store_of_server() == "wrong", 5.0, "it runs")
     try:
         assert right.ensure_up() == ["server"]
         assert right._store_of_server() == "right"
