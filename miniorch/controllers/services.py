@@ -46,7 +46,7 @@ from miniorch.slots import (
     volumes_of,
 )
 from miniorch.spec import Restart
-from miniorch.state.records import Write
+from miniorch.state.records import Versioned, Write
 from scheduler.victims import victims
 
 DRAIN_LIMIT_SECONDS = 5.0  # then a task stops even if some node still sends it traffic
@@ -317,7 +317,8 @@ class _Look:
             failures=failures_until(last) if last is not None and same else (),
         )
         why = f"created in place of {_fate(last)}" if last and attempt else f"created: {why}" if why else "created"
-        self.writes.append(Write(task, 0, why=why))
+        since = Versioned(last, self.cache.modified(last)) if last and last.live else None  # it may have ended by now
+        self.writes.append(Write(task, 0, why=why, since=since))
 
     def _retire(self, task: Task, goal: DesiredState, why: str) -> None:
         """The next step on a task's way out: out of traffic, then stopped, then (goal REMOVED) gone.

@@ -143,6 +143,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     modified: int  # 0: it must not exist yet
     erase: bool = False
     why: str = ""
+    since: Versioned[Any] | None = None  # what it follows from and leaves alone: this, too, must be as it was
 
 
 OPERATIONS_AT_ONCE = TXN_OPERATIONS - 1  # one comparison is the epoch's
@@ -165,12 +166,15 @@ def transactions(writes: Sequence[Write], event_of: Callable[[Write], Event], gu
         first: Operation = Delete(path_of(write.item)) if write.erase else put(write.item)
         event = event_of(write) if write.why else None
         more = [first] if event is None else [first, put(event)]
-        grown = sum([len(each.value) for each in more if type(each) is Put])
-        count, size = count + len(more), size + grown
+        compares = [Compare(first.key, write.modified)]
+        if write.since is not None:
+            compares.append(Compare(path_of(write.since.item), write.since.modified))
+        units, grown = max(len(more), len(compares)), sum([len(each.value) for each in more if type(each) is Put])
+        count, size = count + units, size + grown
         if one.operations and (count > OPERATIONS_AT_ONCE or size > BYTES_AT_ONCE):
             yield one
-            one, count, size = Transaction([guard], [], []), len(more), grown
-        one.compares.append(Compare(first.key, write.modified))
+            one, count, size = Transaction([guard], [], []), units, grown
+        one.compares.extend(compares)
         one.operations.extend(more)
         if event is not None:
             one.events.append(event)

@@ -12,7 +12,7 @@ from miniorch.controllers.cache import Cache
 from miniorch.errors import UnknownOutcome, Unreachable
 from miniorch.model import App, Event
 from miniorch.state.memory import MemoryStore
-from miniorch.state.records import BYTES_AT_ONCE, OPERATIONS_AT_ONCE, Write, put, transactions
+from miniorch.state.records import BYTES_AT_ONCE, OPERATIONS_AT_ONCE, Versioned, Write, put, transactions
 from miniorch.state.store import Change, Compare, Listing
 
 GUARD = Compare("/leaders/leader", 7)
@@ -26,6 +26,16 @@ def test_writes_that_fit_are_one_transaction_that_compares_the_epoch() -> None:
     (one,) = transactions([Write(task(1), 0, why="a"), Write(task(2), 5, erase=True)], event, GUARD)
     assert one.compares == [GUARD, Compare("/tasks/t1", 0), Compare("/tasks/t2", 5)]
     assert [operation.key for operation in one.operations] == ["/tasks/t1", "/events/of a", "/tasks/t2"]
+
+
+def test_what_a_write_follows_from_is_compared_and_left_alone_and_counts_like_an_operation() -> None:
+    old = Versioned(task(1, ident="old"), 7)
+    (one,) = transactions([Write(task(2, ident="new"), 0, since=old)], event, GUARD)
+    assert one.compares == [GUARD, Compare("/tasks/new", 0), Compare("/tasks/old", 7)]
+    assert [operation.key for operation in one.operations] == ["/tasks/new"]
+    cut = list(transactions([Write(task(2, ident=f"t{n}"), 0, since=old) for n in range(100)], event, GUARD))
+    assert [len(part.compares) <= OPERATIONS_AT_ONCE + 1 for part in cut] == [True, True]
+    assert sum(len(part.operations) for part in cut) == 100
 
 
 def test_many_writes_are_cut_in_their_order_and_none_is_parted_from_its_event() -> None:

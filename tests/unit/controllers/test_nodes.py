@@ -141,6 +141,15 @@ def test_a_job_that_turns_out_to_be_done_is_not_done_again() -> None:
     assert said(plan_service(job, NODE, done, waits).writes) == ["erase new"]
 
 
+def test_a_successor_is_made_only_if_the_lost_one_has_said_nothing_since() -> None:
+    lost = task(node="n2", ident="old")
+    (write,) = plan_service(service(), NODE, AWAY, lost).writes
+    assert write.since is not None
+    assert write.since.item == lost
+    ended = task(1, TaskState.FAILED, ident="old")
+    assert [one.since for one in plan_service(service(), NODE, ended).writes] == [None]
+
+
 @pytest.mark.parametrize("state", [TaskState.COMPLETE, TaskState.FAILED])
 def test_work_that_is_over_is_not_begun_again_when_its_successor_is_lost(state: TaskState) -> None:
     """It was to move from a drained node, and ended there by itself at its last try."""
