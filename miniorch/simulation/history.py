@@ -263,6 +263,10 @@ class WhatShouldRunIsLeftAlone(Promise):
         """The agent before may have died with the reason."""
         self._stopped = {box: (on, task) for box, (on, task) in self._stopped.items() if on != node}
 
+    def excuse(self, world: Picture) -> None:
+        """What was stopped until now, was so for a store that has been restored since, and has forgotten the reason."""
+        self._known.update(box.id for boxes in world.boxes.values() for box in boxes if box.told)
+
     def look(self, world: Picture, at: float, at_rest: bool) -> Iterator[str]:
         for node, boxes in world.boxes.items():
             for box in boxes:

@@ -100,6 +100,8 @@ class Witness:
             if at >= self._whole_at + WHOLE_SECONDS:
                 self._whole_at = at
                 self.check(self.picture())
+        else:
+            self.history.left_alone.excuse(part)
 
     def look(self) -> None:
         """Time is about to pass: has anything changed, and is everything as it must be?"""
@@ -136,6 +138,7 @@ class Witness:
         found = [Put(entry.key, entry.value) for entry in self.store.snapshot().entries]
         record = Record(self.store.head, PARTY, RESTORED, found, None, None)
         self.history.wrote(Step(record, self._parts.follow(found), self._parts.world, self.clock.monotonic()))
+        self.history.left_alone.excuse(self.picture())
 
     def fail(self, sentences: Mapping[str, list[str]]) -> None:
         """Sentences by promise. Raises `PromiseBroken` if there is any."""

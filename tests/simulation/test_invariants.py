@@ -395,3 +395,13 @@ def test_container_that_is_stopped_for_no_reason_is_noticed_at_rest() -> None:
     unhealthy = replace(task(), status=replace(task().status, health="unhealthy"))
     assert history.look(replace(stopped, tasks={"t1": unhealthy}), at_rest=True) == {}
     assert history.look(stopped, at_rest=True) == {}
+
+
+def test_container_that_was_stopped_for_a_store_that_has_been_restored_since_is_excused() -> None:
+    stopped = replace(GOOD, boxes={"node1": (replace(box(state="exited"), told=True),)})
+    history = History()
+    history.left_alone.excuse(stopped)
+    assert history.look(stopped, at_rest=True) == {}
+    later = replace(box(state="exited"), id="c2", told=True)
+    both = replace(stopped, boxes={"node1": (*stopped.boxes["node1"], later)})
+    assert history.look(both, at_rest=True) == {"WhatShouldRunIsLeftAlone": ["t1 on node1 was stopped for no reason"]}
