@@ -58,7 +58,9 @@ class Problem:
         shown = [self.message, f"  --> {self.place or name}"]
         if self.place:
             shown += _excerpt(self.place, texts.get(self.place.file, "").splitlines(), self.hint)
-        return "\n".join([*shown, *[f"note: {self.note}"] * bool(self.note)])
+        if self.note:
+            shown.append(f"note: {self.note}")
+        return "\n".join(shown)
 
     def to_plain(self) -> dict[str, Any]:
         """For `--json`: every field."""

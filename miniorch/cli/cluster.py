@@ -142,9 +142,8 @@ def _joined_already(state: Path, given: tokens.JoinToken, node: str = "") -> str
                 if (given.role.value, node or own.name) != (own.role, own.name):
                     raise Conflict(f"this machine is the {own.role} {own.name} of that cluster already", remedy=leave)
                 return str(own.name)
-            (
-                state / identity.CERTIFICATE_FILE
-            ).unlink()  # it would be refused; the key gets a new one, and the name with it
+            # It would be refused; the key gets a new one, and the name with it.
+            (state / identity.CERTIFICATE_FILE).unlink()
             return ""
         raise Conflict(f"this machine is {own.name} of another cluster", remedy=leave)
     if (state / "state.db").exists() or (state / identity.AUTHORITY_KEY_FILE).exists():

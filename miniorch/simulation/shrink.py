@@ -109,5 +109,5 @@ def _shorter(case: Case) -> Iterator[Case]:
 
 def _possible(case: Case) -> Case:
     """Without the faults of machines that are not there."""
-    away = [fault for fault in case.faults if not case.machines.issuperset(machines_in(fault.target))]
-    return replace(case, faults=tuple(fault for fault in case.faults if fault not in away))
+    there = case.machines
+    return replace(case, faults=tuple(one for one in case.faults if there.issuperset(machines_in(one.target))))

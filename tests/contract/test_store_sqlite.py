@@ -57,6 +57,12 @@ async def test_full_disk_keeps_a_lease_from_ending_only_while_it_is_full(store: 
     assert [change.entry for change in await take(store.watch("/", 1), 2)] == [None]
 
 
+def in_a_process(program: str, disk: Bench) -> subprocess.CompletedProcess[str]:
+    """Runs Python text with the store's file as its argument."""
+    argv = [sys.executable, "-c", program, str(disk.path / "state.db")]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30)
+
+
 def test_what_was_confirmed_survives_a_killed_server(disk: Bench) -> None:
     program = (
         "import asyncio, os, sys\n"
@@ -69,9 +75,7 @@ def test_what_was_confirmed_survives_a_killed_server(disk: Bench) -> None:
         "    os.kill(os.getpid(), 9)\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(disk.path / "state.db")], capture_output=True, text=True, timeout=30
-    )
+    done = in_a_process(program, disk)
     assert done.returncode == -9
     assert done.stdout.split()[-1] == "50"
 
@@ -100,9 +104,7 @@ def test_store_that_cannot_be_written_to_is_opened_and_read(disk: Bench) -> None
         "    await store.close()\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(disk.path / "state.db")], capture_output=True, text=True, timeout=30
-    )
+    done = in_a_process(program, disk)
     assert (done.stdout, done.stderr) == ("['/a']\n", "")
 
 
