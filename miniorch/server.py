@@ -11,7 +11,6 @@ Next file, if you follow a request: `miniorch/api/routes.py`; if you follow a ta
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import random
@@ -36,10 +35,11 @@ from miniorch.controllers.placement import Placer
 from miniorch.controllers.services import Services
 from miniorch.controllers.upkeep import History, Removal, Silence
 from miniorch.ending import end
-from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, Temporary, Unreachable, UsageError
+from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, Temporary, Unreachable
 from miniorch.garbage import sparing
 from miniorch.identity import AGENT_PORT, LOCAL, SERVER_PORT, has_identity
 from miniorch.model import Cluster, Leader, Member, Node, Task
+from miniorch.pool import DEFAULT_POOL, split_pool
 from miniorch.state.open import open_store
 from miniorch.state.records import Write, commit, read
 from miniorch.state.shifted import opened
@@ -48,7 +48,6 @@ from miniorch.transport import API_SOCKET, RUN_DIRECTORY, STATE_DIRECTORY
 
 log = logging.getLogger("server")
 
-DEFAULT_POOL = "10.200.0.0/15"
 COMPACT_EVERY_SECONDS = 300.0
 REVISIONS_KEPT = 5000
 STORE_AWAY_SECONDS = 1.0  # between two attempts to begin
@@ -133,22 +132,6 @@ class Server:
                 await self.store.compact(max(0, await self.store.revision() - REVISIONS_KEPT))
             except MiniorchError as error:
                 log.warning("compaction put off: %s", error.message)
-
-
-def split_pool(pool: str) -> tuple[str, str]:
-    """The two halves of a pool: containers, services. Raises `UsageError`."""
-    try:
-        network = ipaddress.ip_network(pool)
-    except ValueError as error:
-        raise UsageError(
-            f"--pool wants a network such as {DEFAULT_POOL}: {error}", remedy=f"miniorch up --pool {DEFAULT_POOL}"
-        ) from None
-    if network.version != 4 or network.prefixlen > 22:
-        raise UsageError(
-            f"--pool {pool}: wants an IPv4 network of /22 or larger", remedy=f"miniorch up --pool {DEFAULT_POOL}"
-        )
-    containers, services = network.subnets(prefixlen_diff=1)
-    return str(containers), str(services)
 
 
 async def authority_of(store: Store, folder: Path, clock: Clock) -> Authority | None:

@@ -55,6 +55,10 @@ class Machine:
     ) -> None:  # fmt: skip
         if node and not NODE_NAME.fullmatch(node):
             raise UsageError("--node wants letters, digits, . and -, at most 63", remedy="--node node1")
+        if pool:
+            from miniorch.pool import check_pool  # what few commands need, the others should not load
+
+            check_pool(pool)
         self.say = say
         self.run, self.state = Path(run), Path(state)
         self.sockets = {"server": f"{run}/api.sock", "net": plugin_socket, "agent": f"{run}/agent.sock"}
@@ -69,7 +73,8 @@ class Machine:
     def ensure_up(self, names: Collection[str] = ("server", "net", "agent")) -> list[str]:
         """Start what does not answer and wait until everything does. Returns the names of what was started.
 
-        Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up.
+        Raises `NotAllowed` for want of root, `Unreachable` with the last log lines when one does not come up, and
+        `UsageError` with them, having stopped all that it has started, when one refuses how it was called.
         """
         known = self._remembered("store")
         if self.store != known and (self.answers("server") or self._store_of_server() == known):
@@ -80,26 +85,36 @@ class Machine:
         if all(self.answers(process.name) for process in self._visible()):
             return []
         need_root("start miniorch's processes", "sudo miniorch up")
-        started, awaited = [], []
+        started: list[str] = []
         with self._lock():
             if self._store_of_server() not in (None, self.store):
                 self._stop(self.processes[0])  # it waits for a store that was mistyped, say, and never answered
             self._remember("node", self.node)
-            for process in self.processes:
-                if process.name not in names or self.answers(process.name):
-                    continue
-                if self._under_systemd():
-                    _systemctl("start", process.unit_name)
-                    started.append(process.name)
-                elif self._pid_file(process).pid() is None:
-                    self._start(process, started)
-                awaited.append(process)
-                if process.name == "net":  # Docker asks it as soon as the agent knows its node
-                    self._wait_for(process, started)
-            for process in awaited:
-                self._wait_for(process, started)
+            try:
+                self._start_missing(names, started)
+            except UsageError:  # nothing of it runs for a server that cannot be
+                for process in reversed(self.processes):
+                    if process.name in started:
+                        self._stop(process)
+                raise
             self._remember("store", self.store)
         return started
+
+    def _start_missing(self, names: Collection[str], started: list[str]) -> None:
+        awaited = []
+        for process in self.processes:
+            if process.name not in names or self.answers(process.name):
+                continue
+            if self._under_systemd():
+                _systemctl("start", process.unit_name)
+                started.append(process.name)
+            elif self._pid_file(process).pid() is None:
+                self._start(process, started)
+            awaited.append(process)
+            if process.name == "net":  # Docker asks it as soon as the agent knows its node
+                self._wait_for(process, started)
+        for process in awaited:
+            self._wait_for(process, started)
 
     def missing(self) -> list[str]:
         """What has died, by a look that is cheap enough for every second."""
@@ -154,7 +169,9 @@ class Machine:
             what += f": {message}" if message else ""
         log = self.log_of(process.name)
         lines = [f"  | {line}" for line in last_lines(log, 8, self._begins.get(process.name, 0))]
-        return Unreachable(
+        _reap()
+        refused = gone and UsageError.exit_code in (child.returncode for child in _children)
+        return (UsageError if refused else Unreachable)(
             "\n".join([f"miniorch's {process.name} {what}", *lines]),
             remedy=f"miniorch doctor; the whole log: {log}",
         )

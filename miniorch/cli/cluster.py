@@ -51,7 +51,11 @@ def init(advertise: str, pool: str, node: str, store: str, *, quiet: bool) -> An
             machine.ensure_up(("server",))  # refuses another store
         machine.down(("server", "agent"))  # they come back with a port that others reach; containers go on
         write_private(state / identity.ADVERTISE_FILE, f"{machine.node} {address}".encode())
-    machine.ensure_up()
+    try:
+        machine.ensure_up()
+    except UsageError:  # of the store, say: the next `up` makes no manager of it
+        (state / identity.ADVERTISE_FILE).unlink(missing_ok=True)
+        raise
     items = machine.ask("GET", "/v1/join-tokens")["items"]
     token = next(one["token"] for one in items if one["role"] == "worker" and one["standing"])
     words = f"{machine.node} is a manager, reachable at {address}:{SERVER_PORT}. On each further machine:\n"

@@ -6,7 +6,6 @@ Nothing on this machine is changed. The functions called `judge...` are pure, al
 """
 
 import contextlib
-import ipaddress
 import json as jsonlib
 import os
 import re
@@ -23,11 +22,10 @@ from miniorch.cli.output import Answer, ago, table
 from miniorch.clock import SystemClock
 from miniorch.errors import MiniorchError, NotAllowed
 from miniorch.identity import check_certificate, has_identity
+from miniorch.pool import DEFAULT_POOL, clashes, split_pool
 from miniorch.transport import API_SOCKET, STATE_DIRECTORY, HttpTransport
 from miniorch.up import Machine, docker_socket
 
-DEFAULT_POOLS = ("10.200.0.0/16", "10.201.0.0/16")
-OUR_PROTOCOL = "109"  # the net process marks its routes with it
 LEAST_DOCKER = (20, 10)
 LEAST_DISK_BYTES = 2 << 30
 LEAST_LEFT_SECONDS = 9 * 86400.0  # of a certificate; one of 90 days is renewed when 18 are left, at the latest
@@ -83,13 +81,25 @@ def _kernel() -> Iterator[Check]:
         " && nft add rule ip t c masquerade"
     )
     yield judged("nftables NAT", not nat, nat or "works", "works", "modprobe nf_tables nft_chain_nat nft_masq")
+    hooked = "nft 'add table netdev t; add chain netdev t c { type filter hook ingress device lo priority 0 ; }"
+    passed = "; add rule netdev t c fwd ip to 192.0.2.1 device lo"
+    yield from judge_netdev(_tried(f"{hooked}'"), _tried(f"{hooked}{passed}'"))
     # Not bad: the net process switches it on, and sets the FORWARD policy to DROP with it, as Docker does.
     forward = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
     yield Check("ip_forward", "ok", forward + ("" if forward == "1" else ", miniorch up switches it on"), "1")
 
 
+def judge_netdev(hook: str, forward: str) -> Iterator[Check]:
+    """What containers' packets meet first. Each argument is what nft said against it, "" for nothing."""
+    mend = "a kernel with CONFIG_NETFILTER_INGRESS and CONFIG_NF_TABLES_NETDEV"
+    yield judged("nftables ingress", not hook, hook or "works", "works", mend)
+    seen = f"{forward}: slower, as packets between containers go through connection tracking" if forward else "works"
+    if not hook:
+        yield judged("nftables fwd", not forward, seen, "works", "modprobe nft_fwd_netdev", "warning")
+
+
 def _tried(commands: str) -> str:
-    """ "" if shell commands work in a network namespace of their own, else the last line of what they said."""
+    """ "" if shell commands work in a network namespace of their own, else the first line of what they said."""
     return _command("unshare", "--net", "sh", "-c", commands)[1]
 
 
@@ -100,7 +110,7 @@ def _command(*arguments: str) -> tuple[str, str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", str(error)
     said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-    return done.stdout, said[-1] if done.returncode else ""
+    return done.stdout, said[0] if done.returncode else ""
 
 
 # --- Docker ----------------------------------------------------------------------------------------------------------
@@ -149,7 +159,7 @@ def judge_firewall(backend: str, rules: str, error: str) -> Check:
 
 
 def _network() -> Iterator[Check]:
-    pools: Sequence[str] = DEFAULT_POOLS
+    pools: Sequence[str] = split_pool(DEFAULT_POOL)
     with contextlib.suppress(MiniorchError):
         known = HttpTransport(API_SOCKET, timeout_seconds=COMMAND_SECONDS).request_now("GET", "/v1/version")
         pools = [known[name] for name in ("container_pool", "vip_pool") if name in known] or pools
@@ -169,16 +179,10 @@ def _network() -> Iterator[Check]:
 
 def judge_routes(pools: Sequence[str], routes: Sequence[Any]) -> Check:
     """Whether a network that this machine already knows lies in a pool. `routes` is what `ip -j route` prints."""
-    networks = [ipaddress.ip_network(pool) for pool in pools]
-    clashes = []
-    for route in routes:
-        if route["dst"] == "default" or str(route.get("protocol")) == OUR_PROTOCOL:
-            continue
-        if any(ipaddress.ip_network(route["dst"], strict=False).overlaps(network) for network in networks):
-            clashes.append(f"{route['dst']} on {route.get('dev', '?')}")
-    seen = f"clashes with {', '.join(clashes)}" if clashes else "clashes with no route"
+    taken = clashes(pools, routes)
+    seen = f"clashes with {', '.join(taken)}" if taken else "clashes with no route"
     wanted = f"{' and '.join(pools)} unused here"
-    return judged("address pool", not clashes, seen, wanted, "miniorch up --pool 10.64.0.0/15 (first start)")
+    return judged("address pool", not taken, seen, wanted, "miniorch up --pool 10.64.0.0/15 (first start)")
 
 
 def judge_dns_port(tables: Sequence[str]) -> Check:

@@ -24,7 +24,8 @@ from miniorch.codec import from_plain
 from miniorch.ending import end, ended
 from miniorch.errors import MiniorchError, Temporary
 from miniorch.model import Endpoints
-from miniorch.server import DEFAULT_POOL, Server
+from miniorch.pool import DEFAULT_POOL
+from miniorch.server import Server
 from miniorch.servers import OneOf
 from miniorch.simulation.engine import FakeEngine
 from miniorch.simulation.invariants import AT_REST

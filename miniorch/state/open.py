@@ -12,6 +12,7 @@ Next file: `miniorch/state/sqlite.py`.
 """
 
 import contextlib
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -35,7 +36,7 @@ def open_store(url: str) -> Store:
         from miniorch.state.memory import MemoryStore
 
         return MemoryStore()
-    if parts.scheme == "sqlite" and plain and not parts.netloc and parts.path.rstrip("/"):
+    if parts.scheme == "sqlite" and plain and not parts.netloc and re.match("/+[^/]", parts.path):
         from miniorch.state.sqlite import SqliteStore
 
         return SqliteStore(Path(parts.path))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from miniorch.errors import Conflict, Unreachable
+from miniorch.errors import Conflict, Unreachable, UsageError
 from miniorch.lab.group import wait_until
+from miniorch.pool import check_pool
 from miniorch.processes import PidFile, Process, last_lines, rotate, started_at, table, unit
 from miniorch.up import Machine, connects
 
@@ -216,6 +217,33 @@ def test_a_process_that_ends_at_once_is_an_error_with_its_last_words(tmp_path: P
         one.ensure_up()
     assert caught.value.message == "miniorch's net ended at once\n  | no such database"
     assert str(tmp_path / "s" / "logs" / "net.log") in caught.value.remedy
+
+
+def test_when_a_process_refuses_how_it_was_called_nothing_that_was_started_stays(tmp_path: Path) -> None:
+    one = machine(tmp_path, [], LISTEN, str(tmp_path / "p"))
+    refusing = Process("server", "another", ("-c", "import sys; print('no such store'); sys.exit(2)"))
+    one.processes = (refusing, *one.processes)
+    with pytest.raises(UsageError) as caught:
+        one.ensure_up()
+    assert caught.value.message == "miniorch's server ended at once\n  | no such store"
+    assert one.missing() == ["server", "net"]
+    assert not (tmp_path / "s" / "store").exists()
+
+
+@pytest.mark.parametrize("pool", ["here", "10.64.0.0/24", "10.64.0.1/15", "fd00::/64"])
+def test_what_is_no_pool_is_refused_before_anything_is_started(tmp_path: Path, pool: str) -> None:
+    with pytest.raises(UsageError, match="--pool"):
+        Machine(print, pool=pool, run=str(tmp_path / "r"), state=str(tmp_path / "s"))
+
+
+def test_a_pool_of_which_a_part_is_in_use_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shown:
+        stdout = b'[{"dst": "default", "dev": "eth0"}, {"dst": "10.65.3.0/24", "dev": "wg0"}]'
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Shown)
+    with pytest.raises(Conflict, match=r"^--pool 10\.64\.0\.0/15 clashes with 10\.65\.3\.0/24 on wg0$"):
+        check_pool("10.64.0.0/15")
+    check_pool("10.66.0.0/15")
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

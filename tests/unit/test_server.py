@@ -13,7 +13,8 @@ import pytest
 from miniorch.errors import NotLeader, Unreachable
 from miniorch.listener import listen
 from miniorch.model import Cluster
-from miniorch.server import DEFAULT_POOL, prepared
+from miniorch.pool import DEFAULT_POOL
+from miniorch.server import prepared
 from miniorch.state.memory import MemoryStore
 from miniorch.state.records import read
 from miniorch.state.store import Entry

@@ -6,7 +6,7 @@ import json
 
 from fake_api import Cli
 
-from miniorch.cli.doctor import judge_dns_port, judge_docker, judge_firewall, judge_routes
+from miniorch.cli.doctor import judge_dns_port, judge_docker, judge_firewall, judge_netdev, judge_routes
 
 POOLS = ("10.200.0.0/16", "10.201.0.0/16")
 
@@ -38,6 +38,18 @@ def test_the_firewall_line_names_policy_and_chain() -> None:
     assert judge_firewall("iptables", rules, "").seen == "iptables, FORWARD policy DROP, chain DOCKER-USER"
     assert judge_firewall("nftables", rules, "").state == "warning"
     assert judge_firewall("iptables", "", "not found").state == "warning"
+
+
+def test_without_ingress_hooks_nothing_works_and_without_fwd_it_is_slower() -> None:
+    assert [one.state for one in judge_netdev("", "")] == ["ok", "ok"]
+    error = "Error: Could not process rule: No such file or directory"
+    slower = list(judge_netdev("", error))
+    assert [one.state for one in slower] == ["ok", "warning"]
+    assert slower[1].seen.startswith(f"{error}: slower")
+    assert slower[1].mend == "modprobe nft_fwd_netdev"
+    (none,) = judge_netdev(error, error)  # the second says nothing new then
+    assert (none.state, none.seen) == ("bad", error)
+    assert "CONFIG_NF_TABLES_NETDEV" in none.mend
 
 
 def test_a_dns_server_on_all_addresses_is_in_the_way() -> None:

@@ -42,7 +42,7 @@ def test_endpoint_has_etcds_port_if_it_names_none(text: str, endpoint: str) -> N
 @pytest.mark.parametrize(
     "url",
     [
-        "", "state.db", "/var/lib/state.db", "sqlite:", "sqlite:///", "sqlite://state.db", "sqlite:///a?b=c",
+        "", "state.db", "/var/lib/state.db", "sqlite:", "sqlite:state.db", "sqlite:///", "sqlite://state.db", "sqlite:///a?b=c",
         "memory:x", "memory://host", "etcd:", "etcd:///x", "etcd://h1#x", "etcd://h1:x", "etcd://h1:0",
         "etcd://h1:70000", "etcd://h1,,h2", "etcd://::1", "etcd://me:secret@h1:2379", "etcd://[::1", "http://h1",
         "postgres://h1/x",
