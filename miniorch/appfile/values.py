@@ -25,7 +25,7 @@ MOST_SECONDS, MOST_BYTES = 36_000_000.0, 900 << 40
 # Parts of a service whose keys are often written into the service itself.
 _HOMES = {
     "deploy": "deploy: {%s}", "limits": "deploy: {resources: {limits: {%s}}}", "healthcheck": "healthcheck: {%s}",
-    "build": "build: {%s}",
+    "build": "build: {%s}", "x-miniorch": "x-miniorch: {%s}",
 }  # fmt: skip
 # Words of one key that stand behind another, and the word for it there.
 _SYNONYMS = {

@@ -108,6 +108,9 @@ MISTAKES = [
             ("replicas: 2", "deploy: {replicas: 2}"), "replicas", "deploy"),
     Mistake("memory beside limits", W + "    memory: 64m\n", "4:5", 'E0102: service web has no key "memory"',
             ("memory: 64m", "deploy: {resources: {limits: {memory: 64m}}}"), "memory", "limits"),
+    Mistake("stop_after beside x-miniorch", W + "    stop_after: 30s\n", "4:5",
+            'E0102: service web has no key "stop_after"', ("stop_after: 30s", "x-miniorch: {stop_after: 30s}"),
+            "stop_after", "x-miniorch"),
     Mistake("a port key", W + "    ports: [{targt: 80}]\n", "4:14", 'E0102: service web: ports has no key "targt"',
             ("targt:", "target:"), "targt", "target"),
     # --- a wrong type or value ---
