@@ -46,6 +46,10 @@ def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bo
     except OSError as error:
         raise _unusable("read", file, error) from None
     head = head_of(data)
+    url = store or Machine(lambda _: None).store or f"sqlite://{folder.absolute()}/state.db"
+    if url.lower().startswith("memory:"):
+        elsewhere = f"miniorch restore {file} --store sqlite:///path, or etcd://host:port"
+        raise UsageError(f"{url} forgets what is restored into it when this command ends", remedy=elsewhere)
     if os.geteuid() != 0 and not os.access(folder, os.W_OK):
         raise NotAllowed(f"only root may write to {folder}", remedy=f"sudo miniorch restore {file}")
     content = unseal(data, _passphrase("restore", passphrase_file, ask=not no_input, twice=False))
@@ -54,7 +58,6 @@ def restore(file: str, store: str, passphrase_file: str, *, force: bool, yes: bo
     elif Authority.load(folder) not in (None, content.authority):
         raise Conflict(f"{folder} holds the authority of another cluster", remedy=f"miniorch restore {file} --force")
     now = SystemClock().now()
-    url = store or Machine(lambda _: None).store or f"sqlite://{folder.absolute()}/state.db"
     asyncio.run(restored(url, content, now, force=force))
     content.authority.save(folder)
     age = f"{(now - head['made_at']) / 3600:.1f} h old" if isinstance(head.get("made_at"), float) else "of unknown age"

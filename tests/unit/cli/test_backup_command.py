@@ -61,6 +61,18 @@ def test_what_was_saved_comes_back_with_the_authority(saved: Path, cli: Cli, tmp
     assert Authority.load(tmp_path / "state") == AUTHORITY
 
 
+def test_nothing_is_restored_into_memory(saved: Path, cli: Cli, tmp_path: Path) -> None:
+    """Neither as the option says, nor as the last `up` has said."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/store").write_text("memory:\n")
+    for options in (["--store", "memory:"], ["--store", "MEMORY:"], []):
+        done = cli("restore", str(saved), *options, env=SECRET)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "forgets what is restored into it" in done.stderr
+        assert f"miniorch restore {saved} --store sqlite:" in done.stderr
+    assert Authority.load(tmp_path / "state") is None
+
+
 def test_backup_says_what_is_in_it_and_replaces_only_as_a_whole(there: FakeApi, cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "b"
     file.write_text("old")
