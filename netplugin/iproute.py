@@ -4,20 +4,25 @@ The programs are asked for JSON, and told many lines at once (`-batch`): 3,000 e
 this file runs, anybody can run by hand (docs/network.md). Next file: `netplugin/nft.py`.
 """
 
+import contextlib
+import functools
 import json
+import re
+import socket
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from miniorch.errors import Conflict, MiniorchError
-from netplugin import verify
+from netplugin import fastpath, verify
 from netplugin.overlay import DEVICE, OVERHEAD, PORT, ROUTE_PROTOCOL, Snapshot
 from netplugin.topology import LABEL, TABLE, Topology
 
 COMMAND_SECONDS = 10.0
 DEFAULT_MTU = 1450
 GATES = "MINIORCH"  # chains of iptables with this beginning are ours
+CABLE = re.compile(r"mo[0-9a-f]{8}")  # the node's end of a container's cable
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 Link = Mapping[str, Any]
 
@@ -60,24 +65,43 @@ def found(wanted: Topology | None, seen: Iterable[Link] | None = None) -> Snapsh
     return held
 
 
-def listed_rules(family: str = "ip") -> Snapshot:
-    """Our table as nft lists it; empty if there is none."""
-    try:
-        return verify.rules(command(["nft", "-s", "list", "table", family, TABLE]))
-    except MiniorchError:
-        return {}
+def listed_rules() -> Snapshot:
+    """Our tables as nft lists them, without the doors of devices that are gone; empty if there are none."""
+    listing = ""
+    for family in ("ip", "netdev"):
+        with contextlib.suppress(MiniorchError):
+            listing += command(["nft", "-s", "list", "table", family, TABLE])
+    there = {name for _, name in socket.if_nameindex()}
+    return {what: lines for what, lines in verify.rules(listing).items() if door(what) is None or door(what) in there}
 
 
-def fences() -> Snapshot:
-    """The rules at containers' devices (`netplugin/isolation.py`), without the line of the hook."""
-    listed = listed_rules("netdev")
-    return {what.replace("chain", "fence"): rules[1:] for what, rules in listed.items()}
+def door(what: str) -> str | None:
+    """The device of a chain of the doors' table."""
+    chain = what.removeprefix("netdev chain ")
+    return chain if chain != what and (chain == DEVICE or CABLE.fullmatch(chain)) else None
 
 
-def wanted_rules(ruleset: str) -> Snapshot:
-    """The same of a table that is not loaded here: nft lists it in a network namespace that vanishes at once."""
-    load_and_list = f"nft -f - && nft -s list table ip {TABLE}"
-    return verify.rules(command(["unshare", "--net", "sh", "-c", load_and_list], ruleset))
+def wanted_rules(wanted: Topology, seen: Iterable[Link], mtu: int) -> Snapshot:
+    """What nft should list. The tables are loaded in a network namespace that vanishes at once, beside devices of the
+    same names.
+    """
+    sizes = {str(link["ifname"]): link["mtu"] for link in seen if ours(link["ifname"])}
+    devices = {name: size == sizes.get(DEVICE, mtu) for name, size in sizes.items()}
+    text = wanted.ruleset + fastpath.ruleset(TABLE, wanted.doors, devices, fast=knows_forward())
+    make = 'printf "link add %s type veth\\n" "$@" | ip -batch - && nft -f - && nft -s list ruleset'
+    return verify.rules(command(["unshare", "--net", "sh", "-c", make, "sh", *sorted({*devices, DEVICE})], text))
+
+
+def ours(device: str) -> bool:
+    """Whether a device can have a door."""
+    return device == DEVICE or CABLE.fullmatch(device) is not None
+
+
+@functools.cache
+def knows_forward() -> bool:
+    """Whether this kernel can hand packets from device to device (its module nft_fwd_netdev)."""
+    rule = "type filter hook ingress device lo priority 0; fwd ip to 192.0.2.1 device lo"
+    return _run(["unshare", "--net", "nft", "-f", "-"], f"table netdev x {{ chain y {{ {rule}; }}; }}").returncode == 0
 
 
 def gates(wanted: Topology) -> list[tuple[str, ...]]:

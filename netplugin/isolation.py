@@ -17,8 +17,8 @@ before Docker goes on, and the server's endpoints follow. Other nodes learn of i
 another node with an unknown source is dropped without a word: the sender tries again, and by then it is known.
 
 Who does this for real: Calico (a set per policy), Cilium (an identity per group of labels). Where we differ: networks
-are all the policy there is. A connection that exists stays, also when its networks are taken away.
-Everything here is pure. Next file: `netplugin/dns.py`, where names are held to the same networks.
+are all the policy there is. Everything here is pure. Next file: `netplugin/fastpath.py`, which asks the same sets where
+a packet comes in.
 """
 
 from __future__ import annotations
@@ -62,15 +62,9 @@ def members(endpoints: Iterable[Endpoints], wired: Iterable[Endpoint]) -> dict[s
 
 def isolation(found: Mapping[str, Networks], nodes: Iterable[str], container_pool: str, vip_pool: str) -> list[str]:
     """The part of the table that holds containers apart. `nodes` are the pool addresses of this node and its peers."""
-    groups = sorted({tuple(sorted(networks)) for networks in found.values()})
-    lines = []
-    for network in sorted({network for group in groups for network in group}):
-        inside = ", ".join(address for address, networks in found.items() if network in networks)
-        lines.append(f"    set {_set(network)} {{ type ipv4_addr; elements = {{ {inside} }}; }}")
+    lines = groups_and_sets(found, "accept", ["goto stranger"])
     lines += ["    chain stranger {", *(f"        {rule}" for rule in _STRANGER), "    }"]
-    for group in groups:
-        lines += [f"    chain {_chain(group)} {{", *(f"        {rule}" for rule in _from(group)), "    }"]
-    verdicts = ", ".join(f"{address} : goto {_chain(tuple(sorted(one)))}" for address, one in found.items())
+    verdicts = ", ".join(f"{address} : goto {chain_of(one)}" for address, one in found.items())
     elements = f" elements = {{ {verdicts} }};" if verdicts else ""
     rules = [
         "type filter hook forward priority -10; policy accept;",
@@ -90,6 +84,31 @@ def isolation(found: Mapping[str, Networks], nodes: Iterable[str], container_poo
     ]
 
 
+def groups_and_sets(
+    found: Mapping[str, Networks], verdict: str, otherwise: list[str], *, fixed: bool = False
+) -> list[str]:
+    """A set per network, and a chain per group of networks that a container is on: `verdict` if the other is there,
+    too. In this family's table and in that of the doors (`netplugin/fastpath.py`).
+    """
+    lines = []
+    for network in sorted({network for networks in found.values() for network in networks}):
+        inside = [address for address, networks in found.items() if network in networks]
+        size = f" size {len(inside)};" if fixed else ""
+        lines.append(f"    set {_set(network)} {{ type ipv4_addr;{size} elements = {{ {', '.join(inside)} }}; }}")
+    for group in sorted({tuple(sorted(networks)) for networks in found.values()}):
+        lines += [
+            f"    chain {_chain(group)} {{",
+            *(f"        {rule}" for rule in _from(group, verdict, otherwise)),
+            "    }",
+        ]
+    return lines
+
+
+def chain_of(networks: Networks) -> str:
+    """The chain that a container's packets go through."""
+    return _chain(tuple(sorted(networks)))
+
+
 def admission(table: str, address: str, networks: Networks) -> str:
     """What lets one container in, without replacing the table. Refused by nft if the address was somebody else's."""
     address, group = str(IPv4Address(address)), tuple(sorted(networks))
@@ -99,40 +118,16 @@ def admission(table: str, address: str, networks: Networks) -> str:
         lines.append(f"add element ip {table} {_set(network)} {{ {address} }}")
     lines.append(f"add chain ip {table} {_chain(group)}")
     lines.append(f"flush chain ip {table} {_chain(group)}")  # it may be there with the same rules
-    lines += [f"add rule ip {table} {_chain(group)} {rule}" for rule in _from(group)]
+    lines += [f"add rule ip {table} {_chain(group)} {rule}" for rule in _from(group, "accept", ["goto stranger"])]
     lines.append(f"add element ip {table} members {{ {address} : goto {_chain(group)} }}")
     return "\n".join([*lines, ""])
-
-
-def fence(address: str) -> tuple[str, ...]:
-    """What a container may send at all: packets with its own address, and ARP."""
-    return (f"ip saddr {IPv4Address(address)} accept", "meta protocol arp accept", "drop")
-
-
-def fenced(table: str, device: str, address: str) -> str:
-    """Sets up a container's fence, where its frames come into the node: nobody else's packets are asked.
-
-    The device's rp_filter would come too late. By then a forged packet counts as one of the other's connection, those
-    for a connected UDP socket of the node pass, and it loses against Ubuntu's net.ipv4.conf.all.rp_filter=2.
-    """
-    chain = f"netdev {table} {device}"
-    lines = [
-        f"add table netdev {table}",
-        f"add chain {chain} {{ type filter hook ingress device {device} priority 0; }}",
-    ]
-    return "\n".join([*lines, f"flush chain {chain}", *(f"add rule {chain} {rule}" for rule in fence(address)), ""])
-
-
-def unfenced(table: str, device: str) -> str:
-    """Takes a fence away; fine if there is none. Some kernels do that by themselves when the device goes."""
-    return f"add table netdev {table}\nadd chain netdev {table} {device}\ndelete chain netdev {table} {device}\n"
 
 
 _STRANGER = (f'iifname "{DEVICE}" drop', "goto refuse")
 
 
-def _from(group: tuple[str, ...]) -> list[str]:
-    return [*(f"ip daddr @{_set(network)} accept" for network in group), "goto stranger"]
+def _from(group: tuple[str, ...], verdict: str, otherwise: list[str]) -> list[str]:
+    return [*(f"ip daddr @{_set(network)} {verdict}" for network in group), *otherwise]
 
 
 def _set(network: str) -> str:

@@ -2,8 +2,8 @@
 
 The problem: a container needs a network before its first instruction, on any machine, without disturbing what is
 there. The idea: route, do not bridge. A container gets one end of a veth pair; the node's end carries no address, only
-a /32 route to the container. Inside, the default route goes through 169.254.1.1, which every node holds. Each packet
-so crosses the node's routing, where connection tracking sees both directions.
+a /32 route to the container. Inside, the default route goes through 169.254.1.1, which every node holds. So whatever
+a container sends meets its node first: the door of its device, then routing and connection tracking.
 
 Who does this for real: Calico. Where we differ: 169.254.1.1 really exists on `lo`, since proxy ARP alone stays silent
 on a machine without a default route. Every call is idempotent and the kernel is the only state: whatever we make is
@@ -15,9 +15,11 @@ Methods block for some milliseconds and are thread-safe. Each line says which co
 """
 
 import contextlib
+import fcntl
 import re
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -30,6 +32,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from miniorch.clock import Clock
 from miniorch.errors import Conflict, MiniorchError
 from netplugin.conntrack import forget_udp
+from netplugin.fastpath import Doors, fenced, ruleset, unfenced, unreached
 from netplugin.iproute import (
     DEFAULT_MTU,
     GATES,
@@ -37,33 +40,29 @@ from netplugin.iproute import (
     batch,
     chain,
     command,
-    fences,
     forwarding,
     found,
     gates,
     has_gate,
+    knows_forward,
     links,
     listed_rules,
     underlay_mtu,
     wanted_rules,
 )
-from netplugin.isolation import fence, fenced, unfenced
 from netplugin.nft import Nft
-from netplugin.overlay import ROUTE_PROTOCOL, Snapshot
-from netplugin.topology import CABLES, TABLE, Topology
-from netplugin.verify import Difference, commands, compare, foreign
+from netplugin.overlay import DEVICE, ROUTE_PROTOCOL, Snapshot
+from netplugin.topology import CABLES, TABLE, Topology, outer_name
+from netplugin.verify import Difference, commands, compare
 
+NO_DOORS = Doors({}, {}, {})
 OURS = re.compile(r"m[oc][0-9a-f]{8}")
 CONTAINER = re.compile(r"route \S+/32")
 LEFTOVER_SECONDS = 30.0
 LOOK_SECONDS = 30.0
 ROUNDS = 3  # a device that is made anew takes its entries with it: those are the second round's
+SIOCGIFMTU = 0x8921  # netdevice(7)
 SYSCTL = Path("/proc/sys/net/ipv4")
-
-
-def outer_name(endpoint: str) -> str:
-    """The node's end of an endpoint's veth pair. Device names have 15 characters at most; Docker's ids have 64."""
-    return f"mo{endpoint[:8]}"
 
 
 def inner_name(endpoint: str) -> str:
@@ -83,6 +82,8 @@ class Kernel:
         self._accepted = False  # Docker's forwarding chain has our rules
         self._first_seen: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._doors = threading.Lock()  # held from a look at which devices there are until each has its door
+        self._cables: dict[str, str] = {}  # a container's device -> the address behind it
         self._nft = Nft()
 
     def apply(self, wanted: Topology) -> None:
@@ -92,65 +93,74 @@ class Kernel:
         every `LOOK_SECONDS`. Raises `MiniorchError` that names what the kernel does not take.
         """
         with self._lock:
-            self._nft.run(wanted.ruleset)  # first: there is never a tunnel without its guard
+            self._rule(wanted)  # first: there is never a tunnel without its guard
             forget_udp(self._topology, wanted)
             self._topology = wanted
-            shape = replace(wanted, ruleset="", served={})
+            shape = replace(wanted, ruleset="", doors=NO_DOORS, served={})
             if shape == self._looked_for and self._clock.monotonic() < self._looked_at + LOOK_SECONDS:
                 return
             self._looked_for = None
             self._accept(wanted)
             if self.devices():
                 _forward()
+            before = self._mtu
             try:
                 self._mtu = underlay_mtu(links(), wanted)
             except Conflict:  # no way to other nodes; what runs here has its network all the same
                 self._mend(replace(wanted, overlay=None).entries(DEFAULT_MTU), wanted)
                 raise
-            self._mend(wanted.entries(self._mtu), wanted)
+            if self._mend(wanted.entries(self._mtu), wanted) or self._mtu != before:
+                self._rule(wanted)  # a new device has no door
             self._looked_for, self._looked_at = shape, self._clock.monotonic()
 
     def admit(self, text: str) -> None:
         """Let one container into its networks (`netplugin/isolation.py`): all lines or none, and then it raises."""
         self._nft.run(text)
 
-    def _mend(self, wanted: Snapshot, topology: Topology | None) -> None:
-        """Compare and correct until nothing is left to do."""
+    def _rule(self, wanted: Topology) -> None:
+        """Both tables of nftables in one transaction, anew if a container has come or gone in between."""
+        with self._doors:
+            self._cables = {**wanted.doors.cables, **self._cables}
+            all_doors = replace(wanted.doors, cables=self._cables)
+            while True:
+                devices = self._with_door()
+                try:
+                    self._nft.run(wanted.ruleset + ruleset(TABLE, all_doors, devices, fast=knows_forward()))
+                    return
+                except MiniorchError:
+                    if self._with_door() == devices:
+                        raise
+
+    def _with_door(self) -> dict[str, bool]:
+        """The devices that packets come in by, and whether those of all others fit through."""
+        there = {name for name in self.devices() if name.startswith("mo")}
+        found = {}
+        for name in there | ({DEVICE} if _exists(DEVICE) else set()):
+            with contextlib.suppress(OSError):  # gone
+                found[name] = _mtu(name) == self._mtu
+        return found
+
+    def _mend(self, wanted: Snapshot, topology: Topology | None) -> bool:
+        """Compare and correct until nothing is left to do; whether anything was."""
         said = ""
-        for _ in range(ROUNDS):
+        for round_ in range(ROUNDS):
             seen = found(topology)
-            routes = {what: seen.pop(what) for what in list(seen) if CONTAINER.fullmatch(what)}
-            left = compare(wanted, seen)
+            left = compare(wanted, {what: how for what, how in seen.items() if not CONTAINER.fullmatch(what)})
             todo = commands(left)
             if not todo.ip and not todo.bridge:
-                self._fence(routes)
-                return
+                return round_ > 0
             said = batch(todo)
         raise MiniorchError(f"the kernel does not take what it should: {left[0].describe()} {said}".rstrip())
-
-    def _fence(self, routes: Snapshot) -> None:
-        """Each container's device has its fence, and no fence outlives its device."""
-        held, devices = fences(), self.devices()
-        for what, ways in routes.items():
-            address = what.removeprefix("route ").removesuffix("/32")
-            over = {how.split()[1] for how in ways if how.startswith("dev ") and not foreign(how)}
-            for device in sorted(devices & over):
-                if held.get(f"fence {device}") != fence(address):
-                    self._nft.run(fenced(TABLE, device, address))
-        for device in sorted({what.removeprefix("fence ") for what in held} - devices):
-            self._nft.run(unfenced(TABLE, device))
 
     def verify(self, wanted: Topology, endpoints: Callable[[], Mapping[str, str]]) -> list[Difference]:
         """What the kernel holds beside what it should. `endpoints` (id -> address) is asked after the kernel was."""
         seen = links()
         held = found(wanted, seen) | listed_rules()
-        should = wanted.entries(underlay_mtu(seen, wanted)) | wanted_rules(wanted.ruleset)
-        devices = {str(link.get("ifname")) for link in seen}
-        held |= {what: rules for what, rules in fences().items() if what.removeprefix("fence ") in devices}
-        for endpoint, address in endpoints().items():
-            if (device := outer_name(endpoint)) in devices:
-                should[f"route {address}/32"] = (f"dev {device} src {wanted.pool_address}",)
-                should[f"fence {device}"] = fence(address)
+        mtu, cables = underlay_mtu(seen, wanted), {outer_name(one): address for one, address in endpoints().items()}
+        wanted = replace(wanted, doors=replace(wanted.doors, cables=cables))
+        should = wanted.entries(mtu) | wanted_rules(wanted, seen, mtu)
+        for device in cables.keys() & {str(link.get("ifname")) for link in seen}:
+            should[f"route {cables[device]}/32"] = (f"dev {device} src {wanted.pool_address}",)
         if self.devices():
             let, lets = forwarding(wanted)
             should, held = should | let, held | lets
@@ -172,7 +182,7 @@ class Kernel:
                 remedy="miniorch up",
             )
         outer, inner = outer_name(endpoint), inner_name(endpoint)
-        with _netlink() as ip:
+        with self._doors, _netlink() as ip:
             _delete(ip, outer)
             # ip link add mo... group 109 mtu 1450 numtxqueues 1 type veth peer name mc... mtu 1450 numtxqueues 1
             # Made with more queues the kernel takes all but one away again, and every other change of the machine's
@@ -185,6 +195,7 @@ class Kernel:
             # sysctl net.ipv4.conf.mo....rp_filter=0: nothing is left to it behind a fence
             (SYSCTL / "conf" / outer / "rp_filter").write_text("0")
             self._nft.run(fenced(TABLE, outer, address))
+            self._cables[outer] = address
             # The kernel holds such an answer back for up to 0.8 s, so that a real owner may answer first: none is there
             (SYSCTL / "neigh" / outer / "proxy_delay").write_text("0")
             # ip link set mo... up
@@ -203,9 +214,13 @@ class Kernel:
 
     def unwire(self, endpoint: str) -> None:
         """Remove the pair; the route goes with it. Fine if it is gone."""
-        with _netlink() as ip:
-            _delete(ip, outer_name(endpoint))  # ip link delete mo...
-        self._nft.run(unfenced(TABLE, outer_name(endpoint)))
+        device = outer_name(endpoint)
+        with self._doors, _netlink() as ip:
+            if address := self._cables.pop(device, ""):
+                with contextlib.suppress(MiniorchError):  # it was not on the fast path
+                    self._nft.run(unreached(TABLE, address))
+            _delete(ip, device)  # ip link delete mo...
+            self._nft.run(unfenced(TABLE, device))
 
     def holds(self, endpoint: str) -> bool:
         """Whether the pair is there and its inner end is not: a container has it."""
@@ -283,6 +298,12 @@ def _exists(device: str) -> bool:
     with contextlib.suppress(OSError):
         return socket.if_nametoindex(device) > 0
     return False
+
+
+def _mtu(device: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, SIOCGIFMTU, struct.pack("16si12x", device.encode(), 0))
+    return int(struct.unpack("16si12x", answer)[1])
 
 
 def _delete(ip: Any, name: str) -> None:

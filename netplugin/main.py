@@ -198,6 +198,7 @@ class Net:
                 await asyncio.to_thread(self.kernel.admit, text)
         except MiniorchError:  # its address had other networks a moment ago
             await self.rule(self.known)
+        self.changed.set()  # the fast path can wait until many have come
 
     async def listen(self, service: Service) -> Service:
         try:

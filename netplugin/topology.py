@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from miniorch.model import Cluster, Endpoints, Node
+from netplugin.fastpath import TRACKED_PINGS, TRACKED_PORTS, Doors, doors
 from netplugin.isolation import isolation, members
 from netplugin.overlay import (
     DEVICE,
@@ -47,6 +48,7 @@ class Topology:
     container_pool: str
     vip_pool: str
     ruleset: str  # input of `nft -f -`
+    doors: Doors  # what `netplugin/fastpath.py` makes rules of, for the devices that are there
     overlay: Overlay | None = None  # the way to the other nodes, if there are any
     served: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # service address -> its ready tasks' addresses
 
@@ -81,9 +83,16 @@ def topology(
     way = overlay(cluster.id, node, peers)
     served = {item.vip: tuple(ready_addresses(item)) for item in services if item.vip}
     nodes = [own, *(peer.pool_address for peer in way.peers)] if way else [own]
-    apart = isolation(members(services, wired), nodes, containers, vips)
-    rules = ruleset(own, containers, vips, services, [*guard(way), *apart])
-    return Topology(own, containers, vips, rules, way, served)
+    wired = list(wired)
+    found = members(services, wired)
+    rules = ruleset(own, containers, vips, services, [*guard(way), *isolation(found, nodes, containers, vips)])
+    cables = {outer_name(one.id): one.address for one in wired}
+    return Topology(own, containers, vips, rules, doors(cables, found, way.peers if way else ()), way, served)
+
+
+def outer_name(endpoint: str) -> str:
+    """The node's end of an endpoint's veth pair. Device names have 15 characters at most; Docker's ids have 64."""
+    return f"mo{endpoint[:8]}"
 
 
 def ruleset(
@@ -139,6 +148,9 @@ def _source_rules(own: str, container_pool: str, vip_pool: str, backends: Iterab
         rules.append(f"ip saddr . ip daddr {{ {selves} }} snat to {own}")
     # The far node takes only what comes from our own subnet: whoever else sends from here is seen as this node.
     rules.append(f'oifname "{DEVICE}" ip saddr != {container_pool} snat to {own}')
+    # From these the nodes see that an answer needs its service address back (`netplugin/fastpath.py`).
+    moved = f"ip saddr {container_pool} ip daddr {container_pool} ct status dnat meta l4proto"
+    rules += [f"{moved} {{ tcp, udp }} snat to :{TRACKED_PORTS}", f"{moved} icmp snat to :{TRACKED_PINGS}"]
     # Nobody outside knows a way back to the pools.
     rules.append(f"ip saddr {container_pool} ip daddr != {{ {container_pool}, {vip_pool} }} masquerade")
     return rules

@@ -23,9 +23,8 @@ from dnslib import RCODE, DNSRecord
 from miniorch.errors import Conflict
 from netplugin.driver import Endpoint
 from netplugin.iproute import forwarding, found, links, listed_rules, underlay_mtu, wanted_rules
-from netplugin.kernel import outer_name
 from netplugin.overlay import DEVICE, Snapshot, mac
-from netplugin.topology import Topology
+from netplugin.topology import Topology, outer_name
 
 PROBE_SECONDS = 2.0
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET, what setns(2) checks the file to be
@@ -95,11 +94,17 @@ def steps(
         picked.append(Step(name, what, part(should), part(holds)))
 
     add("cable", f"route {asked.address}/32")
+    if asked.address in devices:
+        door = f"netdev chain {devices[asked.address]}"
+        add("door", door, lambda view: view.get(door, ())[1:])  # without the line of the hook
     if asked.vip:
         verdict = f"{asked.vip} : goto {asked.chain}"
         add("service", f"chain {asked.chain}", lambda view: _backends(view, asked.chain, verdict))
     if asked.target:
         add("networks", "sets in-...", lambda view: _shared(view, asked.address, asked.target))
+        add("fast path", "fast path", lambda view: _fast(view, asked.target, wanted))
+        if not picked[-1].state + picked[-1].kernel:  # not all packets fit through, or the kernel knows no such thing
+            picked.pop()
         add("forwarding", "forwarding")
         if asked.target in devices:
             add("route", f"route {asked.target}/32")
@@ -118,6 +123,14 @@ def _backends(rules: Snapshot, chain: str, verdict: str) -> tuple[str, ...]:
     """The service's chain, if packets to its address come there."""
     reached = any(verdict in line for line in rules.get("chain services", ()))
     return rules.get(f"chain {chain}", ()) if reached else ()
+
+
+def _fast(rules: Snapshot, target: str, wanted: Topology) -> tuple[str, ...]:
+    """Where packets for an address are handed to: its node, or its device."""
+    subnets = [IPv4Network(subnet) for subnet in wanted.doors.ways]
+    keys = [target, *(str(net.network_address) for net in subnets if IPv4Address(target) in net)]
+    lines = [*rules.get("netdev map ways", ()), *rules.get("netdev map cables", ())]
+    return tuple(line for line in lines if line.partition(" : ")[0] in keys and " : " in line)
 
 
 def _shared(rules: Snapshot, source: str, target: str) -> tuple[str, ...]:
@@ -146,7 +159,8 @@ def look(node: str, asked: Question, wanted: Topology, wired: Iterable[Endpoint]
     """
     must_be_ours(asked, wanted)
     seen = links()
-    should = wanted.entries(underlay_mtu(seen, wanted)) | wanted_rules(wanted.ruleset)
+    mtu = underlay_mtu(seen, wanted)
+    should = wanted.entries(mtu) | wanted_rules(wanted, seen, mtu)
     let, lets = forwarding(wanted)
     compared = steps(asked, wired, wanted, should | let, found(wanted, seen) | listed_rules() | lets)
     try:

@@ -159,11 +159,15 @@ def forwards(listed: Iterable[Mapping[str, Any]]) -> Snapshot:
 
 
 def rules(listing: str) -> Snapshot:
-    """From `nft list table`: chains with their rules in order, sets with their elements sorted."""
+    """From `nft list table`, of one or more: chains with their rules in order, sets with their elements sorted. What
+    stands in a table of the family `netdev` has that word before its name.
+    """
     found: Snapshot = {}
-    for kind, name, body in re.findall(r"^\t(chain|set|map) (\S+) \{\n(.*?)^\t\}", listing, re.M | re.S):
-        elements = re.search(r"elements = \{(.*?)\}", body, re.S) if kind != "chain" else None
-        lines = [line.strip() for line in (body.replace(elements[0], "") if elements else body).splitlines()]
-        members = sorted(" ".join(one.split()) for one in elements[1].split(",")) if elements else []
-        found[f"{kind} {name}"] = tuple([line for line in lines if line] + members)
+    for family, table in re.findall(r"^table (\w+) \S+ \{\n(.*?)^\}", listing, re.M | re.S):
+        before = "netdev " if family == "netdev" else ""
+        for kind, name, body in re.findall(r"^\t(chain|set|map) (\S+) \{\n(.*?)^\t\}", table, re.M | re.S):
+            elements = re.search(r"elements = \{(.*?)\}", body, re.S) if kind != "chain" else None
+            lines = [line.strip() for line in (body.replace(elements[0], "") if elements else body).splitlines()]
+            members = sorted(" ".join(one.split()) for one in elements[1].split(",")) if elements else []
+            found[f"{before}{kind} {name}"] = tuple([line for line in lines if line] + members)
     return found

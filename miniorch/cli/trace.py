@@ -146,18 +146,24 @@ _WORDS = {
     "sender": ("{2} runs on {1} with {0}", "{2} has lost its cable to {1}"),
     "cable": ("{1} hands it to {2} at {0}", "{1} has lost its cable to {2}"),
     "cable here": ("{1} has a cable to {0}, where {2} is", "{1} has lost its cable to {2}"),
+    "door": ("{1} lets in what has the address of {2}", "{1} does not hold {2} to its own address"),
+    "fast path": ("{1} hands on at once what needs no tracking", "{1} hands nothing on at once, or to the wrong one"),
     "forwarding": ("{1} forwards what containers send", "{1} does not forward what containers send"),
     "route": ("{1} sends what is for {0} into the tunnel", "{1} does not know that {0} is behind the tunnel"),
     "device": ("the tunnel's end on {1} is up", "the tunnel's end on {1} is not as it should be"),
     "neighbour": ("{1} knows a hardware address for {0}", "{1} knows no right hardware address for {0}"),
     "fdb": ("{1} knows behind which machine {0} is", "{1} does not know behind which machine {0} is"),
 }
-_ENTRIES = ("forwarding", "route", "device", "neighbour", "fdb")
+_ENTRIES = ("fast path", "forwarding", "route", "device", "neighbour", "fdb")
 
 
 def walk(way: Way, near: View, far: View | None, silence: str = "") -> list[Step]:
     """All steps, in the order in which a packet takes them. `silence`: why there is no far view."""
-    steps = [*_entries(near, way.source_node, {"cable": "sender"}, way.source), _name(way, near), _service(way, near)]
+    steps = [
+        *_entries(near, way.source_node, {"cable": "sender", "door": "door"}, way.source),
+        _name(way, near),
+        _service(way, near),
+    ]
     if not way.target:
         return steps
     steps.append(_networks(way, near, way.source_node))

@@ -49,6 +49,48 @@ try:
 except OSError as error:
     print(type(error).__name__, error.errno, time.monotonic() - began < 1)
 """
+FROM = """
+import socket, sys
+address, port, own, ttl = sys.argv[1], *map(int, sys.argv[2:])
+with socket.socket() as client:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+    client.settimeout(5)
+    client.bind(("", own))
+    try:
+        client.connect((address, port))
+        print(len(b"".join(iter(lambda: client.recv(1 << 16), b""))) > 1_000_000)
+    except OSError as error:
+        print(error.errno)
+"""
+TRACKED = """
+import socket, sys
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
+with NFCTSocket() as flows:
+    for flow in flows.dump():
+        way, back = (NFCTAttrTuple.from_netlink(2, flow.get_attr(f"CTA_TUPLE_{one}")) for one in ("ORIG", "REPLY"))
+        if way.proto == socket.IPPROTO_TCP and int(sys.argv[1]) in (way.sport, way.dport):
+            print(way.saddr, way.daddr, back.dport)
+"""
+ECHO = """
+import socket
+with socket.create_server(("", 7)) as server:
+    print("ready", flush=True)
+    client, _ = server.accept()
+    while word := client.recv(99):
+        client.sendall(word)
+"""
+TALK = """
+import socket, time
+with socket.create_connection(("10.200.2.5", 7), 5) as client:
+    try:
+        while True:
+            client.sendall(b"word")
+            print(client.recv(99).decode(), flush=True)
+            time.sleep(0.05)
+    except OSError as error:
+        print(error.errno, flush=True)
+"""
 HEAR = """
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
@@ -132,15 +174,18 @@ class Machine:
         return self.node.run(["sh", "-c", script]).stdout
 
 
-def known(number: int, addresses: list[str]) -> Known:
+def known(number: int, addresses: list[str], front: tuple[str, ...] = ("default",)) -> Known:
     """What node `number` knows of a cluster on these addresses."""
     nodes = [
         Node(f"node{n}", f"10.200.{n}.0/24", f"10.200.{n}.1", Resources(), address=address)
         for n, address in enumerate(addresses, 1)
     ]
-    front = (Backend("front", 1, "node1", FRONT, True), Backend("other", 2, "node1", OTHER, True))
+    fronts = (Backend("front", 1, "node1", FRONT, True), Backend("other", 2, "node1", OTHER, True))
     web = (Backend("web", 1, "node2", WEB, True),)
-    endpoints = (Endpoints("chat", "front", "10.201.0.3", (), front), Endpoints("chat", "web", VIP, (), web))
+    endpoints = (
+        Endpoints("chat", "front", "10.201.0.3", (), fronts, networks=front),
+        Endpoints("chat", "web", VIP, (), web),
+    )
     own = nodes[number - 1]
     return Known(CLUSTER, own, peers_of(own, nodes), endpoints)
 
@@ -180,6 +225,70 @@ def test_containers_on_two_nodes_reach_each_other_by_address_and_service(machine
     assert two.script(ASK, VIP, inside="web") == "10.200.2.1 True", "a task that reaches itself is seen as its node"
     assert one.script(ASK, VIP) == "10.200.1.1 True", "a node is seen with its pool address"
     assert machines[2].script(ASK, VIP) == "10.200.3.1 True"
+
+
+def test_what_needs_no_tracking_goes_the_fast_path_and_all_else_arrives_as_well(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    for machine in (one, two):
+        until(lambda machine=machine: machine.verify()["differences"] == [], 5, "the fast path leads to all containers")
+    assert one.script(FROM, WEB, "80", "40001", "64", inside="front") == "True"
+    assert [machine.script(TRACKED, "40001") for machine in (one, two)] == ["", ""]
+    assert one.script(FROM, WEB, "80", "50001", "64", inside="front") == "True"
+    assert [machine.script(TRACKED, "50001") for machine in (one, two)] == [f"{FRONT} {WEB} 50001", ""], "its own port"
+    assert one.script(FROM, OTHER, "80", "40002", "64", inside="front") == "111", "nobody listens there"
+    assert one.script(FROM, FRONT, "80", "40002", "64", inside="other") == "True"
+    assert one.script(TRACKED, "40002") == "", "nor on the way to a neighbour"
+    assert one.script(FROM, WEB, "80", "40003", "1", inside="front") == "113", "node1 says that its time is over"
+    assert one.script(FROM, WEB, "80", "40004", "2", inside="front") == "113", "and so does node2"
+
+
+def test_client_of_a_service_address_is_moved_to_a_port_that_is_tracked(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    assert one.script(FROM, VIP, "80", "40011", "64", inside="front") == "True"
+    source, asked, port = one.script(TRACKED, "40011").split()
+    assert (source, asked) == (FRONT, VIP)
+    assert 49152 <= int(port) <= 65535
+    remembered = two.script(TRACKED, "80").splitlines()
+    assert not any(line.startswith(FRONT) for line in remembered), "the far node has nothing to remember"
+    # Two connections from one port of a container, by the service's address and by its task's, stay two.
+    assert one.script(FROM, WEB, "80", "40011", "64", inside="front") == "True"
+
+
+def test_fragments_are_put_together_by_tracking(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    ear = two.background(HEAR, "web")
+    try:
+        assert ear.stdout is not None
+        assert ear.stdout.readline() == b"ready\n"
+        send = "import socket; socket.socket(2, 2).sendto(b'x' * {} + b'end', ({!r}, 9))"
+        one.script(send.format(90, WEB), inside="front")
+        one.script(send.format(4000, WEB), inside="front")
+        one.script(send.format(0, WEB), inside="front")
+        heard = ear.communicate(timeout=5)[0].split()
+        assert [len(word) for word in heard] == [93, 99]
+    finally:
+        ear.kill()
+        ear.wait()
+
+
+def test_a_network_that_is_taken_away_ends_what_was_on_its_fast_path(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    addresses = [f"198.51.100.{n}" for n in (1, 2, 3)]
+    echo = two.background(ECHO, "web")
+    assert echo.stdout is not None
+    echo.stdout.readline()
+    talk = one.background(TALK, "front")
+    assert talk.stdout is not None
+    try:
+        assert talk.stdout.readline() == b"word\n"
+        one.start(known(1, addresses, front=("apart",)))
+        assert talk.communicate(timeout=5)[0].split()[-1] == b"104", "connection reset"
+    finally:
+        for process in (talk, echo):
+            process.kill()
+            process.communicate()
+        one.start(known(1, addresses))
+    assert one.script(ASK, WEB, inside="front") == f"{FRONT} True"
 
 
 def test_mtu_is_the_wires_less_the_headers_of_vxlan(machines: list[Machine]) -> None:
@@ -273,7 +382,7 @@ def test_node_that_leaves_takes_its_three_entries_along_and_the_last_one_the_tun
 
 def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machine]) -> None:
     one = machines[0]
-    assert one.verify()["differences"] == []
+    until(lambda: one.verify()["differences"] == [], 5, "the fast path leads to all containers")
     device = one.run("sh", "-c", f"ip route show {FRONT} | cut -d' ' -f3")
     one.run("sh", "-ec", f"""
         bridge fdb del 0a:6d:0a:c8:02:01 dev mo-vxlan dst 198.51.100.2 self
@@ -289,8 +398,8 @@ def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machi
         "chain raw: is absent; should be udp dport 4789 goto tunnel",
         "device mo-vxlan: is ",
         "fdb 0a:6d:0a:c8:02:01: is dst 198.51.100.9; should be dst 198.51.100.2",
-        f"fence {device}: is absent; should be ip saddr {FRONT} accept | meta protocol arp accept | drop",
         "neighbour 10.200.2.1: is absent; should be lladdr 0a:6d:0a:c8:02:01",
+        f"netdev chain {device}: is absent; should be ip saddr {FRONT} goto from-chat/default | meta protocol arp ",
         f"route {FRONT}/32: is absent; should be dev {device} src 10.200.1.1",
         "route 10.200.2.64/26: is via 10.200.3.1 dev mo-vxlan onlink; should be absent",
         "route 10.200.3.0/24: is absent; should be via 10.200.3.1 dev mo-vxlan onlink src 10.200.1.1",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Resources
 from netplugin.driver import Endpoint
-from netplugin.isolation import admission, fenced, members, unfenced
+from netplugin.isolation import admission, members
 from netplugin.overlay import Peer
 from netplugin.topology import topology
 
@@ -85,23 +83,6 @@ def test_letting_one_container_in_says_the_same_as_the_whole_table() -> None:
     assert lines[-1] == f"add element ip miniorch members {{ {FRESH} : goto from-shop/back/front }}"
     added = [line.split("from-shop/back/front ")[1] for line in lines if line.startswith("add rule")]
     assert "\n".join(["chain from-shop/back/front {", *added, "}"]) in rules(SHOP)
-
-
-def test_a_fence_lets_in_the_own_address_and_arp_and_can_be_set_up_anew_over_any_other() -> None:
-    lines = fenced("miniorch", "mo1a2b3c4d", FRESH).splitlines()
-    chain = "chain netdev miniorch mo1a2b3c4d"
-    assert lines[:3] == [
-        "add table netdev miniorch",
-        f"add {chain} {{ type filter hook ingress device mo1a2b3c4d priority 0; }}",
-        f"flush {chain}",
-    ]
-    rules = [line.partition(" mo1a2b3c4d ")[2] for line in lines[3:]]
-    assert rules == [f"ip saddr {FRESH} accept", "meta protocol arp accept", "drop"]
-    assert unfenced("miniorch", "mo1a2b3c4d").splitlines()[1:] == [f"add {chain}", f"delete {chain}"], (
-        "or if none is there"
-    )
-    with pytest.raises(ValueError, match="flush"):
-        fenced("miniorch", "mo1a2b3c4d", "; flush ruleset")
 
 
 def test_names_that_nft_would_not_take_stay_apart() -> None:

@@ -31,6 +31,9 @@ RULES: Snapshot = {
     "chain from-shop/back/front": ("ip daddr @in-shop/back accept", "ip daddr @in-shop/front accept", "goto stranger"),
     "set in-shop/back": ("type ipv4_addr", WEB, DB),
     "set in-shop/front": ("type ipv4_addr", WEB),
+    "netdev chain moabcdef01": ("type filter hook ingress", f"ip saddr {WEB} goto from-shop/back/front", "drop"),
+    "netdev map ways": ("typeof ip daddr : ip daddr", "10.200.1.0 : 10.200.1.1", "10.200.2.0 : 10.200.2.1"),
+    "netdev map cables": ("typeof ip daddr : oif", f'{WEB} : "moabcdef01"'),
 }
 SHOULD = WANTED.entries(1450) | RULES | {"forwarding": ("ip_forward 1",)}
 
@@ -42,7 +45,8 @@ def picked(holds: Snapshot, asked: Question = ASKED) -> dict[str, Step]:
 def test_a_packet_to_another_node_needs_these_and_no_others() -> None:
     holds = SHOULD | {f"route {WEB}/32": ("dev moabcdef01 src 10.200.0.1",)}
     found = picked(holds)
-    assert list(found) == ["cable", "service", "networks", "forwarding", "route", "device", "neighbour", "fdb"]
+    way = ["cable", "door", "service", "networks", "fast path", "forwarding", "route", "device", "neighbour", "fdb"]
+    assert list(found) == way
     assert all(step.state == step.kernel != () for step in found.values())
     assert (found["networks"].kernel, found["route"].what) == (("shop/back",), "route 10.200.1.0/24")
 
@@ -50,6 +54,14 @@ def test_a_packet_to_another_node_needs_these_and_no_others() -> None:
 def test_a_packet_to_the_same_node_needs_a_cable() -> None:
     asked = Question(1, WEB, WEB)
     assert [step.what for step in steps(asked, WIRED, WANTED, SHOULD, {})][-1] == f"route {WEB}/32"
+
+
+def test_the_fast_path_leads_to_the_node_or_the_device() -> None:
+    assert picked(SHOULD)["fast path"].kernel == ("10.200.1.0 : 10.200.1.1",)
+    assert picked(SHOULD, Question(1, WEB, WEB))["fast path"].kernel == (f'{WEB} : "moabcdef01"',)
+    astray = SHOULD | {"netdev map ways": ("10.200.1.0 : 10.200.2.1",)}
+    assert picked(astray)["fast path"].kernel == ("10.200.1.0 : 10.200.2.1",)
+    assert "fast path" not in picked(SHOULD, Question(1, WEB, "10.200.9.9")), "a node may well have none"
 
 
 def test_a_service_address_that_leads_nowhere_shows() -> None:
