@@ -12,10 +12,9 @@ there, and an overlay network. Measured, in seconds unless said otherwise:
   Swarm's have Docker's name server in each container, which miniorch's has not (decision 0012): the floor is what
   Docker takes by itself, not the least that is possible.
 - down: from pulling a node's cable until the manager calls it down; moved: until all replicas run on the others.
-- overlay: MB/s of one TCP connection and microseconds of a ping, between containers on two nodes, and the same on the
-  bare wire: by turns, and of each the median, since one alone says more about the moment than about the network. What
-  miniorch's and Swarm's turns have in common is the wire, so the overlay's share of it is the figure to compare: a
-  machine that is slower in one half of a round is so for both sides of a share.
+- overlay: MB/s of one TCP connection and microseconds of a ping, between containers on two nodes and on the bare wire.
+  For this both labs are up at once and take turns; of each figure the median, and of the ratios within a turn, since
+  one alone says more about the moment than about the network. `--rounds 0` measures only this.
 - join: three machines with engines until all are ready. Memory (MB) and processor (%) of our processes with the
   replicas running, over ten quiet seconds.
 
@@ -44,15 +43,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
 
 from docker import DockerClient  # noqa: E402 (found by the line above)
 
+from miniorch.codec import encode  # noqa: E402
 from miniorch.lab.lab import Lab  # noqa: E402
 from miniorch.lab.machine import Machine  # noqa: E402
 from miniorch.lab.plan import Place, free_wire, ordered  # noqa: E402
 from miniorch.lab.wire import routes  # noqa: E402
 from miniorch.transport import HttpTransport  # noqa: E402
 
-PLACE = Place("bench")
+PLACE, OTHER = Place("bench"), Place("bench-swarm")
 MEGABYTES = 200
-FLOWS = 15
+TURNS = 30
 PINGS = 50
 AT_ONCE = 8
 PORT = 5001
@@ -137,18 +137,6 @@ def flow(giver: Machine, taker: Machine, address: str, inside: tuple[str, str] =
     return rate, 1000 * statistics.median(float(one) for one in re.findall(r"time=([\d.]+) ms", said))
 
 
-def network(machines: list[Machine], wire: str, address: str, inside: tuple[str, str]) -> Figures:
-    """The overlay beside the wire, by turns."""
-    flows: list[tuple[float, ...]] = []
-    for _ in range(FLOWS):
-        flows.append((*flow(*machines[:2], address, inside), *flow(*machines[:2], wire)))
-    names = ("overlay MB/s", "overlay us", "wire MB/s", "wire us")
-    figures = {name: statistics.median(values) for name, values in zip(names, zip(*flows, strict=True), strict=True)}
-    figures["share MB/s"] = statistics.median(one[0] / one[2] for one in flows)
-    figures["share us"] = statistics.median(one[1] / one[3] for one in flows)
-    return figures
-
-
 def floor(machines: list[Machine], replicas: int) -> float:
     """The same containers by plain calls, on a network of Docker's own."""
     clients = [DockerClient(base_url=f"unix://{one.docker_socket}") for one in machines]
@@ -200,9 +188,6 @@ def ours(replicas: int, tar: Path, folder: Path) -> Figures:
         until(lambda: len(tasks("web")) == replicas, "all replicas run")
         figures["start"] = time.monotonic() - began
         figures |= costs(machines)
-        at = {one["node"]: one["status"] for one in tasks("web")}
-        pair = (at["node1"]["container_id"], at["node2"]["container_id"])
-        figures |= network(machines, lab.plan.address(machines[1].node), at["node2"]["address"], pair)
         began = time.monotonic()
         lab.cut("node3")
         until(lambda: node("node3")["state"] == "down", "node3 is down")
@@ -231,35 +216,46 @@ def costs(machines: list[Machine]) -> Figures:
     return figures
 
 
+def swarm_up(lab: Lab, tar: Path) -> float:
+    """A swarm of three with an overlay network; seconds from engines to three ready nodes."""
+    lab.plan = ordered(None, 3, "", {}, 0.0, 0, free_wire(routes()))
+    lab.place.state.mkdir(parents=True, exist_ok=True)
+    lab.place.file.write_bytes(encode(lab.plan))
+    lab.wire.ensure()
+    machines = lab.machines
+    for machine in machines:
+        machine.start([])
+        lab.wire.plug(machine)
+        settings = machine.folder / "etc/docker/daemon.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "live-restore": False}))
+        machine.start_dockerd()
+    load(machines, tar)
+
+    def docker(*argv: str) -> str:
+        return machines[0].run(["docker", *argv]).stdout
+
+    began = time.monotonic()
+    docker("swarm", "init", "--advertise-addr", lab.plan.address(machines[0].node))
+    token = docker("swarm", "join-token", "-q", "worker").strip()
+    for machine in machines[1:]:
+        machine.run(["docker", "swarm", "join", "--token", token, f"{lab.plan.address(machines[0].node)}:2377"])
+    until(lambda: docker("node", "ls", "--format", "{{.Status}}").split() == ["Ready"] * 3, "three nodes are ready")
+    seconds = time.monotonic() - began
+    docker("network", "create", "-d", "overlay", "--attachable", "over")
+    return seconds
+
+
 def swarm(replicas: int, tar: Path) -> Figures:
     """One round of Docker Swarm."""
     figures: Figures = {}
-    lab = Lab(PLACE, lambda line: None)
+    lab = Lab(OTHER, lambda line: None)
     try:
-        lab.plan = ordered(None, 3, "", {}, 0.0, 0, free_wire(routes()))
-        PLACE.state.mkdir(parents=True, exist_ok=True)
-        lab.wire.ensure()
-        machines = lab.machines
-        for machine in machines:
-            machine.start([])
-            lab.wire.plug(machine)
-            settings = machine.folder / "etc/docker/daemon.json"
-            settings.write_text(json.dumps({**json.loads(settings.read_text()), "live-restore": False}))
-            machine.start_dockerd()
-        load(machines, tar)
-        first = machines[0]
+        figures["join"] = swarm_up(lab, tar)
+        first = lab.machines[0]
 
         def docker(*argv: str) -> str:
             return first.run(["docker", *argv]).stdout
 
-        began = time.monotonic()
-        docker("swarm", "init", "--advertise-addr", lab.plan.address(first.node))
-        token = docker("swarm", "join-token", "-q", "worker").strip()
-        for machine in machines[1:]:
-            machine.run(["docker", "swarm", "join", "--token", token, f"{lab.plan.address(first.node)}:2377"])
-        until(lambda: docker("node", "ls", "--format", "{{.Status}}").split() == ["Ready"] * 3, "three nodes are ready")
-        figures["join"] = time.monotonic() - began
-        docker("network", "create", "-d", "overlay", "--attachable", "over")
         began = time.monotonic()
         docker(
             "service", "create", "-q", "--detach", "--init", "--name", "web", "--network", "over",
@@ -269,11 +265,6 @@ def swarm(replicas: int, tar: Path) -> Figures:
             states = lambda: [one["Status"]["State"] for one in client.api.tasks(filters={"service": "web"})]  # noqa: E731
             until(lambda: states().count("running") == replicas, "all replicas run")
         figures["start"] = time.monotonic() - began
-        for machine in machines[:2]:
-            machine.run(["docker", "run", "-d", "--name", "far", "--network", "over", "busybox:1", "sleep", "1000000"])
-        inspect = ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.over.IPAddress}}", "far"]
-        address = machines[1].run(inspect).stdout.strip()
-        figures |= network(machines, lab.plan.address(machines[1].node), address, ("far", "far"))
         began = time.monotonic()
         lab.cut("node3")
         status = ("node", "ls", "--format", "{{.Hostname}} {{.Status}}")
@@ -292,6 +283,37 @@ def swarm(replicas: int, tar: Path) -> Figures:
     return figures
 
 
+def overlays(tar: Path, folder: Path) -> list[dict[str, Figures]]:
+    """Turns of miniorch's overlay, Swarm's and the bare wire, each between the first two nodes of its lab."""
+    labs = [Lab(place, lambda line: None) for place in (PLACE, OTHER)]
+    turns: list[dict[str, Figures]] = []
+    try:
+        labs[0].up(3, "", {}, 0.0, 0)
+        (file := folder / "pair.yml").write_text(APP % 3)
+        load(labs[0].machines, tar)
+        labs[0].machines[0].miniorch("run", str(file), "--name", "bench", "-q")
+        swarm_up(labs[1], tar)
+        ways: dict[str, tuple[list[Machine], str, tuple[str, str]]] = {}
+        listed = HttpTransport(str(PLACE.api_socket("node1"))).request_now("GET", "/v1/tasks")["items"]
+        at = {one["node"]: one["status"] for one in listed}
+        pair = (at["node1"]["container_id"], at["node2"]["container_id"])
+        ways["miniorch"] = (labs[0].machines, at["node2"]["address"], pair)
+        for machine in labs[1].machines[:2]:
+            machine.run(["docker", "run", "-d", "--name", "far", "--network", "over", "busybox:1", "sleep", "1000000"])
+        inspect = ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.over.IPAddress}}", "far"]
+        ways["swarm"] = (labs[1].machines, labs[1].machines[1].run(inspect).stdout.strip(), ("far", "far"))
+        assert labs[0].plan is not None
+        ways["wire"] = (labs[0].machines, labs[0].plan.address(labs[0].machines[1].node), ("", ""))
+        for turn in range(TURNS):
+            order = list(ways)[:: 1 if turn % 2 else -1]
+            seen = {name: flow(ways[name][0][0], ways[name][0][1], *ways[name][1:]) for name in order}
+            turns.append({name: {"overlay MB/s": rate, "overlay us": ping} for name, (rate, ping) in seen.items()})
+    finally:
+        for lab in labs:
+            lab.down(images=True)
+    return turns
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -307,13 +329,19 @@ def main() -> None:
             print("  miniorch", {name: round(value, 2) for name, value in mine[-1].items()}, flush=True)
             theirs.append(swarm(options.replicas, tar))
             print("  swarm   ", {name: round(value, 2) for name, value in theirs[-1].items()}, flush=True)
+        turns = overlays(tar, Path(folder))
     print(f"\n{'':14}{'miniorch':>10}{'swarm':>10}{'ratio':>8}   (medians)")
-    for name in mine[0]:
+    for name in mine[0] if mine else ():
         value = statistics.median(one[name] for one in mine)
         other = statistics.median(one.get(name, float("nan")) for one in theirs)
         print(f"{name:14}{value:10.2f}{other:10.2f}{value / other:8.2f}")
-    start, least = (statistics.median(one[name] for one in mine) for name in ("start", "floor"))
-    print(f"start / floor {start / least:.2f}")
+    for name in turns[0]["wire"]:
+        medians = {who: statistics.median(one[who][name] for one in turns) for who in turns[0]}
+        ratio = statistics.median(one["miniorch"][name] / one["swarm"][name] for one in turns)
+        print(f"{name:14}{medians['miniorch']:10.2f}{medians['swarm']:10.2f}{ratio:8.2f}   wire {medians['wire']:.2f}")
+    if mine:
+        start, least = (statistics.median(one[name] for one in mine) for name in ("start", "floor"))
+        print(f"start / floor {start / least:.2f}")
 
 
 if __name__ == "__main__":
