@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
@@ -73,7 +73,7 @@ class DockerImages(Connection):
                 loop.call_soon_threadsafe(progress, line)
 
         def make(api: Any) -> str:
-            if found := _id_of(api, image):
+            if found := _look(api, image)[0]:
                 return found
             tell(reading.feed({}))
             try:
@@ -81,7 +81,7 @@ class DockerImages(Connection):
                     tell(reading.feed(event))
             except APIError as error:
                 reading.error = said_by(error)
-            if reading.error or not (found := _id_of(api, image)):
+            if reading.error or not (found := _look(api, image)[0]):
                 raise reading.failure()
             return found
 
@@ -94,17 +94,11 @@ class DockerImages(Connection):
 
     # ---- for other nodes: `agent/peers.py` ----
 
-    async def find(self, image: str) -> str:
-        return await self.call(lambda api: _id_of(api, image))
+    async def find(self, image: str) -> tuple[str, Sequence[str]]:
+        return await self.call(lambda api: _look(api, image))
 
-    async def layers(self, *images: str) -> list[Sequence[str]]:
-        """The layers of these images, or of all, each from the bottom up; none of one that is not here."""
-
-        def look(api: Any) -> list[Sequence[str]]:
-            found = [_image(api, name) for name in images or {one["Id"] for one in api.images()}]
-            return [(one.get("RootFS") or {}).get("Layers") or [] for one in found]
-
-        return await self.call(look)
+    async def layers(self) -> list[Sequence[str]]:
+        return await self.call(lambda api: [_look(api, name)[1] for name in {one["Id"] for one in api.images()}])
 
     async def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
         """What `docker save` writes, without so many of the lowest layers.
@@ -131,14 +125,10 @@ class DockerImages(Connection):
                 raise EngineError(f"Docker did not take the image: {wrong[0]}")
 
 
-def _id_of(api: Any, image: str) -> str:
-    """ "" if it is not here."""
-    return str(_image(api, image).get("Id", ""))
-
-
-def _image(api: Any, image: str) -> Mapping[str, Any]:
-    """What Docker knows of an image; nothing if it is not here."""
+def _look(api: Any, image: str) -> tuple[str, Sequence[str]]:
+    """Its id and its layers, from the bottom up; "" and none if it is not here."""
     try:
-        return dict(api.inspect_image(image))
+        found = api.inspect_image(image)
     except NotFound:
-        return {}
+        return "", ()
+    return str(found["Id"]), (found.get("RootFS") or {}).get("Layers") or ()

@@ -44,11 +44,11 @@ ASKING, MAKING = "asking", "making"
 class Images(Protocol):
     """The images of this node's engine. Every method may raise `EngineError`."""
 
-    async def find(self, image: str) -> str:
-        """The id of an image; "" if it is not here."""
+    async def find(self, image: str) -> tuple[str, Sequence[str]]:
+        """The id of an image and the digests of its layers, from the bottom up; "" and none if it is not here."""
 
-    async def layers(self, *images: str) -> list[Sequence[str]]:
-        """The digests of the layers of these images, or of all, each from the bottom up; none of one not here."""
+    async def layers(self) -> list[Sequence[str]]:
+        """The same digests of each image that is here."""
 
     def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
         """All of it as a tar stream, but for so many of its lowest layers."""
@@ -89,8 +89,8 @@ class Peers:
 
     async def state(self, image: str) -> Mapping[str, Any]:
         """What is said of an image here: its `id` and `layers`, or what is being done for it, or nothing."""
-        (layers,) = await self._images.layers(image)
-        return {"id": await self._images.find(image), "layers": layers, "doing": self._doing.get(image, "")}
+        found, layers = await self._images.find(image)
+        return {"id": found, "layers": layers, "doing": self._doing.get(image, "")}
 
     async def archive(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
         """The image as a stream, without so many layers, for a few at a time. Raises `EngineError` without it."""
@@ -103,7 +103,7 @@ class Peers:
     async def obtain(self, image: str, make: Callable[[], Awaitable[str]], progress: Progress) -> str:
         """The id of an image: from here, from another node, or else made. Raises what `make` raises."""
         async with self._locks.setdefault(image, asyncio.Lock()):
-            found = await self._images.find(image)
+            found, _ = await self._images.find(image)
             if found or not self._others():
                 return found or await make()
             self._doing[image] = ASKING
@@ -140,7 +140,7 @@ class Peers:
                     some = f", {len(layers) - have} of {len(layers)} layers" if have else ""
                     progress(f"gets {image} from {name}{some}")
                     if (have and await self._load(name, url, image, have)) or await self._load(name, url, image):
-                        return await self._images.find(image)
+                        return (await self._images.find(image))[0]
                     failed.add(name)
             makers = [name for name, answer in said.items() if self._goes_before(name, answer.get("doing", ""))]
             if not makers:

@@ -18,6 +18,11 @@ from miniorch.model import Node, NodeState
 from miniorch.spec import Build, Resources
 
 
+def layers_of(image: str) -> Sequence[str]:
+    """`web:1` and `web:2` have two layers in common, and one each."""
+    return ("base", image.split(":")[0], image)
+
+
 class Shelf:
     """The images of one node: name -> id. `breaks` cuts every stream after its first piece; `misses` is an engine that
     takes whole images alone.
@@ -27,14 +32,14 @@ class Shelf:
         self.images = {image: f"sha256:{image}" for image in images}
         self.breaks = self.misses = False
         self.sent: list[int] = []  # of each image that it gave, how many layers it left out
+        self.asked = 0
 
-    async def find(self, image: str) -> str:
-        return self.images.get(image, "")
+    async def find(self, image: str) -> tuple[str, Sequence[str]]:
+        self.asked += 1
+        return (self.images[image], layers_of(image)) if image in self.images else ("", ())
 
-    async def layers(self, *images: str) -> list[Sequence[str]]:
-        """`web:1` and `web:2` have two layers in common, and one each."""
-        names = images or tuple(self.images)
-        return [["base", name.split(":")[0], name] if name in self.images else [] for name in names]
+    async def layers(self) -> list[Sequence[str]]:
+        return [layers_of(image) for image in self.images]
 
     async def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
         if image not in self.images:
@@ -115,6 +120,7 @@ async def test_an_image_that_another_node_has_comes_from_there(tmp_path: Path) -
         assert await machines.obtain("node1", "web:1") == "sha256:web:1"
         assert machines.made == []
         assert machines.said == ["gets web:1 from node2"]
+        assert machines.shelves["node2"].asked == 1  # for id and layers together
 
 
 async def test_layers_that_are_here_stay_where_they_are(tmp_path: Path) -> None:
