@@ -276,7 +276,7 @@ class Agent:
 
     def _act(self) -> float:
         """Take every step that can be taken; returns the seconds until something is due again."""
-        tasks = self._current_tasks()
+        tasks, listed = self._current_tasks(), self._tasks or {}
         containers = list(self._executor.containers.values())
         now = self._clock.monotonic()
         running = {one.task for one in containers if one.running}
@@ -290,6 +290,7 @@ class Agent:
             health=self._probes.health,
             avx=self.avx,
             alone_seconds=self._contact.alone_seconds(),
+            unheard={task.id for task in tasks if task.status.health != listed[task.id].status.health},
         )
         for action in plan(tasks, containers, known, now):
             self._begin(action)

@@ -9,7 +9,7 @@ run for a year see the same and do the same, so adopting a container is not a sp
     ----------      ------------          -------------------   ----                      ---------
     to run          not yet started:      start it              report STARTING, RUNNING, report FAILED or COMPLETE
                     image, then create;                         DRAINING as health says;  with its last lines
-                    else FAILED: gone                           unhealthy: stop it
+                    else FAILED: gone                           unhealthy, and heard: stop it
     to stop         report SHUTDOWN       report SHUTDOWN       stop it                   report SHUTDOWN
     to be removed   report "no container" remove it             stop it                   remove it
     (unknown)       -                     discard               discard                   discard
@@ -18,13 +18,14 @@ The last line waits until the server has listed this node's tasks once: empty is
 with a volume starts only when no container runs any more that might write into it: an unknown one, or one of its slot's
 task before, which is left of a time when the node was given up.
 
-A node that hears no server goes on as it is. Only a task that asks for it (`stop_after_seconds`) is stopped then, so
-that one elsewhere may take its place and be the only one.
+A node that hears no server goes on as it is. An unhealthy task, too, runs until the server is known to have heard of
+it, since nobody else could put another in its place. Only a task that asks for it (`stop_after_seconds`) is stopped
+then, so that one elsewhere may take its place and be the only one.
 
 Who does this for real: the kubelet's `SyncPod`, swarmkit's `exec.Do`. Next file: `agent/agent.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.actions import (
@@ -60,6 +61,7 @@ class Known:
     health: Mapping[str, Health] = field(default_factory=dict)  # task -> what its probes say; absent: nobody probes
     avx: bool = True
     alone_seconds: float = 0.0  # since when no server has answered
+    unheard: Collection[str] = ()  # tasks that the server lists with another health than ours
 
 
 def plan(tasks: Sequence[Task], containers: Sequence[Container], known: Known, now: float) -> list[Action]:
@@ -132,6 +134,8 @@ def _next_step(task: Task, container: Container | None, known: Known) -> Action 
     if cut_off and task.status.health not in TO_STOP:
         message = f"no server has answered for {task.spec.stop_after_seconds:g} s"
         return Report(task, replace(task.status, health=CUT_OFF, message=message))
+    if task.status.health == UNHEALTHY and task.id in known.unheard and not cut_off:
+        return None
     return _while_it_runs(task, container, known.health.get(task.id))
 
 

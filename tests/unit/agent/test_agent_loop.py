@@ -264,6 +264,25 @@ async def test_unhealthy_task_fails_with_its_last_probe_and_leaves_no_process(st
     assert [box.state for box in stage.engine.boxes.values()] == ["exited"]
 
 
+async def test_while_no_server_answers_an_unhealthy_task_serves_on_and_is_dealt_with_afterwards(stage: Stage) -> None:
+    check = HealthCheck(("true",), interval_seconds=1.0, retries=2)
+    stage.server.put(task(spec=replace(SPEC, healthcheck=check)))
+    await stage.server.is_in(TaskState.RUNNING)
+    stage.server.away = True
+    stage.server._tell()
+    await asyncio.sleep(5)
+    stage.engine.sicken("t1")
+    await asyncio.sleep(300)
+    assert [box.state for box in stage.engine.boxes.values()] == ["running"]
+    stage.server.away = False
+    status = await stage.server.is_in(TaskState.FAILED, seconds=15)
+    assert status.message == "became unhealthy: not healthy"
+    told = [body[0]["status"] for _, action, body in stage.server.posts if action == "statuses"]
+    ends = [(one.state, one.health) for one in told][-2:]
+    assert ends == [(TaskState.RUNNING, "unhealthy"), (TaskState.FAILED, "unhealthy")]
+    assert [box.state for box in stage.engine.boxes.values()] == ["exited"]
+
+
 async def test_a_mount_of_what_is_not_there_is_rejected_by_name(stage: Stage) -> None:
     stage.server.put(task(spec=replace(SPEC, mounts=(Mount("", "/data", host_path="/missing/data"),))))
     status = await stage.server.is_in(TaskState.REJECTED)

@@ -102,6 +102,19 @@ def test_unhealthy_task_is_reported_then_stopped_then_failed_with_that_reason() 
     assert (end.status.state, end.status.message) == (TaskState.FAILED, "never became healthy: refused")
 
 
+def test_unhealthy_task_runs_until_the_server_has_heard_of_it_unless_it_must_not_outlive_its_contact() -> None:
+    ill = task(TaskState.RUNNING, spec=replace(SPEC, healthcheck=CHECK), health="unhealthy", message="refused")
+    assert step(ill, RUNS, known=Known(alone_seconds=3600.0, unheard={"k3m9"})) == []
+    assert step(ill, RUNS, known=Known(alone_seconds=3600.0)) == [Stop(ill, RUNS, "refused")]
+    (end,) = step(ill, ENDED, known=Known(unheard={"k3m9"}))  # by itself, meanwhile
+    assert isinstance(end, Conclude)
+    ended = replace(ill, desired_state=DesiredState.SHUTDOWN)
+    assert step(ended, RUNS, known=Known(unheard={"k3m9"})) == [Stop(ended, RUNS, "it is not wanted any more")]
+    alone = replace(ill, spec=replace(ALONE, healthcheck=CHECK))
+    assert step(alone, RUNS, known=Known(alone_seconds=29.9, unheard={"k3m9"})) == []
+    assert step(alone, RUNS, known=Known(alone_seconds=30.0, unheard={"k3m9"})) == [Stop(alone, RUNS, "refused")]
+
+
 @pytest.mark.parametrize("state", [TaskState.PREPARING, TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING])
 def test_container_that_ended_by_itself_is_concluded(state: TaskState) -> None:
     (end,) = step(task(state), ENDED)
