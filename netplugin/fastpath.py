@@ -47,8 +47,8 @@ def doors(cables: Mapping[str, str], members: Mapping[str, Networks], peers: tup
 
 
 def fence(address: str, verdict: str = "accept") -> tuple[str, ...]:
-    """What a container may send at all: packets with its own address, and ARP."""
-    return (f"ip saddr {IPv4Address(address)} {verdict}", "meta protocol arp accept", "drop")
+    """What a container may send at all: packets with its own address, and ARP; no frame with a VLAN tag."""
+    return (f"ether type ip ip saddr {IPv4Address(address)} {verdict}", "ether type arp accept", "drop")
 
 
 def fenced(table: str, device: str, address: str) -> str:
@@ -108,9 +108,9 @@ def _fast(wanted: Doors, devices: Mapping[str, bool]) -> list[str]:
     own = f'th sport >= {tracked} iifname != "{DEVICE}" accept'
     lines += _chain("ports", [own, *far, f"th dport >= {tracked} accept", cable])
     lines += _chain("pings", [*far, cable])
-    plain = ["ip hdrlength != 5 accept", "ip ttl < 2 accept", "ip frag-off & 0x3fff != 0 accept"]
+    odd = ["meta pkttype != host", "ip hdrlength != 5", "ip ttl < 2", "ip frag-off & 0x3fff != 0"]
     ping = f"icmp type {{ echo-request, echo-reply }} icmp id < {TRACKED_PINGS.partition('-')[0]} goto pings"
-    return [*lines, *_chain("fast", [*plain, "meta l4proto { tcp, udp } goto ports", ping])]
+    return [*lines, *_chain("fast", [*(f"{one} accept" for one in odd), "meta l4proto { tcp, udp } goto ports", ping])]
 
 
 def _map(name: str, kinds: str, elements: Mapping[str, str]) -> list[str]:

@@ -83,7 +83,7 @@ def test_trace_of_a_good_way_has_every_step(machine: Machine) -> None:
     done = machine.miniorch("trace", "web.1", "db")
     marks = [line.split()[:2] for line in done.stdout.splitlines() if line[:1] in "✓✗" and line]
     assert [title for mark, title in marks if mark == "✓"] == [
-        "sender", "name", "service", "networks", "forwarding", "route", "receiver", "answer", "answer",
+        "sender", "door", "name", "service", "networks", "fast", "forwarding", "route", "receiver", "answer", "answer",
     ]  # fmt: skip
     assert done.stdout.rstrip().endswith("shop/web.1 reaches db")
     assert max(map(len, done.stdout.splitlines())) <= 80, done.stdout

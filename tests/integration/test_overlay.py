@@ -334,6 +334,7 @@ def test_container_sends_as_itself_alone_however_its_frames_are_wrapped(machines
             (WEB, 1, "the same behind the tag of VLAN 0, which the kernel takes off"),
             (WEB, 2, "behind two, of which it takes off one before it looks and one after"),
             (OTHER, 2, "no container has a reason to send such frames"),
+            (OTHER, 1, "nor such, although the kernel would take the tag off"),
             (OTHER, 0, "end"),
         ):
             start = bytes.fromhex(gateway.replace(":", "")) + bytes(6) + b"\x81\0\0\0" * tags + b"\x08\0"
@@ -399,7 +400,7 @@ def test_verify_names_each_difference_and_repair_mends_them(machines: list[Machi
         "device mo-vxlan: is ",
         "fdb 0a:6d:0a:c8:02:01: is dst 198.51.100.9; should be dst 198.51.100.2",
         "neighbour 10.200.2.1: is absent; should be lladdr 0a:6d:0a:c8:02:01",
-        f"netdev chain {device}: is absent; should be ip saddr {FRONT} goto from-chat/default | meta protocol arp ",
+        f"netdev chain {device}: is absent; should be ip saddr {FRONT} goto from-chat/default | ether type arp ",
         f"route {FRONT}/32: is absent; should be dev {device} src 10.200.1.1",
         "route 10.200.2.64/26: is via 10.200.3.1 dev mo-vxlan onlink; should be absent",
         "route 10.200.3.0/24: is absent; should be via 10.200.3.1 dev mo-vxlan onlink src 10.200.1.1",

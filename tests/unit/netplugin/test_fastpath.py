@@ -47,8 +47,8 @@ def test_a_container_sends_as_itself_and_what_stays_in_its_networks_goes_the_fas
     held = table(ALL_FIT)
     assert held[f"chain {WEB_DEVICE}"] == [
         f'type filter hook ingress device "{WEB_DEVICE}" priority 0;',
-        f"ip saddr {WEB} goto from-shop/back",
-        "meta protocol arp accept",
+        f"ether type ip ip saddr {WEB} goto from-shop/back",
+        "ether type arp accept",
         "drop",
     ]
     assert held["chain from-shop/back"] == ["ip daddr @in-shop/back goto fast"], "all else goes the long way"
@@ -91,9 +91,9 @@ def test_ports_that_containers_choose_are_none_of_those_that_are_tracked() -> No
 
 def test_a_device_that_not_all_packets_fit_through_is_on_no_fast_path() -> None:
     held = table(ALL_FIT | {LOG_DEVICE: False})
-    assert f"ip saddr {LOG} accept" in held[f"chain {LOG_DEVICE}"]
+    assert f"ether type ip ip saddr {LOG} accept" in held[f"chain {LOG_DEVICE}"]
     assert LOG not in held["map cables"][0]
-    assert f"ip saddr {WEB} goto from-shop/back" in held[f"chain {WEB_DEVICE}"]
+    assert f"ether type ip ip saddr {WEB} goto from-shop/back" in held[f"chain {WEB_DEVICE}"]
     held = table(ALL_FIT | {"mo-vxlan": False})
     assert "map ways" not in held
     assert "chain mo-vxlan" not in held
@@ -101,7 +101,7 @@ def test_a_device_that_not_all_packets_fit_through_is_on_no_fast_path() -> None:
 
 def test_without_other_nodes_the_fast_path_stays_in_the_house() -> None:
     held = table({WEB_DEVICE: True, LOG_DEVICE: True}, peers=())
-    assert f"ip saddr {WEB} goto from-shop/back" in held[f"chain {WEB_DEVICE}"]
+    assert f"ether type ip ip saddr {WEB} goto from-shop/back" in held[f"chain {WEB_DEVICE}"]
     assert "chain mo-vxlan" not in held
     assert not any("mo-vxlan" in line and "fwd" in line for line in held["chain ports"])
 
@@ -109,7 +109,7 @@ def test_without_other_nodes_the_fast_path_stays_in_the_house() -> None:
 def test_a_kernel_that_cannot_forward_gets_the_fences_alone() -> None:
     held = table(ALL_FIT, fast=False)
     assert set(held) == {f"chain {WEB_DEVICE}", f"chain {LOG_DEVICE}"}
-    assert held[f"chain {WEB_DEVICE}"][1:] == [f"ip saddr {WEB} accept", "meta protocol arp accept", "drop"]
+    assert held[f"chain {WEB_DEVICE}"][1:] == [f"ether type ip ip saddr {WEB} accept", "ether type arp accept", "drop"]
 
 
 def test_from_a_device_of_nobody_nothing_comes_in() -> None:
@@ -125,7 +125,7 @@ def test_a_new_container_s_fence_can_be_set_up_over_any_other() -> None:
         f"flush {chain}",
     ]
     rules = [line.partition(f" {WEB_DEVICE} ")[2] for line in lines[3:]]
-    assert rules == [f"ip saddr {WEB} accept", "meta protocol arp accept", "drop"]
+    assert rules == [f"ether type ip ip saddr {WEB} accept", "ether type arp accept", "drop"]
     assert unfenced("miniorch", WEB_DEVICE).splitlines()[1:] == [f"add {chain}", f"delete {chain}"], (
         "or if none is there"
     )
