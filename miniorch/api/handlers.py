@@ -112,8 +112,7 @@ class Handlers(Nodes, Joining):
             stale = False
         except (Temporary, TimeoutError) as error:
             if not may_be_old:
-                late = Unreachable("the store is slow, or this server is far behind it", remedy="miniorch doctor")
-                raise error if isinstance(error, Temporary) else late from None
+                raise _late(error) from None
             stale = True
         wanted = self._wish(kind, call.query)
         items = [one for one in cache.some(kind, call.query.get("node")) if wanted(one)]
@@ -163,17 +162,24 @@ class Handlers(Nodes, Joining):
 
     async def inside_of(self, call: Call) -> str:
         """The same for who wants to be inside the container, or to touch its files."""
-        task = (await self._must(Task, call.names["task"])).item
+        task = await self._task(call.names["task"])
         check_power(call.caller, f"{task.app}/{task.name}", task.spec)
-        return await self.node_of(call)
+        return _place(task)
 
     async def node_of(self, call: Call) -> str:
         """Whose agent has a task's container."""
-        task = (await self._must(Task, call.names["task"])).item
-        name = f"{task.app}/{task.name}"
-        if not task.node:
-            raise Conflict(f"{name} has no node yet: {task.status.message}", remedy=f"miniorch explain {name}")
-        return task.node
+        return _place(await self._task(call.names["task"]))
+
+    async def _task(self, key: str) -> Task:
+        """While the store is away, as it was last known here: what never changes of it says where its container is."""
+        known = self._loop.cache.tasks.get(key)
+        try:
+            async with asyncio.timeout(STALE_SECONDS if known else COPY_SECONDS):
+                return (await self._must(Task, key)).item
+        except (Temporary, TimeoutError) as error:
+            if known is None:
+                raise _late(error) from None
+            return known
 
     # --- what users write --------------------------------------------------------------------------------------------
 
@@ -322,6 +328,18 @@ class Handlers(Nodes, Joining):
         if service.item.removing:
             raise Conflict(f"{key} is being removed", remedy=f"miniorch wait {key} --for gone; then run")
         return service
+
+
+def _place(task: Task) -> str:
+    if not task.node:
+        name = f"{task.app}/{task.name}"
+        raise Conflict(f"{name} has no node yet: {task.status.message}", remedy=f"miniorch explain {name}")
+    return task.node
+
+
+def _late(error: Temporary | TimeoutError) -> Temporary:
+    late = Unreachable("the store is slow, or this server is far behind it", remedy="miniorch doctor")
+    return error if isinstance(error, Temporary) else late
 
 
 def _number(text: str) -> int | None:

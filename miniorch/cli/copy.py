@@ -72,7 +72,8 @@ class Place:
         self.name = name
         self.path = path if path.startswith("/") else f"/{path}"
         self._transport = transport_now(timeout_seconds=COPY_SECONDS)
-        kept = [task for task in Server(self._transport).resolve(name).tasks if task.status.container_id]
+        tasks = Server(self._transport, last_known=True).resolve(name).tasks
+        kept = [task for task in tasks if task.status.container_id]
         if not kept:
             raise Conflict(f"{name} has no container", remedy=f"miniorch explain {name}")
         self.task = next((task for task in kept if task.live), kept[-1])

@@ -92,7 +92,7 @@ def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
     """
     if follow and previous:
         raise UsageError("a task that has ended writes nothing more", remedy=f"miniorch logs {name} --previous")
-    server = Server()
+    server = Server(last_known=True)
     named = server.resolve(name)
     if follow:
         with detaching(f"ended; {name} goes on: miniorch logs {name} -f"):

@@ -32,7 +32,7 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
     """Run a command inside a task, and return its exit code. `tty` None: if this is a terminal."""
     if workdir and not workdir.startswith("/"):
         raise UsageError(f"--workdir wants a path from /, got {workdir}", remedy=f"--workdir /{workdir}")
-    server = Server()
+    server = Server(last_known=True)
     task = running(server, name)[0]
     keyboard = os.isatty(0)
     terminal = keyboard and os.isatty(1) if tty is None else tty
@@ -54,7 +54,7 @@ def exec_(name: str, command: Sequence[str], *, tty: bool | None, interactive: b
 
 def top(name: str) -> Answer:
     """List the processes inside a task, or inside all tasks of a service."""
-    server, found = Server(), []
+    server, found = Server(last_known=True), []
     for task in running(server, name):
         processes = server.transport.request_now("GET", f"/v1/tasks/{task.id}/top")
         found.append({"task": task.id, "name": f"{task.app}/{task.name}", **processes})

@@ -13,11 +13,12 @@ import pytest
 
 from miniorch.api.apply import CHANGES_TOLD
 from miniorch.api.handlers import Handlers
-from miniorch.api.routes import dispatch
+from miniorch.api.routes import Call, dispatch
 from miniorch.clock import SystemClock
 from miniorch.codec import from_plain, to_plain
 from miniorch.ending import end
-from miniorch.errors import Conflict, MiniorchError, NotFound, NotLeader, Unreachable, UsageError
+from miniorch.errors import Conflict, MiniorchError, NotAllowed, NotFound, NotLeader, Unreachable, UsageError
+from miniorch.identity import LOCAL, Caller
 from miniorch.model import Node, NodeState
 from miniorch.server import Server
 from miniorch.spec import (
@@ -521,6 +522,30 @@ async def test_lists_are_refused_while_the_store_is_away_unless_an_old_one_will_
     assert (old["stale"], old["items"]) == (True, fresh["items"])
     assert old["revision"] >= fresh["revision"]
     assert (await api("GET", "/v1/services?app=other&stale=1"))["items"] == []
+
+
+async def test_where_a_container_is_needs_no_store(api: Api) -> None:
+    """So logs, exec and cp, which its agent answers, work while the store is away. Whoever lacks a right still does."""
+    spec = TaskSpec("x", mounts=(Mount("", "/a", host_path="/b"),))
+    await api.register()
+    await api("PUT", "/v1/apps/shop", AppSpec({"web": ServiceSpec(spec)}))
+
+    async def with_a_node() -> list[Any]:
+        return [task for task in await api.items("tasks") if task["node"]]
+
+    await api.until(with_a_node)
+    handlers, (task,) = api.server.handlers, await with_a_node()
+
+    async def away(*_: object) -> Any:
+        raise Unreachable("no etcd answers at h:1")
+
+    api.server.store.get = away  # type: ignore[method-assign]
+    call = Call(LOCAL, {"task": task["id"]})
+    assert await handlers.node_of(call) == await handlers.inside_of(call) == "n1"
+    with pytest.raises(NotAllowed, match="a folder of the node"):
+        await handlers.inside_of(replace(call, caller=Caller("ann", "deploy")))
+    with pytest.raises(Unreachable, match="no etcd answers at h:1"):
+        await handlers.node_of(Call(LOCAL, {"task": "unknown"}))
 
 
 async def test_a_list_has_everything_that_was_written_before_it(api: Api) -> None:

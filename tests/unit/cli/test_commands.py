@@ -80,6 +80,10 @@ def test_what_the_server_last_knew_is_shown_while_its_store_is_away_and_said_onc
     assert done.stderr == "the store does not answer: this is what the server last knew of it\n"
     assert ("GET", "/v1/tasks?stale=1", None) in there.asked
     assert "last knew" not in cli("ps", "--json").stdout
+    there.answers["GET", "/v1/tasks/k3m9x2a1/top"] = {"titles": ["PID"], "rows": [["17"]]}
+    done = cli("top", "shop/web.1")  # an agent's answer, wherever its task was
+    assert done.stdout.splitlines()[1].split() == ["web.1", "17"]
+    assert done.stderr == "the store does not answer: this is what the server last knew of it\n"
 
 
 def test_an_unknown_app_is_an_error_and_an_idle_cluster_is_not(api: FakeApi, cli: Cli) -> None:
