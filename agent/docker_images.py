@@ -98,7 +98,7 @@ class DockerImages(Connection):
         return await self.call(lambda api: _look(api, image))
 
     async def layers(self) -> list[Sequence[str]]:
-        return await self.call(lambda api: [_look(api, name)[1] for name in {one["Id"] for one in api.images()}])
+        return await self.call(lambda api: [_look(api, one["Id"])[1] for one in api.images()])
 
     async def save(self, image: str, but: int = 0) -> AsyncIterator[bytes]:
         """What `docker save` writes, without so many of the lowest layers.
