@@ -273,7 +273,7 @@ class Lab:
             self.place.current.unlink(missing_ok=True)
             machines = self.machines
             with ThreadPoolExecutor(max(1, len(machines))) as pool:
-                for removing in [pool.submit(remove, machine) for machine in machines]:
+                for removing in [pool.submit(remove, machine, images=images) for machine in machines]:
                     removing.result()
             Group(self.place.tag).kill()
             Wire(self.place, self.plan or Plan()).remove()
@@ -281,7 +281,7 @@ class Lab:
                 file.unlink(missing_ok=True)
             shutil.rmtree(self.place.run, ignore_errors=True)
             if images:
-                shutil.rmtree(self.place.state, ignore_errors=True)
+                remove_disks(self.place.state)
         self.plan = None
 
 
@@ -302,13 +302,23 @@ def certify(managers: Sequence[Machine]) -> None:
         write_private(folder / CERTIFICATE_FILE, signed.encode())
 
 
-def remove(machine: Machine) -> None:
-    """A node for good; of its disk only the engine's images stay."""
+def remove(machine: Machine, *, images: bool) -> None:
+    """A node for good; of its disk only the engine's images stay, if they are not to go, too."""
     if machine.state == "paused":
         machine.group.freeze(False)
-    machine.forget_containers()
+    if not images:
+        machine.forget_containers()
     machine.kill()
     shutil.rmtree(machine.disk / "state", ignore_errors=True)
+
+
+def remove_disks(folder: Path) -> None:
+    """Those of all nodes that ever were, side by side: for each of ten thousand files one waits for the real disk."""
+    disks = [*folder.iterdir()] if folder.exists() else []
+    with ThreadPoolExecutor(max(1, len(disks))) as pool:
+        for removing in [pool.submit(shutil.rmtree, disk, ignore_errors=True) for disk in disks]:
+            removing.result()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_machine(plan: Plan, running: int) -> None:
