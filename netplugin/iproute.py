@@ -8,7 +8,6 @@ import contextlib
 import functools
 import json
 import re
-import socket
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -65,13 +64,13 @@ def found(wanted: Topology | None, seen: Iterable[Link] | None = None) -> Snapsh
     return held
 
 
-def listed_rules() -> Snapshot:
+def listed_rules(seen: Iterable[Link]) -> Snapshot:
     """Our tables as nft lists them, without the doors of devices that are gone; empty if there are none."""
     listing = ""
     for family in ("ip", "netdev"):
         with contextlib.suppress(MiniorchError):
             listing += command(["nft", "-s", "list", "table", family, TABLE])
-    there = {name for _, name in socket.if_nameindex()}
+    there = {str(link["ifname"]) for link in seen}
     return {what: lines for what, lines in verify.rules(listing).items() if door(what) is None or door(what) in there}
 
 

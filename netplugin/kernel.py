@@ -47,6 +47,7 @@ from netplugin.iproute import (
     knows_forward,
     links,
     listed_rules,
+    ours,
     underlay_mtu,
     wanted_rules,
 )
@@ -133,11 +134,11 @@ class Kernel:
 
     def _with_door(self) -> dict[str, bool]:
         """The devices that packets come in by, and whether those of all others fit through."""
-        there = {name for name in self.devices() if name.startswith("mo")}
         found = {}
-        for name in there | ({DEVICE} if _exists(DEVICE) else set()):
+        for name in sorted({DEVICE, *self.devices()}):
             with contextlib.suppress(OSError):  # gone
-                found[name] = _mtu(name) == self._mtu
+                if ours(name):
+                    found[name] = _mtu(name) == self._mtu
         return found
 
     def _mend(self, wanted: Snapshot, topology: Topology | None) -> bool:
@@ -155,11 +156,11 @@ class Kernel:
     def verify(self, wanted: Topology, endpoints: Callable[[], Mapping[str, str]]) -> list[Difference]:
         """What the kernel holds beside what it should. `endpoints` (id -> address) is asked after the kernel was."""
         seen = links()
-        held = found(wanted, seen) | listed_rules()
+        held = found(wanted, seen) | listed_rules(seen)
         mtu, cables = underlay_mtu(seen, wanted), {outer_name(one): address for one, address in endpoints().items()}
         wanted = replace(wanted, doors=replace(wanted.doors, cables=cables))
         should = wanted.entries(mtu) | wanted_rules(wanted, seen, mtu)
-        for device in cables.keys() & {str(link.get("ifname")) for link in seen}:
+        for device in sorted(cables.keys() & {str(link.get("ifname")) for link in seen}):
             should[f"route {cables[device]}/32"] = (f"dev {device} src {wanted.pool_address}",)
         if self.devices():
             let, lets = forwarding(wanted)

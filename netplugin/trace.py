@@ -162,7 +162,7 @@ def look(node: str, asked: Question, wanted: Topology, wired: Iterable[Endpoint]
     mtu = underlay_mtu(seen, wanted)
     should = wanted.entries(mtu) | wanted_rules(wanted, seen, mtu)
     let, lets = forwarding(wanted)
-    compared = steps(asked, wired, wanted, should | let, found(wanted, seen) | listed_rules() | lets)
+    compared = steps(asked, wired, wanted, should | let, found(wanted, seen) | listed_rules(seen) | lets)
     try:
         listening = listeners(*(Path(f"/proc/{asked.pid}/net/{table}").read_text() for table in ("tcp", "tcp6")))
         with Path(f"/proc/{asked.pid}/ns/net").open() as namespace:
