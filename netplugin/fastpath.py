@@ -72,14 +72,15 @@ def unreached(table: str, address: str) -> str:
     return f"delete element netdev {table} cables {{ {IPv4Address(address)} }}\n"
 
 
-def ruleset(table: str, wanted: Doors, devices: Mapping[str, bool], *, fast: bool) -> str:
-    """The whole table as one transaction. `devices`: the tunnel's and containers' devices that are there, and whether
-    the packets of all others fit through (or the sender must be told so, which the long way does).
+def ruleset(table: str, wanted: Doors, sizes: Mapping[str, int], mtu: int, *, fast: bool) -> str:
+    """The whole table as one transaction. `sizes`: the tunnel's and containers' devices that are there, and the MTU of
+    each. Only those of the size `mtu` are on the fast path: of a packet that does not fit the sender must be told.
     """
+    devices = {device: size == mtu for device, size in sizes.items()}
     lines = [f"table netdev {table}", f"delete table netdev {table}", f"table netdev {table} {{"]
     fast = fast and any(devices.get(device) for device in wanted.cables)
     if fast:
-        lines += _fast(wanted, devices)
+        lines += _fast(wanted, devices, mtu)
     for device in sorted(devices.keys() - {DEVICE}):
         address = wanted.cables.get(device)
         networks = wanted.members.get(address or "")
@@ -89,7 +90,7 @@ def ruleset(table: str, wanted: Doors, devices: Mapping[str, bool], *, fast: boo
     return "\n".join([*lines, "}", ""])
 
 
-def _fast(wanted: Doors, devices: Mapping[str, bool]) -> list[str]:
+def _fast(wanted: Doors, devices: Mapping[str, bool], mtu: int) -> list[str]:
     """Sets of a fixed size, which are faster: the table is replaced, not added to."""
     near = {address: f'"{device}"' for device, address in wanted.cables.items() if devices.get(device)}
     lines = [
@@ -109,6 +110,7 @@ def _fast(wanted: Doors, devices: Mapping[str, bool]) -> list[str]:
     lines += _chain("ports", [own, *far, f"th dport >= {tracked} accept", cable])
     lines += _chain("pings", [*far, cable])
     odd = ["meta pkttype != host", "ip hdrlength != 5", "ip ttl < 2", "ip frag-off & 0x3fff != 0"]
+    odd.append(f"meta l4proto != tcp ip length > {mtu}")  # from a node with another MTU; TCP's ends agree on a size
     ping = f"icmp type {{ echo-request, echo-reply }} icmp id < {TRACKED_PINGS.partition('-')[0]} goto pings"
     return [*lines, *_chain("fast", [*(f"{one} accept" for one in odd), "meta l4proto { tcp, udp } goto ports", ping])]
 

@@ -84,11 +84,12 @@ def wanted_rules(wanted: Topology, seen: Iterable[Link], mtu: int) -> Snapshot:
     """What nft should list. The tables are loaded in a network namespace that vanishes at once, beside devices of the
     same names.
     """
-    sizes = {str(link["ifname"]): link["mtu"] for link in seen if ours(link["ifname"])}
-    devices = {name: size == sizes.get(DEVICE, mtu) for name, size in sizes.items()}
-    text = wanted.ruleset + fastpath.ruleset(TABLE, wanted.doors, devices, fast=knows_forward())
+    sizes = {str(link["ifname"]): int(link["mtu"]) for link in seen if ours(link["ifname"])}
+    doors = fastpath.ruleset(TABLE, wanted.doors, sizes, sizes.get(DEVICE, mtu), fast=knows_forward())
     make = 'printf "link add %s type veth\\n" "$@" | ip -batch - && nft -f - && nft -s list ruleset'
-    return verify.rules(command(["unshare", "--net", "sh", "-c", make, "sh", *sorted({*devices, DEVICE})], text))
+    return verify.rules(
+        command(["unshare", "--net", "sh", "-c", make, "sh", *sorted({*sizes, DEVICE})], wanted.ruleset + doors)
+    )
 
 
 def ours(device: str) -> bool:

@@ -124,21 +124,22 @@ class Kernel:
             self._cables = {**wanted.doors.cables, **self._cables}
             all_doors = replace(wanted.doors, cables=self._cables)
             while True:
-                devices = self._with_door()
+                sizes = self._sizes()
                 try:
-                    self._nft.run(wanted.ruleset + ruleset(TABLE, all_doors, devices, fast=knows_forward()))
+                    doors = ruleset(TABLE, all_doors, sizes, self._mtu, fast=knows_forward())
+                    self._nft.run(wanted.ruleset + doors)
                     return
                 except MiniorchError:
-                    if self._with_door() == devices:
+                    if self._sizes() == sizes:
                         raise
 
-    def _with_door(self) -> dict[str, bool]:
-        """The devices that packets come in by, and whether those of all others fit through."""
+    def _sizes(self) -> dict[str, int]:
+        """The MTU of each device that packets between containers come in by."""
         found = {}
         for name in sorted({DEVICE, *self.devices()}):
             with contextlib.suppress(OSError):  # gone
                 if ours(name):
-                    found[name] = _mtu(name) == self._mtu
+                    found[name] = _mtu(name)
         return found
 
     def _mend(self, wanted: Snapshot, topology: Topology | None) -> bool:

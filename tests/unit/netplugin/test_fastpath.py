@@ -18,7 +18,7 @@ PEERS = (Peer("192.0.2.2", "10.200.4.0/24", "10.200.4.1"), Peer("192.0.2.3", "10
 WEB, DB, LOG = "10.200.3.2", "10.200.4.3", "10.200.3.4"
 WIRED = [Endpoint("1a2b3c4d5e", WEB, "t-web", "shop/back"), Endpoint("2b3c4d5e6f", LOG, "t-log", "shop/log")]
 WEB_DEVICE, LOG_DEVICE = (outer_name(one.id) for one in WIRED)
-ALL_FIT = {WEB_DEVICE: True, LOG_DEVICE: True, "mo-vxlan": True}
+ALL_FIT = {WEB_DEVICE: 1450, LOG_DEVICE: 1450, "mo-vxlan": 1450}
 
 
 def service(name: str, address: str, *networks: str) -> Endpoints:
@@ -28,10 +28,10 @@ def service(name: str, address: str, *networks: str) -> Endpoints:
 SHOP = [service("web", WEB, "back"), service("db", DB, "back"), service("log", LOG, "log")]
 
 
-def table(devices: dict[str, bool], *, peers: tuple[Peer, ...] = PEERS, fast: bool = True) -> dict[str, list[str]]:
+def table(sizes: dict[str, int], *, peers: tuple[Peer, ...] = PEERS, fast: bool = True) -> dict[str, list[str]]:
     """Sets, maps and chains: name -> lines."""
     wanted = topology(CLUSTER, NODE, SHOP, peers, WIRED).doors
-    lines = [line.strip() for line in ruleset("miniorch", wanted, devices, fast=fast).splitlines()]
+    lines = [line.strip() for line in ruleset("miniorch", wanted, sizes, 1450, fast=fast).splitlines()]
     assert lines[:3] == ["table netdev miniorch", "delete table netdev miniorch", "table netdev miniorch {"]
     found: dict[str, list[str]] = {}
     for line in lines[3:-1]:
@@ -90,17 +90,21 @@ def test_ports_that_containers_choose_are_none_of_those_that_are_tracked() -> No
 
 
 def test_a_device_that_not_all_packets_fit_through_is_on_no_fast_path() -> None:
-    held = table(ALL_FIT | {LOG_DEVICE: False})
+    held = table(ALL_FIT | {LOG_DEVICE: 1350})
     assert f"ether type ip ip saddr {LOG} accept" in held[f"chain {LOG_DEVICE}"]
     assert LOG not in held["map cables"][0]
     assert f"ether type ip ip saddr {WEB} goto from-shop/back" in held[f"chain {WEB_DEVICE}"]
-    held = table(ALL_FIT | {"mo-vxlan": False})
+    held = table(ALL_FIT | {"mo-vxlan": 1350})
     assert "map ways" not in held
     assert "chain mo-vxlan" not in held
 
 
+def test_what_is_too_big_for_a_container_of_this_node_goes_the_long_way_and_is_answered() -> None:
+    assert "meta l4proto != tcp ip length > 1450 accept" in table(ALL_FIT)["chain fast"]
+
+
 def test_without_other_nodes_the_fast_path_stays_in_the_house() -> None:
-    held = table({WEB_DEVICE: True, LOG_DEVICE: True}, peers=())
+    held = table({WEB_DEVICE: 1450, LOG_DEVICE: 1450}, peers=())
     assert f"ether type ip ip saddr {WEB} goto from-shop/back" in held[f"chain {WEB_DEVICE}"]
     assert "chain mo-vxlan" not in held
     assert not any("mo-vxlan" in line and "fwd" in line for line in held["chain ports"])
@@ -113,7 +117,7 @@ def test_a_kernel_that_cannot_forward_gets_the_fences_alone() -> None:
 
 
 def test_from_a_device_of_nobody_nothing_comes_in() -> None:
-    assert table(ALL_FIT | {"mo99999999": True})["chain mo99999999"][1:] == ["drop"]
+    assert table(ALL_FIT | {"mo99999999": 1450})["chain mo99999999"][1:] == ["drop"]
 
 
 def test_a_new_container_s_fence_can_be_set_up_over_any_other() -> None:
