@@ -44,8 +44,8 @@ UNDO_TRIES, UNDO_PAUSE_SECONDS = 40, 0.25
 SETTLE_SECONDS = (0.1, 0.5)
 DNS_OPTIONS = ["ndots:1", "timeout:2", "attempts:2"]
 # Where a program's own end of a connection begins. Linux alone goes up to 60999; the node's fast path has no use for
-# ports from 49152 on (netplugin/fastpath.py).
-CLIENT_PORTS = {"net.ipv4.ip_local_port_range": "32768 49151"}
+# ports from 49152 on (netplugin/fastpath.py). The fewer ports can be used again a second after their connection ended.
+CLIENT_PORTS = {"net.ipv4.ip_local_port_range": "32768 49151", "net.ipv4.tcp_tw_reuse": "1"}
 WATCHED_EVENTS = ["start", "die", "destroy", "oom"]  # not exec_*: each probe would make us look at everything
 
 

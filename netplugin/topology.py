@@ -148,9 +148,15 @@ def _source_rules(own: str, container_pool: str, vip_pool: str, backends: Iterab
         rules.append(f"ip saddr . ip daddr {{ {selves} }} snat to {own}")
     # The far node takes only what comes from our own subnet: whoever else sends from here is seen as this node.
     rules.append(f'oifname "{DEVICE}" ip saddr != {container_pool} snat to {own}')
-    # From these the nodes see that an answer needs its service address back (`netplugin/fastpath.py`).
-    moved = f"ip saddr {container_pool} ip daddr {container_pool} ct status dnat meta l4proto"
-    rules += [f"{moved} {{ tcp, udp }} snat to :{TRACKED_PORTS}", f"{moved} icmp snat to :{TRACKED_PINGS}"]
+    # From its port the node sees that an answer may need its service address back (`netplugin/fastpath.py`). What has
+    # such a port by itself stays among them, also if tracking must move it since another connection has the same.
+    inside = f"ip saddr {container_pool} ip daddr {container_pool} meta l4proto"
+    for kind, own_port, tracked in (
+        ("{ tcp, udp }", "th sport", TRACKED_PORTS),
+        ("icmp", "icmp id", TRACKED_PINGS),
+    ):
+        for which in ("ct status dnat", f"{own_port} >= {tracked.partition('-')[0]}"):
+            rules.append(f"{inside} {kind} {which} snat to :{tracked}")
     # Nobody outside knows a way back to the pools.
     rules.append(f"ip saddr {container_pool} ip daddr != {{ {container_pool}, {vip_pool} }} masquerade")
     return rules

@@ -82,7 +82,7 @@ with socket.create_server(("", 7)) as server:
 """
 TALK = """
 import socket, time
-with socket.create_connection(("10.200.2.5", 7), 5) as client:
+with socket.create_connection(("10.200.2.5", 7), 5, ("", 40031)) as client:
     try:
         while True:
             client.sendall(b"word")
@@ -250,8 +250,17 @@ def test_client_of_a_service_address_is_moved_to_a_port_that_is_tracked(machines
     assert 49152 <= int(port) <= 65535
     remembered = two.script(TRACKED, "80").splitlines()
     assert not any(line.startswith(FRONT) for line in remembered), "the far node has nothing to remember"
-    # Two connections from one port of a container, by the service's address and by its task's, stay two.
-    assert one.script(FROM, WEB, "80", "40011", "64", inside="front") == "True"
+    assert one.script(FROM, WEB, "80", "40011", "64", inside="front") == "True", "from one port, by both addresses"
+
+
+def test_a_connection_from_a_port_that_another_was_moved_to_is_moved_among_the_tracked_ones(
+    machines: list[Machine],
+) -> None:
+    one = machines[0]
+    for own in range(40021, 40027):
+        assert one.script(FROM, VIP, "80", str(own), "64", inside="front") == "True"
+        taken = one.script(TRACKED, str(own)).split()[2]
+        assert one.script(FROM, WEB, "80", taken, "64", inside="front") == "True", taken
 
 
 def test_fragments_are_put_together_by_tracking(machines: list[Machine]) -> None:

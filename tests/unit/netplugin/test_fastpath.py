@@ -22,7 +22,7 @@ ALL_FIT = {WEB_DEVICE: 1450, LOG_DEVICE: 1450, "mo-vxlan": 1450}
 
 
 def service(name: str, address: str, *networks: str) -> Endpoints:
-    return Endpoints("shop", name, "10.201.0.9", (), (Backend(f"t-{name}", 1, "n", address, True),), (), networks)
+    return Endpoints("shop", name, "", (), (Backend(f"t-{name}", 1, "n", address, True),), (), networks)
 
 
 SHOP = [service("web", WEB, "back"), service("db", DB, "back"), service("log", LOG, "log")]
@@ -86,7 +86,8 @@ def test_ports_that_containers_choose_are_none_of_those_that_are_tracked() -> No
     first, last = map(int, TRACKED_PORTS.split("-"))
     assert low < high < first < last
     rules = topology(CLUSTER, NODE, SHOP, PEERS, WIRED).ruleset
-    assert f"ct status dnat meta l4proto {{ tcp, udp }} snat to :{TRACKED_PORTS}" in rules
+    assert f"meta l4proto {{ tcp, udp }} ct status dnat snat to :{TRACKED_PORTS}" in rules
+    assert f"meta l4proto {{ tcp, udp }} th sport >= {first} snat to :{TRACKED_PORTS}" in rules, "it stays among them"
 
 
 def test_a_device_that_not_all_packets_fit_through_is_on_no_fast_path() -> None:
