@@ -7,7 +7,7 @@ makes a second container for one task impossible: Docker refuses a name that is 
 from collections.abc import Mapping
 
 from agent.engine import TASK_LABEL, ContainerSpec
-from miniorch.model import Node, Task
+from miniorch.model import Node, Task, memberships
 from miniorch.spec import TEMPLATE
 
 DNS_ZONE = "miniorch.internal"
@@ -65,6 +65,6 @@ def container_spec(
             "miniorch.service": task.service,
             "miniorch.slot": str(task.slot),
         },
-        networks=",".join(f"{task.app}/{network}" for network in task.networks),
+        networks=",".join(memberships(task)),
         options=task.spec.options,
     )

@@ -16,7 +16,7 @@ class ServiceChange:
     """What happens to one service.
 
     `action`: create; replace (its containers are replaced); scale (only their number changes); update (what is around
-    the containers changes: ports, dependencies, restart policy, aliases, networks); remove; keep.
+    the containers changes: ports, dependencies, restart policy, aliases, networks, `internal`); remove; keep.
     """
 
     service: str
@@ -45,7 +45,7 @@ def changes(app: str, wanted: AppSpec, services: Sequence[Service]) -> list[Serv
 def _change(name: str, old: ServiceSpec, new: ServiceSpec) -> ServiceChange:
     details = [*_task_details(old.task, new.task)]
     action = "replace" if details else "keep"
-    keys = ("ports", "depends_on", "restart", "aliases", "networks", "placement")
+    keys = ("ports", "depends_on", "restart", "aliases", "networks", "internal", "placement")
     around = [key for key in keys if getattr(old, key) != getattr(new, key)]
     if around:
         action = "update" if action == "keep" else action

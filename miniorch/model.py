@@ -45,6 +45,7 @@ for _number, _state in enumerate(TaskState):  # plain attributes: with many task
 
 
 HAS_RUN = (TaskState.STARTING, TaskState.RUNNING, TaskState.DRAINING)
+INTERNAL = "INTERNAL"  # no network's name has upper-case letters
 
 
 class DesiredState(StrEnum):
@@ -139,6 +140,7 @@ class Task:
     attempt: int = 0  # failures in a row before this run; drives the back-off
     round: int = 0  # the service's when the task was made
     networks: tuple[str, ...] = ("default",)  # the service's when the task was made; `Endpoints` has today's
+    internal: bool = False  # likewise
     failures: tuple[Failure, ...] = ()  # recent ones of this slot before this run; a node where many were comes last
     placed_by: str = ""  # digest of the service's placement rules under which the task has, or may keep, its node
 
@@ -250,11 +252,17 @@ class Endpoints:
     backends: tuple[Backend, ...] = ()
     aliases: tuple[str, ...] = ()
     networks: tuple[str, ...] = ("default",)  # the app's networks that the service is on
+    internal: bool = False  # all of them are
     draining: bool = False  # a backend is to leave: each node that follows this says so when its traffic does
 
     @property
     def key(self) -> str:
         return f"{self.app}/{self.service}"
+
+
+def memberships(item: Task | Endpoints) -> list[str]:
+    """What a container is on, as the network driver hears it: "shop/back", and "shop/INTERNAL" as a mark."""
+    return [f"{item.app}/{name}" for name in (*item.networks, *([INTERNAL] if item.internal else []))]
 
 
 @dataclass(frozen=True, slots=True)

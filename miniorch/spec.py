@@ -179,6 +179,7 @@ class ServiceSpec:
     restart: RestartPolicy = RestartPolicy()
     aliases: tuple[str, ...] = ()  # further names under which the app's services find this one
     networks: tuple[str, ...] = ("default",)  # of the app; services that share none cannot reach each other
+    internal: bool = False  # all of them are: nothing outside of the cluster can be reached
     placement: Placement = Placement()
 
 

@@ -24,7 +24,7 @@ from dnslib import EDNS0, PTR, QTYPE, RCODE, RR, SOA, SRV, A, DNSHeader, DNSLabe
 
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from netplugin.driver import Endpoint
-from netplugin.isolation import Networks, networks_of
+from netplugin.isolation import Networks, internal, networks_of, plain
 
 ZONE = ("miniorch", "internal")
 TTL_SECONDS = 5
@@ -105,7 +105,7 @@ class Answerer:
         labels = tuple(label.decode("ascii", "replace").lower() for label in query.q.qname.label)
         found, authority = self._find(labels, QTYPE.get(query.q.qtype, ""), networks)
         if authority is None:
-            return []
+            return [refusal(data)[2:]] if networks and internal(networks) else []
         records = found or []
         turns = range(min(len(records), 8)) if len(records) > 1 else range(1)
         size = _room(query, tcp)
@@ -170,7 +170,7 @@ class Answerer:
 
 
 def _shared(item: Endpoints, networks: Networks | None) -> bool:
-    return networks is None or bool(networks & networks_of(item))
+    return networks is None or not networks.isdisjoint(plain(networks_of(item)))
 
 
 def refusal(query: bytes) -> bytes:

@@ -10,7 +10,7 @@ is handed from there to the device where it leaves, like a frame in a switch:
     chain fast    fwd ip to 10.200.2.1 device mo-vxlan                  its node is the next hop
 
 Tracking is needed where an answer must be given its service address back. To tell such connections without a look at
-each, `topology.py` moves the client's end of them to a port from `TRACKED_PORTS`, while containers choose theirs below
+each, `topology.py` moves the client's end of them to one of `TRACKED_PORTS`, while containers choose theirs below
 (`agent/docker_engine.py`). So a node asks one number, the port of its own container: both directions of a connection
 get the same answer, and two connections are never taken for one. Fragments, packets with options or at the end of their
 time, and whatever is no TCP, UDP or ping go the long way, where the same networks are asked (`isolation.py`). So the
@@ -27,7 +27,9 @@ from ipaddress import IPv4Address, IPv4Network
 from netplugin.isolation import Networks, chain_of, groups_and_sets
 from netplugin.overlay import DEVICE, Peer
 
-TRACKED_PORTS = "49152-65535"  # RFC 6335's dynamic ports: the client's end of a connection to a service address
+TRACKED_PORTS = "49152-65535"  # RFC 6335's dynamic ports
+CLIENT_PORTS, CLIENT_STEP = "32768-47103", 0x4000  # what containers choose by themselves, and how far that is moved
+OTHER_PORTS = "63488-65535"  # where all else is moved: the tracked ports that no step leads to
 TRACKED_PINGS = "61440-65535"  # a ping has a number for both ends; most programs take their process id
 
 
@@ -94,7 +96,7 @@ def _fast(wanted: Doors, devices: Mapping[str, bool], mtu: int) -> list[str]:
     """Sets of a fixed size, which are faster: the table is replaced, not added to."""
     near = {address: f'"{device}"' for device, address in wanted.cables.items() if devices.get(device)}
     lines = [
-        *groups_and_sets(wanted.members, "goto fast", [], fixed=True),
+        *groups_and_sets(wanted.members, fast=True),
         *_map("cables", "ip daddr : meta oif", near),
     ]
     far: list[str] = []

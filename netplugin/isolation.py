@@ -3,12 +3,14 @@
 The problem: all containers of a cluster live in one routed pool, so without a rule each of them could reach each other
 one, a stranger's database as well. The idea: default closed. A packet that begins a connection to a container must come
 from a node (health probes, HAProxy) or from a container that is on one of the same networks; all else is refused at
-once, so that a program sees an error and not a time-out. Answers pass by connection tracking and cost one look.
+once, so that a program sees an error and not a time-out. Answers to nodes and from outside pass by connection tracking.
 
     ip saddr vmap @members        10.200.0.5 : goto from-shop/back/front     whose container sends?
     chain from-shop/back/front    ip daddr @in-shop/back accept              is the other one there, too?
                                   ip daddr @in-shop/front accept
-                                  goto stranger
+                                  goto outside                               what is not in the pool is open to it
+    chain from-shop/INTERNAL/db   ip daddr @in-shop/db accept
+                                  goto stranger                              all of its networks are internal
 
 So the rules grow with the number of containers, not of pairs, and a packet costs two look-ups in a hash.
 
@@ -29,18 +31,27 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from miniorch.model import Endpoints
+from miniorch.model import INTERNAL, Endpoints, memberships
 from netplugin.overlay import DEVICE
 
 if TYPE_CHECKING:
     from netplugin.driver import Endpoint
 
 NAME_CHARACTERS = 120  # nft takes 255
-Networks = frozenset[str]  # "shop/back", "shop/front"
+Networks = frozenset[str]  # "shop/back", "shop/front"; with "shop/INTERNAL" if all of them are internal
 
 
 def networks_of(item: Endpoints) -> Networks:
-    return frozenset(f"{item.app}/{network}" for network in item.networks)
+    return frozenset(memberships(item))
+
+
+def internal(networks: Iterable[str]) -> bool:
+    return any(network.endswith(f"/{INTERNAL}") for network in networks)
+
+
+def plain(networks: Iterable[str]) -> list[str]:
+    """Without the mark, which nobody shares with anybody."""
+    return [network for network in sorted(networks) if not internal([network])]
 
 
 def members(endpoints: Iterable[Endpoints], wired: Iterable[Endpoint]) -> dict[str, Networks]:
@@ -62,43 +73,49 @@ def members(endpoints: Iterable[Endpoints], wired: Iterable[Endpoint]) -> dict[s
 
 def isolation(found: Mapping[str, Networks], nodes: Iterable[str], container_pool: str, vip_pool: str) -> list[str]:
     """The part of the table that holds containers apart. `nodes` are the pool addresses of this node and its peers."""
-    lines = groups_and_sets(found, "accept", ["goto stranger"])
+    lines = groups_and_sets(found)
     lines += ["    chain stranger {", *(f"        {rule}" for rule in _STRANGER), "    }"]
+    lines += ["    chain outside {", f"        ip daddr != {container_pool} accept", "        goto stranger", "    }"]
     verdicts = ", ".join(f"{address} : goto {chain_of(one)}" for address, one in found.items())
     elements = f" elements = {{ {verdicts} }};" if verdicts else ""
+    among = f"{{ {', '.join(sorted(nodes))} }}"
     rules = [
         "type filter hook forward priority -10; policy accept;",
+        # From container to container each packet is asked, since networks may be taken away.
+        f"ip daddr {container_pool} ip daddr != {among} ip saddr vmap @members",
         "ct state established,related accept",
         f"ip daddr {vip_pool} goto refuse",  # met no chain of `services`: no such service, or no task of it is ready
-        f"ip daddr != {container_pool} accept",
-        f"ip saddr {{ {', '.join(sorted(nodes))} }} accept",
+        f"ip saddr {among} accept",
         "ip saddr vmap @members",
-        "goto stranger",
+        "goto outside",
     ]
+    # The node's other addresses are outside, too: only what begins a connection is asked.
+    node = ["type nat hook input priority 99; policy accept;", f"ip daddr != {container_pool} ip saddr vmap @members"]
     return [
         *lines,
         f"    map members {{ type ipv4_addr : verdict;{elements} }}",
         "    chain isolation {",
         *(f"        {rule}" for rule in rules),
         "    }",
+        "    chain input {",
+        *(f"        {rule}" for rule in node),
+        "    }",
     ]
 
 
-def groups_and_sets(
-    found: Mapping[str, Networks], verdict: str, otherwise: list[str], *, fixed: bool = False
-) -> list[str]:
-    """A set per network, and a chain per group of networks that a container is on: `verdict` if the other is there,
-    too. In this family's table and in that of the doors (`netplugin/fastpath.py`).
+def groups_and_sets(found: Mapping[str, Networks], *, fast: bool = False) -> list[str]:
+    """A set per network, and a chain per group of networks that a container is on: whether the other is there, too.
+    In this family's table and, of a fixed size, in that of the doors (`netplugin/fastpath.py`).
     """
     lines = []
-    for network in sorted({network for networks in found.values() for network in networks}):
+    for network in plain({network for networks in found.values() for network in networks}):
         inside = [address for address, networks in found.items() if network in networks]
-        size = f" size {len(inside)};" if fixed else ""
+        size = f" size {len(inside)};" if fast else ""
         lines.append(f"    set {_set(network)} {{ type ipv4_addr;{size} elements = {{ {', '.join(inside)} }}; }}")
     for group in sorted({tuple(sorted(networks)) for networks in found.values()}):
         lines += [
             f"    chain {_chain(group)} {{",
-            *(f"        {rule}" for rule in _from(group, verdict, otherwise)),
+            *(f"        {rule}" for rule in _from(group, fast=fast)),
             "    }",
         ]
     return lines
@@ -113,12 +130,12 @@ def admission(table: str, address: str, networks: Networks) -> str:
     """What lets one container in, without replacing the table. Refused by nft if the address was somebody else's."""
     address, group = str(IPv4Address(address)), tuple(sorted(networks))
     lines = []
-    for network in group:
+    for network in plain(group):
         lines.append(f"add set ip {table} {_set(network)} {{ type ipv4_addr; }}")
         lines.append(f"add element ip {table} {_set(network)} {{ {address} }}")
     lines.append(f"add chain ip {table} {_chain(group)}")
     lines.append(f"flush chain ip {table} {_chain(group)}")  # it may be there with the same rules
-    lines += [f"add rule ip {table} {_chain(group)} {rule}" for rule in _from(group, "accept", ["goto stranger"])]
+    lines += [f"add rule ip {table} {_chain(group)} {rule}" for rule in _from(group)]
     lines.append(f"add element ip {table} members {{ {address} : goto {_chain(group)} }}")
     return "\n".join([*lines, ""])
 
@@ -126,8 +143,9 @@ def admission(table: str, address: str, networks: Networks) -> str:
 _STRANGER = (f'iifname "{DEVICE}" drop', "goto refuse")
 
 
-def _from(group: tuple[str, ...], verdict: str, otherwise: list[str]) -> list[str]:
-    return [*(f"ip daddr @{_set(network)} {verdict}" for network in group), *otherwise]
+def _from(group: tuple[str, ...], *, fast: bool = False) -> list[str]:
+    rules = [f"ip daddr @{_set(network)} {'goto fast' if fast else 'accept'}" for network in plain(group)]
+    return rules if fast else [*rules, "goto stranger" if internal(group) else "goto outside"]
 
 
 def _set(network: str) -> str:

@@ -31,7 +31,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from miniorch.clock import Clock
 from miniorch.errors import Conflict, MiniorchError
-from netplugin.conntrack import forget_udp
+from netplugin.conntrack import forget
 from netplugin.fastpath import Doors, fenced, ruleset, unfenced, unreached
 from netplugin.iproute import (
     DEFAULT_MTU,
@@ -95,7 +95,7 @@ class Kernel:
         """
         with self._lock:
             self._rule(wanted)  # first: there is never a tunnel without its guard
-            forget_udp(self._topology, wanted)
+            forget(self._topology, wanted)
             self._topology = wanted
             shape = replace(wanted, ruleset="", doors=NO_DOORS, served={})
             if shape == self._looked_for and self._clock.monotonic() < self._looked_at + LOOK_SECONDS:

@@ -85,10 +85,10 @@ def _reference(item: Node, keys: Section, key: str) -> tuple[str, str]:
 
 def connect(
     values: Values, specs: Mapping[str, ServiceSpec], needs: Mapping[str, Needs], asleep: Mapping[str, str],
-    networks: Collection[str],
+    networks: Mapping[str, bool],
 ) -> dict[str, ServiceSpec]:  # fmt: skip
     """The services with what they need of each other. `asleep` are those whose profile is not asked for, `networks`
-    what the file declares.
+    what the file declares, and whether each is internal.
     """
     for name, own in needs.items():
         for network in [one for one in own.networks if one and one not in networks]:
@@ -125,7 +125,8 @@ def connect(
             spec,
             depends_on=needs[name].depends_on,
             aliases=tuple(aliases.get(name, ())),
-            networks=tuple(sorted(needs[name].networks)) or ("default",),
+            networks=(on := tuple(sorted(needs[name].networks)) or ("default",)),
+            internal=all(networks.get(one) for one in on),
             task=replace(spec.task, mounts=mounts[name]),
         )
         for name, spec in specs.items()

@@ -240,7 +240,8 @@ def _app(root: Node, files: _Files, name: str, images: Mapping[str, str], profil
     needs = {one: read_needs(one, section) for one, section in keys.items()}
     jobs = {other for own in needs.values() for other in own.to_complete()}
     specs = {one: reader.read(one, entry, keys[one], job=one in jobs) for one, entry in awake.items()}
-    specs = connect(values, specs, needs, asleep, ["default", *_declared(top, "network")])
+    networks = {name: part["internal"] for name, part in _declared(top, "network").items()}
+    specs = connect(values, specs, needs, asleep, {"default": False, **networks})
     for key, names in reader.unsaid.items() if "services" in top.entries else ():
         why = f"{shorten(', '.join(names))}: {UNSAID[key]}"
         if names:
@@ -334,13 +335,14 @@ def _by_profile(
     return awake, asleep, tuple(known)
 
 
-def _declared(top: Section, kind: str) -> list[str]:
+def _declared(top: Section, kind: str) -> dict[str, Section]:
     """The declared volumes or networks."""
-    found = {name: place for name, place, _ in top.each(f"{kind}s")}
-    for name, place in found.items():
+    found = {}
+    for name, place, part in top.each(f"{kind}s"):
+        found[name] = part
         if not NAME.fullmatch(name):
             refuse_name(top.values, kind, name, place)
-    return list(found)
+    return found
 
 
 def _file_sources(top: Section) -> dict[tuple[str, str], str]:

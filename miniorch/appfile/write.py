@@ -20,8 +20,11 @@ def config_text(app: AppFile) -> str:
     top: dict[str, Any] = {"name": app.name, "services": {}}
     for name, spec in app.spec.services.items():
         top["services"][name] = _service(spec)
-    networks = {name for spec in app.spec.services.values() for name in spec.networks} - {"default"}
-    top.update(_given({"volumes": dict.fromkeys(app.spec.volumes), "networks": dict.fromkeys(sorted(networks))}))
+    used = sorted({(name, spec.internal) for spec in app.spec.services.values() for name in spec.networks})
+    networks = {name: {"internal": True} if internal else None for name, internal in used}
+    if not networks.get("default"):
+        networks.pop("default", None)
+    top.update(_given({"volumes": dict.fromkeys(app.spec.volumes), "networks": networks}))
     return yaml.dump(_escaped(top), Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=110)
 
 

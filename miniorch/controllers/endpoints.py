@@ -68,10 +68,11 @@ def derive(service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node]) -
         if task.status.state in VISIBLE and task.status.address
     ]
     backends.sort(key=lambda backend: (backend.slot, backend.task))
-    ports, aliases = ((), ()) if service.removing else (service.spec.ports, service.spec.aliases)
+    spec = service.spec
+    ports, aliases = ((), ()) if service.removing else (spec.ports, spec.aliases)
     draining = any(task.live and task.desired_state is DesiredState.DRAINING for task in tasks)
     return Endpoints(
-        service.app, service.name, service.vip, ports, tuple(backends), aliases, service.spec.networks, draining
+        service.app, service.name, service.vip, ports, tuple(backends), aliases, spec.networks, spec.internal, draining
     )
 
 

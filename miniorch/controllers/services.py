@@ -314,6 +314,7 @@ class _Look:
             attempt=attempt,
             round=self.service.round,
             networks=self.service.spec.networks,
+            internal=self.service.spec.internal,
             failures=failures_until(last) if last is not None and same else (),
         )
         why = f"created in place of {_fate(last)}" if last and attempt else f"created: {why}" if why else "created"

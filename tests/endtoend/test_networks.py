@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from machine import Machine
-from node import TestNode, until
+from node import ADDRESS, TestNode, until
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -28,6 +28,19 @@ services:
     networks: [front]
 networks: {{front: , back: }}
 """
+INNER = f"""\
+services:
+  db:
+    {SERVER}
+    ports: ["80:80"]
+    networks: [back]
+networks: {{back: {{internal: %s}}}}
+"""
+EARLY = f"""  early:
+    image: busybox:1
+    command: ["sh", "-c", "printf 'GET / HTTP/1.0\\\\r\\\\n\\\\r\\\\n' | nc -w 5 {ADDRESS} 80; echo tried; sleep 999"]
+    networks: [back]
+networks:"""
 OTHER = f"services:\n  thief:\n    {SERVER}\n"
 
 
@@ -77,6 +90,27 @@ def test_a_network_given_and_taken_restarts_nothing(machine: Machine) -> None:
     machine.miniorch("run", machine.file(SHOP, "shop.yml"))
     until(lambda: not reaches(machine, "shop/log.1", "db"), 10, "log reaches db no more")
     assert machine.containers("shop") == before
+
+
+def test_a_service_on_internal_networks_alone_does_not_get_out_and_is_served_all_the_same(machine: Machine) -> None:
+    machine.miniorch("run", machine.file(INNER % "no", "inner.yml"))
+    until(lambda: reaches(machine, "inner/db.1", ADDRESS), 10, "db reaches the machine by its published port")
+    before = machine.containers("inner")
+    wrong = machine.miniorch("run", machine.file(INNER % "maybe", "inner.yml"), code=3)
+    assert "network back: internal wants true or false" in wrong.stderr
+    within = machine.file(INNER % "true", "inner.yml")
+    assert "update db: internal" in machine.miniorch("plan", within).stdout
+    machine.miniorch("run", within)
+    until(lambda: not reaches(machine, "inner/db.1", ADDRESS), 10, "db is refused")
+    assert machine.containers("inner") == before, "nothing restarts"
+    assert "hello" in machine.fetch(f"http://{ADDRESS}/"), "its published port serves"
+    assert reaches(machine, "inner/db.1", "db"), "its own service address, by name"
+    machine.miniorch("run", machine.file((INNER % "true").replace("networks: {", EARLY + " {"), "inner.yml"))
+    until(lambda: "tried" in machine.miniorch("logs", "inner/early").stdout, 10, "early has tried")
+    assert "refused" in machine.miniorch("logs", "inner/early").stdout, "from its first instruction on"
+    machine.miniorch("run", machine.file((INNER % "no").replace("networks: {", EARLY + " {"), "inner.yml"))
+    until(lambda: reaches(machine, "inner/early.1", ADDRESS), 10, "early gets out")
+    machine.miniorch("rm", "inner", "--yes")
 
 
 def test_trace_of_a_good_way_has_every_step(machine: Machine) -> None:

@@ -47,8 +47,8 @@ def test_changed_options_are_named_one_by_one() -> None:
 
 
 def test_numbers_ports_dependencies_aliases_and_the_restart_policy_touch_no_container() -> None:
-    around = replace(WEB, restart=RestartPolicy(Restart.NEVER), aliases=("www",), networks=("front",))
-    assert said(around, WEB) == ["update web: restart, aliases, networks"]
+    around = replace(WEB, restart=RestartPolicy(Restart.NEVER), aliases=("www",), networks=("front",), internal=True)
+    assert said(around, WEB) == ["update web: restart, aliases, networks, internal"]
     assert said(replace(WEB, replicas=3), WEB) == ["scale web: replicas 2 -> 3"]
     assert said(replace(WEB, ports=(Port(80, 80),)), WEB) == ["update web: ports"]
     assert said(replace(WEB, depends_on={"db": Condition.HEALTHY}, replicas=1), WEB) == [

@@ -104,7 +104,7 @@ VALID: dict[str, SearchStrategy[Any]] = {
     "privileged": flags, "cap_add": capabilities, "cap_drop": capabilities, "security_opt": words, "group_add": words,
     "devices": words, "extra_hosts": one(["a:10.0.0.1"], {"b": "::1"}), "sysctls": pairs, "ulimits": ulimits,
     "shm_size": sizes, "pids_limit": numbers, "cpus": one(0.5, "2"), "mem_limit": sizes, "mem_reservation": sizes,
-    "networks": one([], ["front"], ["back", "front"], {"front": None, "back": {"aliases": ["also"]}}),
+    "networks": one([], ["front"], ["back"], ["back", "front"], {"front": None, "back": {"aliases": ["also"]}}),
     "extends": one({"file": "base.yml", "service": "base"}), "container_name": texts, "cpu_shares": numbers,
     "network_mode": one("host", "bridge"), "logging": one({"driver": "x"}),
 }  # fmt: skip
@@ -134,9 +134,10 @@ def right(draw: st.DrawFn) -> dict[str, Any]:
     if draw(one(False, False, False, True)):
         # Version 1: no key of today's at the top, so no networks.
         return {name: {key: one for key, one in keys.items() if key != "networks"} for name, keys in services.items()}
+    networks = {name: {"internal": draw(flags)} for name in draw(one(["front", "back"], ["front", "back", "default"]))}
     return {
         **draw(one({}, {"name": "shop"}, {"version": "3"}, {"x-note": 1})), "services": services,
-        "volumes": dict.fromkeys(VOLUMES), "networks": {"front": None, "back": {}},
+        "volumes": dict.fromkeys(VOLUMES), "networks": networks,
     }  # fmt: skip
 
 

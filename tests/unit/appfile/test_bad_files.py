@@ -74,6 +74,13 @@ def test_a_network_that_is_not_declared_is_refused_with_the_nearest_name(tmp_pat
     assert "write front" in error.message
 
 
+def test_a_network_is_internal_or_not(tmp_path: Path) -> None:
+    for given in ("maybe", "2", "[true]", "{}"):
+        error = refused(tmp_path, f"services:\n  a: {{image: x}}\nnetworks:\n  back: {{internal: {given}}}\n")
+        assert error.message.startswith("network back: internal wants true or false"), error.message
+        assert "app.yml:4:20" in error.message
+
+
 def test_a_second_key_names_the_place_of_the_first(tmp_path: Path) -> None:
     assert "app.yml:3:5 came first" in refused(tmp_path, W + "    image: apache\n").message
 

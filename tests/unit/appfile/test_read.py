@@ -12,6 +12,7 @@ from miniorch.appfile.folder import digest
 from miniorch.appfile.keys import Verdict
 from miniorch.appfile.read import AppFile, read_app_files
 from miniorch.appfile.variables import BadVariable, read_env_file, substitute
+from miniorch.appfile.write import config_text
 from miniorch.errors import AppFileError, UsageError
 from miniorch.spec import (
     Condition,
@@ -392,7 +393,23 @@ networks: {front: , back: {driver: overlay, internal: true}}
     assert {name: spec.networks for name, spec in app.spec.services.items()} == {
         "web": ("back", "front"), "db": ("back",), "log": ("default",),
     }  # fmt: skip
-    assert {"networks.back.driver", "networks.back.internal"} <= {row.path for row in app.report.of(Verdict.IGNORED)}
+    assert "networks.back.driver" in {row.path for row in app.report.of(Verdict.IGNORED)}
+
+
+def test_a_service_is_internal_if_all_of_its_networks_are(tmp_path: Path) -> None:
+    text = """
+services:
+  web: {image: x, networks: [front, back]}
+  db: {image: x, networks: [back]}
+  old: {image: x, networks: [back, store]}
+  log: {image: x}
+networks: {front: , back: {internal: true}, store: {internal: "yes"}, default: {internal: %s}}
+"""
+    for default, inside in (("false", {"db", "old"}), ("true", {"db", "old", "log"})):
+        app = read(tmp_path, text % default)
+        assert {name for name, spec in app.spec.services.items() if spec.internal} == inside
+        assert "networks.back.internal" in {row.path for row in app.report.of(Verdict.HONOURED)}
+        assert read(tmp_path, config_text(app)).spec == app.spec
 
 
 def test_profiles_leave_services_out(tmp_path: Path) -> None:

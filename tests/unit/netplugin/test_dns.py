@@ -163,6 +163,24 @@ def test_other_names_go_elsewhere(name: str) -> None:
     assert ANSWERER.answer(bytes(DNSRecord.question(name).pack()), DB_1) == FORWARD
 
 
+def test_who_is_on_internal_networks_alone_finds_his_own_apps_names_and_no_name_goes_elsewhere() -> None:
+    services = [
+        Endpoints("chat", "web", "10.201.0.2", (), (backend(1, WEB_1),), (), ("front", "back")),
+        Endpoints("chat", "db", "10.201.0.3", (), (backend(1, DB_1),), (), ("back",), internal=True),
+        Endpoints("chat", "log", "10.201.0.4", (), (backend(1, OTHER),), (), ("apart",), internal=True),
+    ]
+    fresh = Endpoint("e1", WEB_2, "t-new", "chat/back,chat/INTERNAL")
+    answerer = Answerer(Cluster("c1"), NODE, services, {WEB_2: fresh}.get)
+    for asker in (DB_1, WEB_2):
+        assert str(ask("web.chat.miniorch.internal", asker=asker, answerer=answerer).rr[0].rdata) == "10.201.0.2"
+        assert ask("log.chat.miniorch.internal", asker=asker, answerer=answerer).header.rcode == RCODE.NXDOMAIN
+        for name in ("www.example.com", "7.2.0.192.in-addr.arpa"):
+            reply = ask(name, asker=asker, answerer=answerer)
+            assert (reply.header.rcode, str(reply.q.qname), reply.rr) == (RCODE.SERVFAIL, f"{name}.", [])
+    for asker in (WEB_1, HOST):
+        assert answerer.answer(bytes(DNSRecord.question("www.example.com").pack()), asker) == FORWARD
+
+
 def test_search_domain_after_a_foreign_name_does_not_exist() -> None:
     assert code("www.example.com.chat.miniorch.internal") == "NXDOMAIN"
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Resources
 from netplugin.driver import Endpoint
@@ -19,6 +23,7 @@ def service(name: str, address: str, *networks: str, app: str = "shop", ready: b
 
 
 SHOP = [service("web", WEB, "back", "front"), service("db", DB, "back", ready=False), service("log", LOG, "default")]
+WITHIN = [SHOP[0], replace(SHOP[1], internal=True), replace(SHOP[2], internal=True)]
 
 
 def rules(endpoints: list[Endpoints], *wired: Endpoint, peers: tuple[Peer, ...] = ()) -> str:
@@ -30,8 +35,30 @@ def test_a_packet_passes_only_between_members_of_a_network() -> None:
     text = rules(SHOP)
     assert f"map members {{ type ipv4_addr : verdict; elements = {{ {WEB} : goto from-shop/back/front, " in text
     from_web = ["chain from-shop/back/front {", "ip daddr @in-shop/back accept", "ip daddr @in-shop/front accept"]
-    assert "\n".join([*from_web, "goto stranger", "}"]) in text
-    assert "\n".join(["chain from-shop/default {", "ip daddr @in-shop/default accept", "goto stranger", "}"]) in text
+    assert "\n".join([*from_web, "goto outside", "}"]) in text
+    assert "\n".join(["chain from-shop/default {", "ip daddr @in-shop/default accept", "goto outside", "}"]) in text
+    assert "\n".join(["chain outside {", "ip daddr != 10.200.0.0/16 accept", "goto stranger", "}"]) in text
+
+
+def test_a_container_whose_networks_are_all_internal_finds_nothing_open_behind_them() -> None:
+    text = rules(WITHIN)
+    assert f"{WEB} : goto from-shop/back/front, {DB} : goto from-shop/INTERNAL/back, " in text
+    for network in ("back", "default"):
+        wanted = [f"chain from-shop/INTERNAL/{network} {{", f"ip daddr @in-shop/{network} accept", "goto stranger", "}"]
+        assert "\n".join(wanted) in text
+    assert "from-shop/back {" not in text, "nobody is on it alone and may go out"
+
+
+def test_internal_services_meet_on_their_networks_alone() -> None:
+    text = rules(WITHIN)
+    assert f"set in-shop/back {{ type ipv4_addr; elements = {{ {WEB}, {DB} }}; }}" in text
+    assert "in-shop/INTERNAL" not in text
+
+
+def test_the_nodes_other_addresses_are_outside_too_where_a_connection_begins() -> None:
+    chain = rules(WITHIN).partition("chain input {\n")[2].splitlines()[:2]
+    assert chain[0].startswith("type nat hook input ")
+    assert chain[1] == "ip daddr != 10.200.0.0/16 ip saddr vmap @members"
 
 
 def test_a_task_that_gets_no_traffic_yet_is_a_member() -> None:
@@ -46,7 +73,7 @@ def test_networks_of_the_same_name_in_two_apps_are_two() -> None:
 
 def test_who_is_no_member_is_refused_at_once_and_dropped_when_it_comes_from_another_node() -> None:
     text = rules([])
-    assert "ip saddr vmap @members\ngoto stranger\n}" in text
+    assert "ip saddr vmap @members\ngoto outside\n}" in text
     assert 'chain stranger {\niifname "mo-vxlan" drop\ngoto refuse\n}' in text
 
 
@@ -56,9 +83,12 @@ def test_nodes_reach_every_container() -> None:
     )
 
 
-def test_answers_pass_before_anything_is_looked_up() -> None:
+def test_between_containers_each_packet_is_asked_and_answers_to_nodes_and_from_outside_pass() -> None:
     chain = rules(SHOP).partition("chain isolation {\n")[2].splitlines()
-    assert chain[1] == "ct state established,related accept"
+    assert chain[1:3] == [
+        "ip daddr 10.200.0.0/16 ip daddr != { 10.200.3.1 } ip saddr vmap @members",
+        "ct state established,related accept",
+    ]
 
 
 def test_a_container_that_the_endpoints_do_not_show_yet_is_where_its_driver_options_say() -> None:
@@ -78,11 +108,16 @@ def test_a_container_made_by_hand_is_a_member_of_nothing() -> None:
     assert FRESH not in members(SHOP, [Endpoint("e1", FRESH)])
 
 
-def test_letting_one_container_in_says_the_same_as_the_whole_table() -> None:
-    lines = admission("miniorch", FRESH, frozenset({"shop/front", "shop/back"})).splitlines()
-    assert lines[-1] == f"add element ip miniorch members {{ {FRESH} : goto from-shop/back/front }}"
-    added = [line.split("from-shop/back/front ")[1] for line in lines if line.startswith("add rule")]
-    assert "\n".join(["chain from-shop/back/front {", *added, "}"]) in rules(SHOP)
+@pytest.mark.parametrize(
+    ("networks", "chain"),
+    [("shop/front,shop/back", "from-shop/back/front"), ("shop/back,shop/INTERNAL", "from-shop/INTERNAL/back")],
+)
+def test_letting_one_container_in_says_the_same_as_the_whole_table(networks: str, chain: str) -> None:
+    lines = admission("miniorch", FRESH, frozenset(networks.split(","))).splitlines()
+    assert lines[-1] == f"add element ip miniorch members {{ {FRESH} : goto {chain} }}"
+    assert not [line for line in lines if "in-shop/INTERNAL" in line]
+    added = [line.split(f"{chain} ")[1] for line in lines if line.startswith("add rule")]
+    assert "\n".join([f"chain {chain} {{", *added, "}"]) in rules(WITHIN)
 
 
 def test_names_that_nft_would_not_take_stay_apart() -> None:

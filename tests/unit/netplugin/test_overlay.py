@@ -8,7 +8,8 @@ import pytest
 
 from miniorch.model import Backend, Cluster, Endpoints, Node, NodeState
 from miniorch.spec import Resources
-from netplugin.conntrack import lost, stale
+from netplugin.conntrack import lost, shut, stale
+from netplugin.driver import Endpoint
 from netplugin.overlay import Peer, entries, guard, mac, network_number, overlay, peers_of
 from netplugin.topology import Topology, topology
 
@@ -102,3 +103,14 @@ def test_flows_are_looked_through_only_when_a_task_has_left() -> None:
     assert lost(None, serving("10.200.1.5")) == [None]
     assert lost(serving("10.200.1.5"), serving("10.200.1.5", "10.200.1.6")) == []
     assert lost(serving("10.200.1.5", "10.200.1.6"), serving("10.200.1.6")) == ["10.201.0.2"]
+
+
+def test_a_container_is_shut_in_when_its_last_open_network_has_become_internal() -> None:
+    def at(networks: str, *addresses: str) -> Topology:
+        wired = [Endpoint(f"{n:08x}", address, f"t{n}", networks) for n, address in enumerate(addresses, 1)]
+        return topology(Cluster("c1"), ONE, [], [], wired)
+
+    inside = at("chat/back,chat/INTERNAL", "10.200.1.5", "10.200.1.6")
+    assert shut(at("chat/back", "10.200.1.5"), inside) == ["10.200.1.5"], "the other one is new"
+    assert shut(inside, inside) == shut(inside, at("chat/back", "10.200.1.5")) == []
+    assert shut(None, inside) == ["10.200.1.5", "10.200.1.6"], "after a start it may be any"
