@@ -43,9 +43,9 @@ NAME_TRIES = 20
 UNDO_TRIES, UNDO_PAUSE_SECONDS = 40, 0.25
 SETTLE_SECONDS = (0.1, 0.5)
 DNS_OPTIONS = ["ndots:1", "timeout:2", "attempts:2"]
-# Where a program's own end of a connection begins. Linux alone goes up to 60999; the node's fast path has no use for
-# ports from 49152 on (netplugin/fastpath.py). The fewer ports can be used again a second after their connection ended.
-CLIENT_PORTS = {"net.ipv4.ip_local_port_range": "32768 49151", "net.ipv4.tcp_tw_reuse": "1"}
+# Linux chooses a program's own end of a connection from 32768 to 60999, but for these: what begins above 49151 would
+# miss the node's fast path (netplugin/fastpath.py). The fewer can be used again a second after their connection ended.
+SYSCTLS = {"net.ipv4.ip_local_reserved_ports": "47104-65535", "net.ipv4.tcp_tw_reuse": "1"}
 WATCHED_EVENTS = ["start", "die", "destroy", "oom"]  # not exec_*: each probe would make us look at everything
 
 
@@ -255,7 +255,7 @@ def _host_options(wanted: ContainerOptions) -> dict[str, Any]:
         "privileged": wanted.privileged,
         "read_only": wanted.read_only,
         "shm_size": wanted.shm_size or None,
-        "sysctls": {**CLIENT_PORTS, **wanted.sysctls},
+        "sysctls": {**SYSCTLS, **wanted.sysctls},
         "tmpfs": dict(wanted.tmpfs) or None,
         "ulimits": [{"Name": name, "Soft": int(soft), "Hard": int(hard)} for name, soft, hard in limits] or None,
     }

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from miniorch.model import Cluster, Endpoints, Node
-from netplugin.fastpath import TRACKED_PINGS, TRACKED_PORTS, Doors, doors
+from netplugin.fastpath import CLIENT_PORTS, CLIENT_STEP, OTHER_PORTS, TRACKED_PINGS, TRACKED_PORTS, Doors, doors
 from netplugin.isolation import isolation, members
 from netplugin.overlay import (
     DEVICE,
@@ -85,7 +85,8 @@ def topology(
     nodes = [own, *(peer.pool_address for peer in way.peers)] if way else [own]
     wired = list(wired)
     found = members(services, wired)
-    rules = ruleset(own, containers, vips, services, [*guard(way), *isolation(found, nodes, containers, vips)])
+    more = [*guard(way), *isolation(found, nodes, containers, vips)]
+    rules = ruleset(str(IPv4Network(node.subnet)), own, containers, vips, services, more)
     cables = {outer_name(one.id): one.address for one in wired}
     return Topology(own, containers, vips, rules, doors(cables, found, way.peers if way else ()), way, served)
 
@@ -96,6 +97,7 @@ def outer_name(endpoint: str) -> str:
 
 
 def ruleset(
+    subnet: str,
     pool_address: str,
     container_pool: str,
     vip_pool: str,
@@ -118,7 +120,9 @@ def ruleset(
     # node begins is refused where only the first packet of a connection is asked, what containers begin in `isolation`.
     refused = f"ip daddr {vip_pool} goto refuse"
     lines += _chain("output", ["type nat hook output priority -101; policy accept;", "jump services", refused])
-    lines += _chain("postrouting", _source_rules(pool_address, container_pool, vip_pool, served.values()))
+    sources = _source_rules(pool_address, container_pool, vip_pool, served.values())
+    client = f"ip saddr {subnet} ip saddr != {pool_address} ip daddr {container_pool} meta l4proto"
+    lines += _chain("postrouting", [*sources, *_moved(client)])
     return "\n".join([*lines, *more, "}", ""])
 
 
@@ -148,18 +152,29 @@ def _source_rules(own: str, container_pool: str, vip_pool: str, backends: Iterab
         rules.append(f"ip saddr . ip daddr {{ {selves} }} snat to {own}")
     # The far node takes only what comes from our own subnet: whoever else sends from here is seen as this node.
     rules.append(f'oifname "{DEVICE}" ip saddr != {container_pool} snat to {own}')
-    # From its port the node sees that an answer may need its service address back (`netplugin/fastpath.py`). What has
-    # such a port by itself stays among them, also if tracking must move it since another connection has the same.
-    inside = f"ip saddr {container_pool} ip daddr {container_pool} meta l4proto"
-    for kind, own_port, tracked in (
-        ("{ tcp, udp }", "th sport", TRACKED_PORTS),
-        ("icmp", "icmp id", TRACKED_PINGS),
-    ):
-        for which in ("ct status dnat", f"{own_port} >= {tracked.partition('-')[0]}"):
-            rules.append(f"{inside} {kind} {which} snat to :{tracked}")
     # Nobody outside knows a way back to the pools.
     rules.append(f"ip saddr {container_pool} ip daddr != {{ {container_pool}, {vip_pool} }} masquerade")
     return rules
+
+
+def _moved(client: str) -> list[str]:
+    """Where the node looks for its own containers' tracked connections (`netplugin/fastpath.py`). `client` matches what
+    these send to others, up to the protocol.
+
+    To service addresses a port goes up by a fixed step, so that two of them never meet, and one that is used again
+    soon is the same again to the task: it knows that as the same connection begun anew, while from a port chosen at
+    random it may take the new one's packets for the last one's. All else shares some ports by chance: what a program
+    has chosen below or above, and connections from tracked ports, which tracking itself would move anywhere.
+    """
+    ports, first = f"{client} {{ tcp, udp }}", TRACKED_PORTS.partition("-")[0]
+    pings, first_ping = f"{client} icmp", TRACKED_PINGS.partition("-")[0]
+    return [
+        f"{ports} th sport {CLIENT_PORTS} ct status dnat snat to :th sport | {CLIENT_STEP:#x}",
+        f"{ports} ct status dnat snat to :{OTHER_PORTS}",
+        f"{ports} th sport >= {first} snat to :{OTHER_PORTS}",
+        f"{pings} ct status dnat snat to :{TRACKED_PINGS}",
+        f"{pings} icmp id >= {first_ping} snat to :{TRACKED_PINGS}",
+    ]
 
 
 def _chain(name: str, rules: list[str]) -> list[str]:

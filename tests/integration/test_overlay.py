@@ -82,7 +82,7 @@ with socket.create_server(("", 7)) as server:
 """
 TALK = """
 import socket, time
-with socket.create_connection(("10.200.2.5", 7), 5, ("", 40031)) as client:
+with socket.create_connection((%r, 7), 5, ("", 40031)) as client:
     try:
         while True:
             client.sendall(b"word")
@@ -91,6 +91,17 @@ with socket.create_connection(("10.200.2.5", 7), 5, ("", 40031)) as client:
     except OSError as error:
         print(error.errno, flush=True)
 """
+STAND = """
+import socket, sys
+with socket.create_connection(("198.51.100.3", 7), 5) as client:
+    try:
+        for word in sys.stdin:
+            client.sendall(word.encode())
+            print(client.recv(99).decode(), end="", flush=True)
+    except OSError as error:
+        print(error.errno)
+"""
+PING = "import sys; from netplugin.trace import ping; print(ping(sys.argv[1]).result)"
 HEAR = """
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
@@ -153,10 +164,10 @@ class Machine:
         assert "Err" not in answer, answer
         return answer
 
-    def contain(self, name: str, number: int, address: str) -> None:
+    def contain(self, name: str, number: int, address: str, networks: str = "chat/default") -> None:
         """A network namespace that is wired as Docker would wire a container."""
         endpoint = {"EndpointID": f"{number:064x}"[::-1]}
-        options = {"miniorch.task": name, "miniorch.networks": "chat/default"}
+        options = {"miniorch.task": name, "miniorch.networks": networks}
         self.plugin("CreateEndpoint", {**endpoint, "Interface": {"Address": f"{address}/24"}, "Options": options})
         device = self.plugin("Join", endpoint)["InterfaceName"]["SrcName"]
         self.run("sh", "-ec", f"ip netns add {name}; ip link set {device} netns {name} name eth0")
@@ -174,7 +185,7 @@ class Machine:
         return self.node.run(["sh", "-c", script]).stdout
 
 
-def known(number: int, addresses: list[str], front: tuple[str, ...] = ("default",)) -> Known:
+def known(number: int, addresses: list[str], front: tuple[str, ...] = ("default",), *, internal: bool = False) -> Known:
     """What node `number` knows of a cluster on these addresses."""
     nodes = [
         Node(f"node{n}", f"10.200.{n}.0/24", f"10.200.{n}.1", Resources(), address=address)
@@ -183,7 +194,7 @@ def known(number: int, addresses: list[str], front: tuple[str, ...] = ("default"
     fronts = (Backend("front", 1, "node1", FRONT, True), Backend("other", 2, "node1", OTHER, True))
     web = (Backend("web", 1, "node2", WEB, True),)
     endpoints = (
-        Endpoints("chat", "front", "10.201.0.3", (), fronts, networks=front),
+        Endpoints("chat", "front", "10.201.0.3", (), fronts, networks=front, internal=internal),
         Endpoints("chat", "web", VIP, (), web),
     )
     own = nodes[number - 1]
@@ -234,7 +245,8 @@ def test_what_needs_no_tracking_goes_the_fast_path_and_all_else_arrives_as_well(
     assert one.script(FROM, WEB, "80", "40001", "64", inside="front") == "True"
     assert [machine.script(TRACKED, "40001") for machine in (one, two)] == ["", ""]
     assert one.script(FROM, WEB, "80", "50001", "64", inside="front") == "True"
-    assert [machine.script(TRACKED, "50001") for machine in (one, two)] == [f"{FRONT} {WEB} 50001", ""], "its own port"
+    port = one.script(TRACKED, "50001").split()[2]
+    assert [machine.script(TRACKED, "50001") for machine in (one, two)] == [f"{FRONT} {WEB} {port}", ""]
     assert one.script(FROM, OTHER, "80", "40002", "64", inside="front") == "111", "nobody listens there"
     assert one.script(FROM, FRONT, "80", "40002", "64", inside="other") == "True"
     assert one.script(TRACKED, "40002") == "", "nor on the way to a neighbour"
@@ -247,20 +259,24 @@ def test_client_of_a_service_address_is_moved_to_a_port_that_is_tracked(machines
     assert one.script(FROM, VIP, "80", "40011", "64", inside="front") == "True"
     source, asked, port = one.script(TRACKED, "40011").split()
     assert (source, asked) == (FRONT, VIP)
-    assert 49152 <= int(port) <= 65535
+    assert int(port) == 40011 + 0x4000, "always the same, so the far end knows a connection that is begun anew"
     remembered = two.script(TRACKED, "80").splitlines()
     assert not any(line.startswith(FRONT) for line in remembered), "the far node has nothing to remember"
     assert one.script(FROM, WEB, "80", "40011", "64", inside="front") == "True", "from one port, by both addresses"
 
 
-def test_a_connection_from_a_port_that_another_was_moved_to_is_moved_among_the_tracked_ones(
-    machines: list[Machine],
-) -> None:
+def test_ports_that_others_were_moved_to_and_those_out_of_the_range_stay_apart(machines: list[Machine]) -> None:
     one = machines[0]
     for own in range(40021, 40027):
         assert one.script(FROM, VIP, "80", str(own), "64", inside="front") == "True"
-        taken = one.script(TRACKED, str(own)).split()[2]
-        assert one.script(FROM, WEB, "80", taken, "64", inside="front") == "True", taken
+        taken = str(own + 0x4000)
+        assert one.script(FROM, WEB, "80", taken, "64", inside="front") == "True", "it was moved out of the way"
+        assert int(one.script(TRACKED, taken).split()[2]) >= 63488
+        assert one.script(FROM, VIP, "80", taken, "64", inside="front") == "True"
+    assert one.script(FROM, VIP, "80", "1023", "64", inside="front") == "True"
+    assert int(one.script(TRACKED, "1023").split()[2]) >= 63488
+    assert one.script(FROM, VIP, "80", "50123", "64") == "True"
+    assert int(one.script(TRACKED, "50123").split()[2]) == 50123, "the node itself is never on the fast path"
 
 
 def test_fragments_are_put_together_by_tracking(machines: list[Machine]) -> None:
@@ -280,13 +296,14 @@ def test_fragments_are_put_together_by_tracking(machines: list[Machine]) -> None
         ear.wait()
 
 
-def test_a_network_that_is_taken_away_ends_what_was_on_its_fast_path(machines: list[Machine]) -> None:
+@pytest.mark.parametrize("address", [WEB, VIP])
+def test_a_network_that_is_taken_away_ends_what_was_on_it_by_either_way(machines: list[Machine], address: str) -> None:
     one, two, _ = machines
     addresses = [f"198.51.100.{n}" for n in (1, 2, 3)]
     echo = two.background(ECHO, "web")
     assert echo.stdout is not None
     echo.stdout.readline()
-    talk = one.background(TALK, "front")
+    talk = one.background(TALK % address, "front")
     assert talk.stdout is not None
     try:
         assert talk.stdout.readline() == b"word\n"
@@ -298,6 +315,58 @@ def test_a_network_that_is_taken_away_ends_what_was_on_its_fast_path(machines: l
             process.communicate()
         one.start(known(1, addresses))
     assert one.script(ASK, WEB, inside="front") == f"{FRONT} True"
+
+
+def reached(machine: Machine, inside: str, *addresses: str) -> list[bool]:
+    """Which of these answer. All others refuse, and at once."""
+    said = [machine.script(ASK, address, inside=inside) for address in addresses]
+    assert [one for one in said if not one.endswith(" True")] == [], "a time-out, or half an answer"
+    return [not one.startswith("ConnectionRefusedError") for one in said]
+
+
+def test_a_container_on_internal_networks_alone_reaches_the_cluster_and_nothing_else(machines: list[Machine]) -> None:
+    one, two, three = machines
+    addresses = [f"198.51.100.{n}" for n in (1, 2, 3)]
+    outside, inside = [*addresses, "169.254.1.1"], [WEB, VIP, "10.200.1.1"]
+    servers = [machine.node.popen([sys.executable, "-c", SERVE]) for machine in machines]
+    echo = three.node.popen([sys.executable, "-c", ECHO], stdout=subprocess.PIPE)
+    assert echo.stdout is not None
+    echo.stdout.readline()
+    enter = ["nsenter", "--net=/run/netns/front", sys.executable, "-c", STAND]
+    standing = subprocess.Popen(one.node.argv(enter), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert standing.stdin is not None
+    assert standing.stdout is not None
+
+    def said_there() -> bytes:
+        standing.stdin.write(b"word\n")
+        standing.stdin.flush()
+        return standing.stdout.readline()
+
+    try:
+        for address in addresses:
+            until(lambda address=address: one.script(ASK, address).endswith(" True"), 5, f"{address} answers")
+        assert all(reached(one, "front", *outside, *inside))
+        assert one.script(PING, addresses[2], inside="front") == "ok"
+        assert said_there() == b"word\n"
+        one.start(known(1, addresses, internal=True))
+        assert reached(one, "front", *outside, *inside) == [False] * 4 + [True] * 3
+        assert one.script(PING, addresses[2], inside="front") == "refused"
+        assert said_there() == b"104\n", "what has begun is reset"
+        asked = [machine.script(ASK, FRONT) for machine in machines]
+        assert asked == [f"10.200.{n}.1 True" for n in (1, 2, 3)], "nodes ask it: health probes, HAProxy"
+        assert two.script(ASK, FRONT, inside="web") == f"{WEB} True"
+        one.contain("within", 11, "10.200.1.7", "chat/default,chat/INTERNAL")
+        assert reached(one, "within", *outside, FRONT, "10.200.1.1") == [False] * 4 + [True] * 2, "from the beginning"
+        one.contain("free", 12, "10.200.1.8")
+        assert all(reached(one, "free", *outside, FRONT)), "a neighbour that may"
+        until(lambda: one.verify()["differences"] == [], 5, "nothing differs")
+        one.start(known(1, addresses))
+        assert all(reached(one, "front", *outside, *inside))
+    finally:
+        for process in (*servers, echo, standing):
+            process.kill()
+            process.communicate()
+        one.start(known(1, addresses))
 
 
 def test_mtu_is_the_wires_less_the_headers_of_vxlan(machines: list[Machine]) -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from agent.docker_engine import CLIENT_PORTS
+from agent.docker_engine import SYSCTLS
 from miniorch.model import Backend, Cluster, Endpoints, Node
 from miniorch.spec import Resources
 from netplugin.driver import Endpoint
-from netplugin.fastpath import TRACKED_PORTS, fenced, ruleset, unfenced, unreached
+from netplugin.fastpath import (
+    CLIENT_PORTS,
+    CLIENT_STEP,
+    OTHER_PORTS,
+    TRACKED_PORTS,
+    fenced,
+    ruleset,
+    unfenced,
+    unreached,
+)
 from netplugin.overlay import Peer
 from netplugin.topology import outer_name, topology
 
@@ -81,13 +90,26 @@ def test_each_node_asks_for_its_own_container_s_port_in_both_directions() -> Non
     assert ports[2] == "th dport >= 49152 accept", "after the way to another node, before the one into a container"
 
 
-def test_ports_that_containers_choose_are_none_of_those_that_are_tracked() -> None:
-    low, high = map(int, CLIENT_PORTS["net.ipv4.ip_local_port_range"].split())
-    first, last = map(int, TRACKED_PORTS.split("-"))
-    assert low < high < first < last
+def test_ports_that_containers_choose_are_moved_to_tracked_ones_of_their_own() -> None:
+    low, high = map(int, CLIENT_PORTS.split("-"))
+    assert SYSCTLS["net.ipv4.ip_local_reserved_ports"] == f"{high + 1}-65535", "Linux begins at 32768"
+    tracked, other = (range(int(one[:5]), int(one[6:]) + 1) for one in (TRACKED_PORTS, OTHER_PORTS))
+    moved = {port | CLIENT_STEP for port in range(low, high + 1)}
+    assert len(moved) == high + 1 - low
+    assert moved | set(other) == set(tracked)
+    assert not moved & set(other)
+
+
+def test_clients_of_service_addresses_are_moved_and_so_is_what_has_a_tracked_port_by_itself() -> None:
     rules = topology(CLUSTER, NODE, SHOP, PEERS, WIRED).ruleset
-    assert f"meta l4proto {{ tcp, udp }} ct status dnat snat to :{TRACKED_PORTS}" in rules
-    assert f"meta l4proto {{ tcp, udp }} th sport >= {first} snat to :{TRACKED_PORTS}" in rules, "it stays among them"
+    client = "ip saddr 10.200.3.0/24 ip saddr != 10.200.3.1 ip daddr 10.200.0.0/16 meta l4proto { tcp, udp }"
+    wanted = [
+        f"{client} th sport 32768-47103 ct status dnat snat to :th sport | 0x4000",
+        f"{client} ct status dnat snat to :63488-65535",
+        f"{client} th sport >= 49152 snat to :63488-65535",
+    ]
+    lines = [line.strip() for line in rules.splitlines()]
+    assert [line for line in lines if line.startswith(client)] == wanted
 
 
 def test_a_device_that_not_all_packets_fit_through_is_on_no_fast_path() -> None:
