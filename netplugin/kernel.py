@@ -128,6 +128,7 @@ class Kernel:
                 try:
                     doors = ruleset(TABLE, all_doors, sizes, self._mtu, fast=knows_forward())
                     self._nft.run(wanted.ruleset + doors)
+                    self._cables = {device: behind for device, behind in self._cables.items() if device in sizes}
                     return
                 except MiniorchError:
                     if self._sizes() == sizes:

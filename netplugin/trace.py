@@ -96,7 +96,9 @@ def steps(
     add("cable", f"route {asked.address}/32")
     if asked.address in devices:
         door = f"netdev chain {devices[asked.address]}"
-        add("door", door, lambda view: view.get(door, ())[1:])  # without the line of the hook
+        add(
+            "door", door, lambda view: view.get(door, ())[1:] + _fast(view, asked.address, wanted)
+        )  # not the hook's line
     if asked.vip:
         verdict = f"{asked.vip} : goto {asked.chain}"
         add("service", f"chain {asked.chain}", lambda view: _backends(view, asked.chain, verdict))

@@ -146,7 +146,7 @@ _WORDS = {
     "sender": ("{2} runs on {1} with {0}", "{2} has lost its cable to {1}"),
     "cable": ("{1} hands it to {2} at {0}", "{1} has lost its cable to {2}"),
     "cable here": ("{1} has a cable to {0}, where {2} is", "{1} has lost its cable to {2}"),
-    "door": ("{1} lets in what has the address of {2}", "{1} does not hold {2} to its own address"),
+    "door": ("its door is open to what has its own address", "its door is not as it should be"),
     "fast path": ("{1} hands on at once what needs no tracking", "{1} hands nothing on at once, or to the wrong one"),
     "forwarding": ("{1} forwards what containers send", "{1} does not forward what containers send"),
     "route": ("{1} sends what is for {0} into the tunnel", "{1} does not know that {0} is behind the tunnel"),
@@ -171,7 +171,7 @@ def walk(way: Way, near: View, far: View | None, silence: str = "") -> list[Step
     if far is None:
         return [*steps, Step("far node", False, f"{way.target_node} says nothing", (), silence, "miniorch nodes")]
     if way.source_node != way.target_node:
-        steps += _entries(far, way.target_node, {"cable": "far node"}, way.target)
+        steps += _entries(far, way.target_node, {"cable": "far node", "door": "far node"}, way.target)
         steps.append(_networks(way, far, way.target_node))
         steps += _entries(far, way.target_node, dict.fromkeys(_ENTRIES, "way back"), way.source)
     return [*steps, _receiver(way, far), *_answers(way, near)]

@@ -56,6 +56,11 @@ def test_a_packet_to_the_same_node_needs_a_cable() -> None:
     assert [step.what for step in steps(asked, WIRED, WANTED, SHOULD, {})][-1] == f"route {WEB}/32"
 
 
+def test_a_door_that_leads_into_another_container_shows() -> None:
+    found = picked(SHOULD | {"netdev map cables": (f'{WEB} : "mo99999999"',)})["door"]
+    assert (found.state[-1], found.kernel[-1]) == (f'{WEB} : "moabcdef01"', f'{WEB} : "mo99999999"')
+
+
 def test_the_fast_path_leads_to_the_node_or_the_device() -> None:
     assert picked(SHOULD)["fast path"].kernel == ("10.200.1.0 : 10.200.1.1",)
     assert picked(SHOULD, Question(1, WEB, WEB))["fast path"].kernel == (f'{WEB} : "moabcdef01"',)
