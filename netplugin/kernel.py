@@ -232,8 +232,8 @@ class Kernel:
 
     def devices(self) -> set[str]:
         """Names of our devices in the node's own namespace."""
-        # Not `socket.if_nameindex`: it takes the lock that every change of a device needs, for as long as a busy machine
-        # lets this process wait. While thirty containers start, others spin for it meanwhile.
+        # `socket.if_nameindex` would take the lock that every change of a device needs, and keep it for as long as a
+        # busy machine lets this process wait: while thirty containers start, others spin for it meanwhile.
         return set(OURS.findall(DEVICES.read_text()))
 
     def sweep(self, endpoints: Collection[str]) -> list[str]:
