@@ -2,8 +2,9 @@
 
 The problem: a service has one stable address (its VIP), while its tasks come and go. The idea: no process carries the
 traffic. Each node's kernel rewrites the destination of a packet to a VIP into the address of one ready task, by chance
-per connection, and rewrites the answers back. All rules stand in one nftables table of our own, which is replaced as a
-whole in one transaction: there is never half a rule set, and connection tracking keeps the connections that exist.
+per connection, and rewrites the answers back. All rules stand in nftables tables of our own (the doors' in
+`netplugin/fastpath.py`), which are replaced as a whole in one transaction: there is never half a rule set, and
+connection tracking keeps the connections that exist.
 
 Who does this for real: kube-proxy (iptables and nftables modes), Docker Swarm with IPVS. Where we differ: a VIP takes
 every port and protocol, since most app files do not say which ports a service listens on. What cannot be served is
