@@ -95,10 +95,7 @@ def ruleset(table: str, wanted: Doors, sizes: Mapping[str, int], mtu: int, *, fa
 def _fast(wanted: Doors, devices: Mapping[str, bool], mtu: int) -> list[str]:
     """Sets of a fixed size, which are faster: the table is replaced, not added to."""
     near = {address: f'"{device}"' for device, address in wanted.cables.items() if devices.get(device)}
-    lines = [
-        *groups_and_sets(wanted.members, fast=True),
-        *_map("cables", "ip daddr : meta oif", near),
-    ]
+    lines = [*groups_and_sets(wanted.members, fast=True), *_map("cables", "ip daddr : meta oif", near)]
     far: list[str] = []
     if wanted.ways and devices.get(DEVICE):
         subnets = {IPv4Network(subnet): end for subnet, end in wanted.ways.items()}

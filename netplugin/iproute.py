@@ -71,13 +71,12 @@ def listed_rules(seen: Iterable[Link]) -> Snapshot:
         with contextlib.suppress(MiniorchError):
             listing += command(["nft", "-s", "list", "table", family, TABLE])
     there = {str(link["ifname"]) for link in seen}
-    return {what: lines for what, lines in verify.rules(listing).items() if door(what) is None or door(what) in there}
 
+    def holds(name: str) -> bool:
+        door = name.removeprefix("netdev chain ")
+        return door == name or not ours(door) or door in there
 
-def door(what: str) -> str | None:
-    """The device of a chain of the doors' table."""
-    chain = what.removeprefix("netdev chain ")
-    return chain if chain != what and (chain == DEVICE or CABLE.fullmatch(chain)) else None
+    return {name: lines for name, lines in verify.rules(listing).items() if holds(name)}
 
 
 def wanted_rules(wanted: Topology, seen: Iterable[Link], mtu: int) -> Snapshot:

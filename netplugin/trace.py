@@ -96,9 +96,8 @@ def steps(
     add("cable", f"route {asked.address}/32")
     if asked.address in devices:
         door = f"netdev chain {devices[asked.address]}"
-        add(
-            "door", door, lambda view: view.get(door, ())[1:] + _fast(view, asked.address, wanted)
-        )  # not the hook's line
+        # Without the line of the hook, but with where packets for it are handed to.
+        add("door", door, lambda view: view.get(door, ())[1:] + _fast(view, asked.address, wanted))
     if asked.vip:
         verdict = f"{asked.vip} : goto {asked.chain}"
         add("service", f"chain {asked.chain}", lambda view: _backends(view, asked.chain, verdict))
