@@ -114,7 +114,10 @@ class Engine(Protocol):
     async def create(self, spec: ContainerSpec) -> str:
         """Make a container and return its id. Making the same task's container again returns the one that exists."""
 
-    async def start(self, container: str) -> None: ...
+    async def start(self, container: str) -> None:
+        """Start one that was made. One that was made by half, since the engine was killed meanwhile, is removed: a
+        temporary `EngineError`, and it is to be made again.
+        """
 
     async def stop(self, container: str, grace_seconds: float) -> None:
         """Ask it to end (SIGTERM), and end it after the grace. Fine if it has ended already."""

@@ -57,6 +57,7 @@ class Box:
     spec: ContainerSpec
     behaviour: Behaviour
     state: str = "created"  # "created", "running", "exited"
+    whole: bool = False  # the engine was not killed while it was made
     exit_code: int | None = None
     told: bool = False  # somebody asked that it end
     started_at: float = 0.0
@@ -208,7 +209,8 @@ class FakeEngine:
         box = Box(new_id(self._chance, 12), spec, self._behaviour(name))
         self.boxes[box.id] = box
         self._tell()
-        await self._reach(0.02)  # whoever dies now has made an orphan
+        await self._reach(0.02)  # whoever dies now has made an orphan, the engine itself only half of one
+        box.whole = True
         return box.id
 
     @goes_on
@@ -217,6 +219,9 @@ class FakeEngine:
         box = self._box(container)
         if box.state != "created":  # Docker would run it again; nothing of ours may want that
             return
+        if not box.whole:
+            del self.boxes[container]
+            raise EngineError("the engine was killed while it made the container", temporary=True)
         box.state, box.started_at = "running", self._clock.monotonic()
         self._write(box, box.behaviour.output)
         if box.behaviour.exits_after_seconds is not None:

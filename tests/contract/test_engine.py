@@ -253,6 +253,25 @@ async def test_network_that_was_pruned_is_made_again(docker_node: TestNode) -> N
         assert (await bench.only()).running
 
 
+@pytest.mark.root
+@pytest.mark.docker
+async def test_container_made_by_half_is_removed_and_made_again(docker_node: TestNode) -> None:
+    async with docker_bench(docker_node) as bench:
+        spec = await bench.spec(SLEEPS)
+        network = docker_node.docker("network", "inspect", NETWORK, "--format", "{{.Id}}").stdout.strip()
+        # What a dockerd leaves that was killed in the middle: all but the options of its network.
+        label = f"{TASK_LABEL}={spec.task}"
+        docker_node.docker("create", "--name", spec.name, "--label", label, "--network", network, spec.image_id)
+        half = await bench.engine.create(spec)
+        assert half == (await bench.only()).id
+        with pytest.raises(EngineError, match="killed while it made") as error:
+            await bench.engine.start(half)
+        assert error.value.temporary
+        assert await bench.engine.containers() == []
+        await bench.started(SLEEPS)
+        assert (await bench.only()).running
+
+
 async def test_stop_ends_what_ignores_it_after_the_grace(bench: Bench) -> None:
     container = await bench.started(STUBBORN)
     before = asyncio.get_running_loop().time()

@@ -109,7 +109,7 @@ def test_events_f_tells_what_happens_after_the_server_came_back(machine: Machine
     machine.miniorch("wait", "small")
     until(lambda: "scaled from 0 to 1" in log.read_text(), 20, "what happens now is told, too")
     following.send_signal(signal.SIGINT)
-    assert following.wait(timeout=10) == 130
+    assert machine.ended(following, 10) == 130
     told = [line for line in log.read_text().splitlines() if "scaled from 1 to 0" in line]
     assert len(told) == 1
 
@@ -118,7 +118,7 @@ def test_ctrl_c_leaves_the_app_to_itself(machine: Machine) -> None:
     running = machine.start("run", machine.file(SMALL.replace("8100:", "8101:"), "later.yml"))
     until(lambda: machine.happened("later/web.1"), 30, "later is under way")
     running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=10) == 130
+    assert machine.ended(running, 10) == 130
     said = (machine.folder / "run.log").read_text()
     assert "interrupted; later goes on: miniorch wait later" in said
     machine.miniorch("wait", "later")
@@ -179,7 +179,7 @@ def test_ctrl_c_while_processes_start_or_all_is_removed_says_what_does_the_rest(
         try:
             until(begun, 10, f"{argv[0]} is under way")
             running.send_signal(signal.SIGINT)
-            assert running.wait(timeout=10) == 130
+            assert machine.ended(running, 10) == 130
         finally:
             running.kill()
             running.wait()

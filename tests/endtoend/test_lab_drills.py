@@ -125,7 +125,7 @@ def test_an_agent_killed_in_the_middle_of_deployments_makes_nothing_twice(
             time.sleep(chance.uniform(0.0, 2.0))
             lab.kill_on(victim, "miniorch/agent.pid")
             lab.mend(victim)
-            assert deploying.wait(120) == 0, f"kill {number} (seed {SEED}): {lab.said()}"
+            assert lab.ended(deploying, 120) == 0, f"kill {number} (seed {SEED}): {lab.said()}"
         tasks = created()
     assert len(tasks) == len(set(tasks)), "a task got a second container"
     assert not [task for task in lab.json("ps", "-a") if task["state"] in ("failed", "rejected", "lost")]
@@ -194,7 +194,7 @@ def test_a_server_killed_in_the_middle_leads_to_the_same_end(
     finally:
         lab.mend("node1")
     assert died in (-9, 137), f"the server has ended in another way: {lab.said()}"
-    if doing.wait(60):  # whoever did not hear that it was taken asks again
+    if lab.ended(doing, 60):  # whoever did not hear that it was taken asks again
         again = lab.miniorch(*COMMANDS[verb], code=None)
         assert not again.returncode or "there is no app" in again.stderr, again.stderr
     wanted = {"run": 3, "scale": 5, "rm": 0}[verb]
@@ -305,7 +305,7 @@ def start_without_net(lab: LabMachine) -> None:
     until(lambda: "CreateEndpoint" in lab.log("node2", "agent")[known:], 60, "the engine has given up once")
     assert {task["state"] for task in lab.tasks("moving")} == {"preparing"}
     lab.mend("node2")
-    assert running.wait(60) == 0
+    assert lab.ended(running, 60) == 0
 
 
 def stop_without_net(lab: LabMachine) -> None:
@@ -331,7 +331,7 @@ def stop_without_net(lab: LabMachine) -> None:
     until(lambda: len(lab.tasks("moving")) == 2, 90, "the engine says that they have ended", pause=0.5)
     assert time.monotonic() - began > 14, "net was not missed"
     lab.mend("node2")
-    assert scaling.wait(60) == 0
+    assert lab.ended(scaling, 60) == 0
     same_network(lab, before)
 
 
@@ -346,7 +346,7 @@ def stop_without_net_and_engine(lab: LabMachine) -> None:
     scaling = lab.start("scale", "moving/web=2")
     until(lambda: len(lab.tasks("moving")) == 2, 120, "the engine says that they have ended", pause=0.5)
     lab.mend("node2")
-    assert scaling.wait(60) == 0
+    assert lab.ended(scaling, 60) == 0
     lab.miniorch(*on_node2(lab, 4))
     lab.miniorch(*on_node2(lab, 2))
     until(lambda: not stuck(lab), 90, "no endpoint is left", pause=1.0)
@@ -438,7 +438,7 @@ def net_is_away_for_two_seconds(lab: LabMachine) -> None:
     running = lab.start(*on_node2(lab, 2))
     time.sleep(2.0)
     lab.mend("node2")
-    assert running.wait(30) == 0
+    assert lab.ended(running, 30) == 0
     lab.miniorch("rm", "moving", "--yes")
     assert stuck(lab) == []
 

@@ -222,7 +222,7 @@ def test_dockerd_killed_and_started_in_the_middle_of_run_delays_it_and_no_more(m
     until(lambda: machine.happened("web.1 preparing"), 60, "web.1 is being made")
     machine.node.stop_dockerd(kill=True)
     machine.node.start_dockerd()
-    assert running.wait(timeout=120) == 0, (machine.folder / "run.log").read_text()
+    assert machine.ended(running) == 0, machine.said()
     machine.settled("small", 3)
 
 
@@ -246,7 +246,7 @@ def test_kill_9_in_the_middle_of_run_converges_without_doubles(machine: Machine,
     running = machine.start("run", machine.file(SMALL))
     until(lambda: machine.happened(moment), 60, f"the moment {moment}")
     machine.kill(process)
-    assert running.wait(timeout=120) == 0, (machine.folder / "run.log").read_text()
+    assert machine.ended(running) == 0, machine.said()
     machine.settled("small", 3)
     assert machine.fetch("http://127.0.0.1:8100/") != ""
 

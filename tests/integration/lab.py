@@ -57,10 +57,6 @@ class LabMachine(Machine):
             lab = {"MINIORCH_LAB": NAME}
             return self.node.popen(command, lab, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
 
-    def said(self) -> str:
-        """The end of what commands in the background have printed."""
-        return (self.folder / "run.log").read_text()[-2000:]
-
     # --- the lab ---
 
     run_folder = f"/run/{TAG}"

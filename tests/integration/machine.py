@@ -110,6 +110,21 @@ class Machine:
         with (self.folder / "run.log").open("wb") as log:
             return self.node.popen([MINIORCH, *argv], cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
 
+    def said(self) -> str:
+        """The end of what commands in the background have printed."""
+        return (self.folder / "run.log").read_text()[-2000:]
+
+    def ended(self, running: subprocess.Popen[bytes], seconds: float = 120.0) -> int:
+        """The exit code of a command in the background. One that takes longer is killed and told of."""
+        try:
+            return running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            raise AssertionError(
+                f"not ended after {seconds:g} s:\n{self.said()}\n{self.miniorch('ps', code=None).stdout}"
+            ) from None
+
     def remove_all(self) -> None:
         for app in self.json("services"):
             self.miniorch("rm", app["app"], "--volumes", "--yes", code=None)

@@ -301,6 +301,17 @@ async def test_engine_that_is_away_fails_no_task(stage: Stage) -> None:
     assert stage.server.tasks["t1"].status.state is TaskState.RUNNING
 
 
+async def test_container_that_a_killed_engine_made_by_half_is_made_again(stage: Stage) -> None:
+    stage.server.put(task())
+    await stage.server.until(lambda: stage.engine.boxes)
+    (half,) = stage.engine.boxes
+    stage.engine.restart(1.0)
+    await stage.server.is_in(TaskState.RUNNING)
+    ((made, box),) = stage.engine.boxes.items()
+    assert (box.state, made == half) == ("running", False)
+    assert {body[0]["task"] for _, action, body in stage.server.posts if action == "statuses"} == {"t1"}
+
+
 async def test_heartbeat_names_ports_in_foreign_hands(stage: Stage) -> None:
     stage.machine.ingress.held = {5000: "nginx (pid 12)"}
     await asyncio.sleep(3)
