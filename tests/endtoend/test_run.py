@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import sys
 import time
@@ -13,6 +15,9 @@ from machine import SMALL, Machine
 from node import TestNode, until
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
+
+ENGINE_KILLS = int(os.environ.get("MINIORCH_ENGINE_KILLS", "2"))
+SEED = int(os.environ.get("MINIORCH_SEED", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -218,12 +223,16 @@ def test_dockerd_restarted_in_the_middle_recreates_nothing(small: Machine) -> No
 
 
 def test_dockerd_killed_and_started_in_the_middle_of_run_delays_it_and_no_more(machine: Machine) -> None:
-    running = machine.start("run", machine.file(SMALL))
-    until(lambda: machine.happened("web.1 preparing"), 60, "web.1 is being made")
-    machine.node.stop_dockerd(kill=True)
-    machine.node.start_dockerd()
-    assert machine.ended(running) == 0, machine.said()
-    machine.settled("small", 3)
+    chance = random.Random(SEED)
+    for number in range(ENGINE_KILLS):
+        running = machine.start("run", machine.file(SMALL.replace("1000000", str(1000000 + number))))
+        until(lambda: machine.happened("preparing"), 60, "the first container is being made")
+        time.sleep(chance.uniform(0.0, 0.5))
+        machine.node.stop_dockerd(kill=True)
+        machine.node.start_dockerd()
+        assert machine.ended(running) == 0, f"kill {number} (seed {SEED}): {machine.said()}"
+        machine.settled("small", 3)
+        machine.remove_all()
 
 
 @pytest.mark.parametrize("process", ["server", "agent", "net"])

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Machine:
     def __init__(self, node: TestNode, folder: Path) -> None:
         self.node = node
         self.folder = folder
+        self.began = 0.0  # seconds since the epoch: the last `start`
 
     def miniorch(
         self, *argv: str, code: int | None = 0, timeout: float = 120.0, env: dict[str, str] | None = None
@@ -101,12 +103,13 @@ class Machine:
         return tasks
 
     def happened(self, pattern: str) -> bool:
-        """Whether an event's subject and message fit, as in `web.1 running`."""
-        said = self.miniorch("events", code=None).stdout
-        return re.search(pattern.replace(" ", r"\s+"), said) is not None
+        """Whether the subject and message of an event since `start` fit, as in `web.1 running`."""
+        said = self.json("events")
+        return any(re.search(pattern, f"{one['subject']} {one['message']}") for one in said if one["at"] >= self.began)
 
     def start(self, *argv: str) -> subprocess.Popen[bytes]:
         """A command in the background; its output goes to run.log in the folder."""
+        self.began = time.time()
         with (self.folder / "run.log").open("wb") as log:
             return self.node.popen([MINIORCH, *argv], cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
 
