@@ -286,6 +286,7 @@ class Agent:
         known = Known(
             busy={**dict.fromkeys(self._settling, "settling"), **self._doing},
             retry_at=self._retry_at,
+            attempts=self._attempts,
             images=self._executor.images,
             health=self._probes.health,
             avx=self.avx,

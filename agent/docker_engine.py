@@ -7,7 +7,7 @@ cannot be made twice, and all that must be remembered of it stands in its labels
 What experience with the real dockerd put in here: only list calls are trusted to answer quickly, since `inspect` waits
 while a plugin call hangs; a stop may take 45 s while the network plugin is away; an endpoint that a restart left behind
 keeps its address taken and must be disconnected by force *after* its container is removed; a dockerd that is killed
-while it makes a container keeps what it had written of it, and the network comes last.
+while it makes a container keeps what it had written of it, which never starts: its network would have come last.
 
 Next file: `agent/docker_inside.py`.
 """
@@ -42,7 +42,6 @@ TIDY_SECONDS = 60.0
 INSPECT_SECONDS = 5.0
 NAME_TRIES = 20
 UNDO_TRIES, UNDO_PAUSE_SECONDS = 40, 0.25
-NOT_OURS = "a container by hand needs"  # netplugin/driver.py, of one whose options are not those of `_create`
 SETTLE_SECONDS = (0.1, 0.5)
 DNS_OPTIONS = ["ndots:1", "timeout:2", "attempts:2"]
 # Linux chooses a program's own end of a connection from 32768 to 60999, but for these: what begins above 49151 would
@@ -175,9 +174,6 @@ class DockerEngine(DockerImages, DockerInside):
             if again and "already exists in network" in said:
                 self._network.free_stuck_endpoints(api)
                 return self._start(api, container, again=False)
-            if NOT_OURS in said:
-                api.remove_container(container, v=True, force=True)
-                raise EngineError("Docker was killed while it made the container", temporary=True) from None
             raise (start_error(said) or error) from None
 
     async def keep_tidy(self) -> None:

@@ -115,9 +115,7 @@ class Engine(Protocol):
         """Make a container and return its id. Making the same task's container again returns the one that exists."""
 
     async def start(self, container: str) -> None:
-        """Start one that was made. One that was made by half, since the engine was killed meanwhile, is removed: a
-        temporary `EngineError`, and it is to be made again.
-        """
+        """Start one that was made. May fail for ever, if the engine was killed while it made it."""
 
     async def stop(self, container: str, grace_seconds: float) -> None:
         """Ask it to end (SIGTERM), and end it after the grace. Fine if it has ended already."""

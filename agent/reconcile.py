@@ -14,6 +14,7 @@ run for a year see the same and do the same, so adopting a container is not a sp
     to be removed   report "no container" remove it             stop it                   remove it
     (unknown)       -                     discard               discard                   discard
 
+What does not start three times in a row is made anew: an engine that was killed may have made it by half.
 The last line waits until the server has listed this node's tasks once: empty is not the same as unknown. And a task
 with a volume starts only when no container runs any more that might write into it: an unknown one, or one of its slot's
 task before, which is left of a time when the node was given up.
@@ -47,6 +48,7 @@ from agent.health import Health
 from miniorch.model import HAS_RUN, DesiredState, Status, Task, TaskState
 from miniorch.slots import volumes_of
 
+START_TRIES = 3
 TO_END = (DesiredState.SHUTDOWN, DesiredState.REMOVED)
 UNHEALTHY, CUT_OFF = TO_STOP = ("unhealthy", "cut off")  # in `Status.health`: why we stop what should run
 
@@ -57,6 +59,7 @@ class Known:
 
     busy: Mapping[str, str] = field(default_factory=dict)  # key -> name of the action under way
     retry_at: Mapping[str, float] = field(default_factory=dict)  # key -> not before
+    attempts: Mapping[str, int] = field(default_factory=dict)  # key -> how often in a row its next step has failed
     images: Mapping[str, str] = field(default_factory=dict)  # task -> image id that is here
     health: Mapping[str, Health] = field(default_factory=dict)  # task -> what its probes say; absent: nobody probes
     avx: bool = True
@@ -128,6 +131,8 @@ def _next_step(task: Task, container: Container | None, known: Known) -> Action 
         image = known.images.get(task.id)
         return Create(task, image) if image else FetchImage(task)
     if not container.started:
+        if known.attempts.get(task.id, 0) >= START_TRIES:
+            return Remove(task, container)
         return None if cut_off else Start(task, container)
     if not container.running:
         return _conclude(task, container, known.avx)

@@ -220,8 +220,7 @@ class FakeEngine:
         if box.state != "created":  # Docker would run it again; nothing of ours may want that
             return
         if not box.whole:
-            del self.boxes[container]
-            raise EngineError("the engine was killed while it made the container", temporary=True)
+            raise EngineError("500: the container has no network", temporary=True)
         box.state, box.started_at = "running", self._clock.monotonic()
         self._write(box, box.behaviour.output)
         if box.behaviour.exits_after_seconds is not None:

@@ -110,7 +110,7 @@ def test_logs_events_explain_services_version(small: Machine) -> None:
     text = SMALL.replace('"sleep", "1000000"', '"sh", "-c", "echo hello from the side; exec sleep 1000000"')
     small.miniorch("run", small.file(text))
     assert "hello from the side" in small.miniorch("logs", "small/side").stdout
-    assert "running" in small.miniorch("events").stdout
+    assert "small/side.1  running" in small.miniorch("events").stdout
     explained = small.miniorch("explain", "small/web").stdout
     assert "node1" in explained
     assert {service["service"] for service in small.json("services")} == {"web", "side"}
@@ -262,8 +262,9 @@ def test_kill_9_in_the_middle_of_run_converges_without_doubles(machine: Machine,
 
 def test_a_killed_container_is_replaced_and_named_in_the_events(small: Machine) -> None:
     victim = next(name for name in small.containers("small") if "web.1" in name)
+    small.began = time.time()
     small.node.docker("kill", victim)
-    until(lambda: "137" in small.miniorch("events").stdout, 20, "the exit code is in the events")
+    until(lambda: small.happened("web.1 .*137"), 20, "the exit code is in the events")
     small.settled("small", 3)
     assert victim not in small.containers("small")
 

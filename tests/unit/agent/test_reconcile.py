@@ -69,6 +69,14 @@ def test_container_made_before_a_crash_is_started(state: TaskState) -> None:
     assert step(task(state), MADE) == [Start(task(state), MADE)]
 
 
+def test_made_container_that_does_not_start_three_times_in_a_row_is_made_anew() -> None:
+    one = task(TaskState.PREPARING)
+    assert step(one, MADE, known=Known(attempts={one.id: 2})) == [Start(one, MADE)]
+    assert step(one, MADE, known=Known(attempts={one.id: 3})) == [Remove(one, MADE)]
+    assert step(one, known=Known(attempts={}, images={one.id: "sha256:7"})) == [Create(one, "sha256:7")]
+    assert step(task(TaskState.RUNNING), RUNS, known=Known(attempts={one.id: 3})) == []
+
+
 @pytest.mark.parametrize("state", [TaskState.ASSIGNED, TaskState.PREPARING])
 def test_container_started_before_a_crash_is_adopted(state: TaskState) -> None:
     one = task(state)
