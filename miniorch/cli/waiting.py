@@ -82,15 +82,18 @@ class Waiting:
             if self.waited() > patience:
                 raise refused
             sleep(LOOK_SECONDS)
-        for service, port in [(one, port.published) for one in self.services for port in one.spec.ports]:
+        for key, port in self._ports():
             patience = self.waited() + PORT_PATIENCE_SECONDS
-            while service.spec.replicas and (reason := knock(port)):
+            while reason := knock(port):
+                self.until_up()  # others may have changed the app meanwhile, or removed it
+                if (key, port) not in self._ports():
+                    break
                 if self.waited() > patience:
                     self.screen.say(f"all tasks run; port {port} does not answer yet: {reason}")
                     patience = float("inf")
                 if self.waited() > self.timeout:
-                    message = f"{service.key} runs, but port {port} does not answer: {reason}"
-                    raise AppFailed(message, remedy=f"miniorch logs {service.key}")
+                    message = f"{key} runs, but port {port} does not answer: {reason}"
+                    raise AppFailed(message, remedy=f"miniorch logs {key}")
                 self._pause()
 
     def until(self, done: Callable[[], str], late: Callable[[str], MiniorchError] | None = None) -> None:
@@ -130,6 +133,9 @@ class Waiting:
         nodes = self.server.nodes()
         seen = as_seen(self.tasks(), {one.name: one for one in nodes}, self.clock.now())
         return seen, any(map(answers, nodes))
+
+    def _ports(self) -> list[tuple[str, int]]:
+        return [(one.key, port.published) for one in self.services if one.spec.replicas for port in one.spec.ports]
 
     def _held_port(self) -> NotPlaced | None:
         """The error to raise when another program holds one of the ports, as the nodes' last heartbeats say."""

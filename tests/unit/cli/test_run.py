@@ -24,7 +24,7 @@ from miniorch.cli.run import apply
 from miniorch.cli.screen import Plain
 from miniorch.cli.waiting import Waiting
 from miniorch.clock import SystemClock
-from miniorch.errors import AppFailed, NotPlaced
+from miniorch.errors import AppFailed, NotFound, NotPlaced
 from miniorch.model import Node, Service, Task, TaskState
 from miniorch.spec import HealthCheck, Port, Resources, Restart, RestartPolicy, ServiceSpec, TaskSpec
 from miniorch.transport import HttpTransport
@@ -250,7 +250,24 @@ def test_a_published_port_that_never_answers_is_a_failure(
     listener.close()
     one = waiting(tmp_path, api, timeout=0.5, ports=[Port(port, 80)])
     one.services = api.lists["services"]
+    life(api, [task(TaskState.RUNNING)])
     with pytest.raises(AppFailed, match=f"runs, but port {port} does not answer: connection refused"):
+        one.until_ports_answer()
+
+
+@pytest.mark.parametrize("meanwhile", ["removed", "scaled to nothing", "published no more"])
+def test_a_port_is_not_waited_for_when_others_take_it_away_meanwhile(
+    tmp_path: Path, api: FakeApi, listener: socket.socket, meanwhile: str
+) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    one = waiting(tmp_path, api, ports=[Port(port, 80)])
+    (service,) = one.services = api.lists["services"]
+    replicas = 0 if meanwhile == "scaled to nothing" else 1
+    others = replace(service, spec=ServiceSpec(CHECKED, replicas, (Port(port, 80),) * (1 - replicas)))
+    api.lists["services"] = [] if meanwhile == "removed" else [others]
+    life(api, [task(TaskState.RUNNING)] * replicas)
+    with pytest.raises(NotFound, match="no app shop") if meanwhile == "removed" else contextlib.nullcontext():
         one.until_ports_answer()
 
 
