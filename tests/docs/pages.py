@@ -34,16 +34,21 @@ class Step:
 
 
 def steps(page: Path) -> list[Step]:
-    """All commands of a page, in order. Raises `ValueError` for a block whose options nobody knows."""
+    """All commands of a page, in order. Raises `ValueError` for a block of which something would never be run."""
     text = page.read_text()
-    found = []
-    for fence in FENCE.finditer(text):
+    fences, found = [*FENCE.finditer(text)], []
+    if len(fences) != max(text.count("```console"), 1):
+        raise ValueError(f"{page.name}: {len(fences)} console blocks begin and end at a line's beginning, not all")
+    for fence in fences:
         place = f"{page.name}:{text[: fence.start()].count(chr(10)) + 1}"
         options = dict(word.split("=", 1) for word in fence[1].split())
         if unknown := set(options) - {"until", "exit"}:
             raise ValueError(f"{place}: unknown option {', '.join(sorted(unknown))}")
         until = float(options.get("until", "0s").removesuffix("s"))
-        for part in re.split(r"^\$ ", fence[2], flags=re.MULTILINE)[1:]:
+        before, *parts = re.split(r"^\$ ", fence[2], flags=re.MULTILINE)
+        if before or not parts:
+            raise ValueError(f"{place}: a console block begins with a command, after a dollar sign")
+        for part in parts:
             command, _, expected = part.partition("\n")
             found.append(Step(place, command, expected, until, int(options.get("exit", "0"))))
     return found

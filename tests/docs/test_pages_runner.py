@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,21 @@ def test_commands_and_what_they_print_are_found(tmp_path: Path) -> None:
         Step("page.md:3", "first", "one ... two\n", 5.0, 2),
         Step("page.md:3", "second", "", 5.0, 2),
     ]
-    with pytest.raises(ValueError, match=r"page\.md:1: unknown option untl"):
-        page(tmp_path, "```console untl=3s\n$ x\n```\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("```console untl=3s\n$ x\n```\n", "page.md:1: unknown option untl"),
+        ("```console\n$ x\n```\n  ```console\n  $ y\n  ```\n", "page.md: 1 console blocks"),
+        ("# T\n", "page.md: 0 console blocks"),
+        ("# T\n```console\nx\n$ y\n```\n", "page.md:2: a console block begins with a command"),
+        ("```console\n# x\n```\n", "page.md:1: a console block begins with a command"),
+    ],
+)
+def test_what_would_never_be_run_is_an_error(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        page(tmp_path, text)
 
 
 @pytest.mark.parametrize(
