@@ -101,7 +101,9 @@ class EtcdProcess:
             self._process = None
 
     def freeze(self) -> None:
+        """Returns when each of its threads stands still."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

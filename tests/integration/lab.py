@@ -144,6 +144,7 @@ class LabMachine(Machine):
             return dumps[-1] == dumps[-2]
 
         until(same, 60, "nothing changes any more", pause=2.0)
+        assert {line.split(": ")[1] for line in dumps[-1]} == set(DUMPS), "each command says something"
         return dumps[-1]
 
     def leaves_nothing(self, before: Sequence[str], seconds: float = 90) -> None:

@@ -206,9 +206,9 @@ def test_options_reach_docker_and_services_find_each_other_by_environment(clean:
 
 def test_build_stops_at_its_target(clean: Trio, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM busybox:1 AS one\nENV STAGE=one\nFROM one\nRUN exit 9\n")
-    spec = replace(
-        SLEEP, image="miniorch/chat-db:aaaaaaaaaaaa", build=Build(str(tmp_path), "aaaaaaaaaaaa", target="one")
-    )
+    image, digest = "miniorch/chat-db:aaaaaaaaaaaa", "aaaaaaaaaaaa"
+    clean.node.docker("rmi", "-f", image, check=False)  # an earlier run's is still in the cache, and would be taken
+    spec = replace(SLEEP, image=image, build=Build(str(tmp_path), digest, target="one"))
     clean.apply("chat", db=ServiceSpec(spec))
     clean.wait("chat", "running")
     (name,) = clean.containers()
@@ -290,9 +290,9 @@ def test_agent_killed_at_rest_adopts_what_runs(clean: Trio) -> None:
     clean.wait("chat", "running", "running", "running")
     before = clean.containers()
     clean.stop("agent")
+    known = len(clean.log("agent"))
     clean.start("agent")
-    lines = clean.log("agent").count("registered")
-    until(lambda: clean.log("agent").count("registered") > lines - 1, 10, "the agent is back")
+    until(lambda: "registered" in clean.log("agent")[known:], 10, "the agent is back")
     clean.api.request_now("PUT", "/v1/services/chat/web/replicas", {"replicas": 4})
     clean.wait("chat", *["running"] * 4)
     assert before.items() <= clean.containers().items()
@@ -316,7 +316,9 @@ def test_orphan_is_removed_after_the_first_snapshot(clean: Trio) -> None:
     made = clean.node.docker(
         "run", "-d", "--init", "--network", "none", "--label", "miniorch.task=zombie", "busybox:1", "sleep", "1000"
     )
+    known = len(clean.log("agent"))
     clean.start("agent")
+    until(lambda: "cannot register" in clean.log("agent")[known:], 10, "the agent looks for a server")
     with pytest.raises(subprocess.TimeoutExpired):  # no server: the agent does not know what is wanted
         clean.running["agent"].wait(2.0)
     assert made.stdout.strip().startswith(next(iter(clean.containers().values())))
@@ -353,8 +355,9 @@ def test_net_process_that_is_away_delays_a_start_and_fails_nothing(clean: Trio) 
     clean.apply("chat", one=ServiceSpec(SLEEP))
     clean.wait("chat", "running")
     clean.stop("net")
+    known = len(clean.log("agent"))
     clean.apply("chat", one=ServiceSpec(SLEEP), two=ServiceSpec(SLEEP))
-    until(lambda: "NetworkDriver.CreateEndpoint" in clean.log("agent"), 40, "the agent has tried")
+    until(lambda: "NetworkDriver.CreateEndpoint" in clean.log("agent")[known:], 40, "the agent has tried")
     assert clean.states("chat") == ["preparing", "running"]
     clean.start("net")
     clean.wait("chat", "running", "running", seconds=60)

@@ -173,14 +173,27 @@ def test_frozen_etcd_is_noticed_and_nothing_waits_for_it(etcd: EtcdProcess, capl
 
 def test_write_that_was_never_sent_is_unreachable_and_one_that_was_is_unknown(etcd: EtcdProcess) -> None:
     async def story(store: EtcdStore) -> None:
+        def write(*numbers: int) -> list[asyncio.Future[int | None]]:
+            return [asyncio.ensure_future(store.txn([], [Put(f"/{number}", b"")])) for number in numbers]
+
         await store.revision()
-        writing = [asyncio.ensure_future(store.txn([], [Put(f"/{number}", b"")])) for number in range(200)]
+        writing = write(*range(200))
         while not any(one.done() for one in writing):
             await asyncio.sleep(0)
+        etcd.freeze()
+        sent = write(*range(200, 210))
+        assert (await asyncio.wait(sent, timeout=0.2))[0] == set()
         etcd.kill()
-        answers = await asyncio.gather(*writing, return_exceptions=True)
+        answers = await asyncio.gather(*writing, *sent, return_exceptions=True)
+        assert {type(answer) for answer in answers[200:]} == {UnknownOutcome}
+        answers += await asyncio.gather(*write(*range(210, 220)), return_exceptions=True)
+        assert {type(answer) for answer in answers[210:]} == {Unreachable}
         etcd.start()
-        there = {entry.key for entry in (await store.list("/")).entries}
+        there: set[str] | None = None
+        async with asyncio.timeout(10.0):
+            while there is None:  # until it has tried to connect again
+                with contextlib.suppress(Unreachable):
+                    there = {entry.key for entry in (await store.list("/")).entries}
         for number, answer in enumerate(answers):
             assert isinstance(answer, int | UnknownOutcome | Unreachable)
             assert not isinstance(answer, int) or f"/{number}" in there

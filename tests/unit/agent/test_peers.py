@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -210,12 +211,13 @@ async def test_who_is_making_an_image_is_waited_for_and_after_a_failure_another_
 @pytest.mark.parametrize("trouble", ["breaks", "gone", "down"])
 async def test_a_node_that_cannot_send_is_passed_over(tmp_path: Path, trouble: str) -> None:
     async with Machines(tmp_path, {"node1": Shelf(), "node2": Shelf("web:1"), "node3": Shelf()}) as machines:
+        known = list(machines.peers["node1"].nodes)
         if trouble == "breaks":
             machines.shelves["node2"].breaks = True
         elif trouble == "gone":
             (tmp_path / "node2").unlink()
         else:
-            others = machines.peers["node1"].nodes
-            machines.peers["node1"].nodes = [node for node in others if node.name != "node2"]
+            known = [replace(node, state=NodeState.DOWN) if node.name == "node2" else node for node in known]
+            machines.peers["node1"].nodes = known
         assert await machines.obtain("node1", "web:1") == "sha256:web:1"
         assert machines.made == ["node1"]

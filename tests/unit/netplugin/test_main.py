@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class Server:
         self.more: asyncio.Queue[tuple[int, object]] = asyncio.Queue()
         self.reports: asyncio.Queue[Any] = asyncio.Queue()
         self.away = 1
+        self.before_report: Callable[[], Any] = lambda: None
 
     async def request(self, method: str, path: str, body: object = None) -> Any:
         if method == "GET":
@@ -94,7 +95,7 @@ class Server:
         if self.away:
             self.away -= 1
             raise Unreachable("the server is away")
-        self.reports.put_nowait((path, body))
+        self.reports.put_nowait((path, body, self.before_report()))
         return {}
 
     async def stream(self, path: str) -> AsyncIterator[Any]:
@@ -139,21 +140,22 @@ def test_change_is_applied_kept_and_only_then_reported(tmp_path: Path, monkeypat
     async def run() -> None:
         server, machine = Server(), Machine()
         server.items["endpoints"] = [replace(DB, draining=True)]
+        server.before_report = lambda: (machine.rulesets[-1:], load(tmp_path / "state" / "net.json"))
         net = Net("node1", server, machine, tmp_path / "run", tmp_path / "state", port)
         plugin = listen(tmp_path / "miniorch.sock", 0o600)
         task = asyncio.create_task(net.run(plugin))
         try:
-            path, body = await asyncio.wait_for(server.reports.get(), 5)  # somebody waits for it: a backend drains
+            path, body, _ = await asyncio.wait_for(server.reports.get(), 5)  # somebody waits for it: a backend drains
             assert (path, body) == ("/v1/nodes/node1/applied", {"component": "net", "revision": 7})
             backend = Backend("t", 1, "node1", "10.200.0.7", True)
             changed = Endpoints("chat", "db", "10.201.0.3", (), (backend,), draining=True)
             server.more.put_nowait((9, changed))
             while body["revision"] < 9:
-                _, body = await asyncio.wait_for(server.reports.get(), 5)
-            _, again = await asyncio.wait_for(server.reports.get(), 5)
+                _, body, (held, kept) = await asyncio.wait_for(server.reports.get(), 5)
+            assert "dnat to 10.200.0.7" in held[0]
+            assert kept == Known(CLUSTER, NODE, (), (changed,), -1)
+            _, again, _ = await asyncio.wait_for(server.reports.get(), 5)
             assert again == body, "while something drains there may be another leader"
-            assert "dnat to 10.200.0.7" in machine.rulesets[-1]
-            assert load(tmp_path / "state" / "net.json") == Known(CLUSTER, NODE, (), (changed,), -1)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

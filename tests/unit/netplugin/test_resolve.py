@@ -27,11 +27,13 @@ class Resolver(asyncio.DatagramProtocol):
 
     def __init__(self, silent: bool = False) -> None:
         self.silent = silent
+        self.asked = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def datagram_received(self, data: bytes, addr: object) -> None:
+        self.asked.set()
         if not self.silent:
             reply = DNSRecord.parse(data).reply()
             reply.add_answer(RR(reply.q.qname, rdata=A("192.0.2.80"), ttl=60))
@@ -101,14 +103,17 @@ def test_other_name_is_answered_by_the_nodes_resolver(tmp_path: Path) -> None:
 
 
 def test_own_names_are_quick_while_a_resolver_is_silent(tmp_path: Path) -> None:
+    silent = Resolver(silent=True)
+
     async def test(port: int) -> None:
         slow = asyncio.create_task(ask(port, THEIRS))
+        await asyncio.wait_for(silent.asked.wait(), 5)
         start = time.monotonic()
         await ask(port, OURS)
         assert time.monotonic() - start < 0.5
         assert (await slow).header.rcode == RCODE.SERVFAIL
 
-    with_service(tmp_path, test, Resolver(silent=True))
+    with_service(tmp_path, test, silent)
 
 
 def test_absent_resolver_is_a_failure_at_once(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_it_speaks_while_the_agent_is_away_and_for_half_a_minute_at_most(
         agent = FakeAgent(path)
         await agent.live()
         await until(lambda: agent.open)
+        await asyncio.sleep(0.05)
         assert leader.heard == []
         agent.die()
         await until(lambda: len(leader.heard) >= 3)
