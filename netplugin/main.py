@@ -82,7 +82,6 @@ class Net:
         self.draining: list[Endpoints] = []  # of that revision, those that a task is to leave
         self.dns: Service | None = None
         self._said = ""
-        self._sweep_at = 0.0
         self._idle: set[str] = set()  # endpoints that no container had at the last sweep
         self._ruling = asyncio.Lock()  # held from a look at what is known until the kernel holds it
 
@@ -94,6 +93,7 @@ class Net:
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve([plugin]))
             group.create_task(self.apply_changes())
+            group.create_task(self.keep_tidy())
             group.create_task(self.report())
             group.create_task(self.follow(Cluster))
             group.create_task(self.follow(Node))
@@ -155,7 +155,6 @@ class Net:
             self.dns = await self.listen(Service(own, answerer, Upstream()))
         self.dns.answerer = answerer
         save(self.file, known)
-        await self.sweep()
         if known.revision >= 0:
             self.applied_revision = known.revision
             before, self.draining = self.draining, [one for one in known.endpoints if one.draining]
@@ -163,21 +162,26 @@ class Net:
                 self.applied.set()
 
     async def sweep(self) -> None:
-        """Remove what no container uses, if the last look was long ago.
+        """Remove what no container uses.
 
-        While we are away Docker gives up telling us of an end: then only the devices and the note say that it was.
+        While we are away Docker gives up telling us of an end, and one that is killed forgets to: then only the devices
+        and the note say that it was.
         """
-        now = asyncio.get_running_loop().time()
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.wired()]):
-                log(f"removed the device {device}, which no container uses")
-            idle = {note.id for note in self.notes.wired() if not self.kernel.holds(note.id)}
-            for endpoint in sorted(idle & self._idle):
-                log(f"forgot the endpoint {endpoint[:8]}, which no container has")
-                self.notes.remove(endpoint)
-                self.changed.set()  # its address leaves the networks, too
-            self._idle = idle
+        for device in await asyncio.to_thread(self.kernel.sweep, [note.id for note in self.notes.wired()]):
+            log(f"removed the device {device}, which no container uses")
+        idle = {note.id for note in self.notes.wired() if not self.kernel.holds(note.id)}
+        for endpoint in sorted(idle & self._idle):
+            log(f"forgot the endpoint {endpoint[:8]}, which no container has")
+            self.notes.remove(endpoint)
+            self.changed.set()  # its address leaves the networks, too
+        self._idle = idle
+
+    async def keep_tidy(self) -> None:
+        """Sweep, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(MiniorchError):  # what the kernel refuses is there at the next look
+                await self.sweep()
 
     async def rule(self, known: Known) -> None:
         """Make the kernel hold all that is known."""

@@ -167,9 +167,8 @@ def test_change_is_applied_kept_and_only_then_reported(tmp_path: Path, monkeypat
 
 
 async def test_endpoint_that_no_container_has_twice_is_forgotten_and_its_address_leaves_the_rules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("netplugin.main.SWEEP_SECONDS", 0.0)
     machine = Machine()
     net = Net("node1", Server(), machine, tmp_path / "run", tmp_path / "state")
     machine.held = {"aa" * 32}
