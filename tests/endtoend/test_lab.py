@@ -69,7 +69,7 @@ def test_the_same_again_changes_nothing_and_other_wishes_are_refused(lab: LabMac
 
 def test_an_app_is_spread_and_its_port_answers_on_localhost(web: LabMachine) -> None:
     assert web.places() == ["node1", "node2", "node3"]
-    assert len({web.fetch(PAGE) for _ in range(9)}) == 3
+    assert {web.fetch(PAGE) for _ in range(9)} == {"web-1\n", "web-2\n", "web-3\n"}
     assert web.fetch("http://127.0.0.1:8110/")  # each node has it on its own localhost alone
     assert web.json("lab", "ls")["ports"] == {"8100": "web/web", "8110": "web/web"}
 
@@ -99,14 +99,31 @@ def test_a_node_without_power_comes_back_as_the_same_node(web: LabMachine) -> No
 
 
 def test_time_stands_still_on_a_paused_node(web: LabMachine) -> None:
+    pulse = f"/var/lib/{TAG}/node2/state/pulse"
+    web.inside(
+        "node2",
+        "sh",
+        "-c",
+        f"touch {pulse}; while touch -c {pulse}; [ -e {pulse} ]; do sleep 0.1; done > /dev/null 2>&1 &",
+    )
+
+    def beat() -> str:
+        return web.node.run(["stat", "-c", "%y", pulse]).stdout
+
+    first = beat()
+    until(lambda: beat() != first, 5, "something happens there")
     web.miniorch("lab", "pause", "node2")
+    last = beat()
     assert web.power()["node2"] == "paused"
     said = web.miniorch("lab", "up").stdout
     assert "2 nodes are ready" in said
     assert "left cut or paused: node2" in said
     assert "lab resume node2" in web.miniorch("lab", "exec", "node2", "--", "true", code=5).stderr
+    assert beat() == last
     web.miniorch("lab", "resume", "node2")
     assert web.inside("node2", "echo", "here") == "here\n"
+    until(lambda: beat() != last, 5, "what happened there goes on")
+    web.node.run(["rm", pulse])
 
 
 def test_after_a_reboot_of_the_host_it_is_the_same_cluster(web: LabMachine, node: TestNode) -> None:

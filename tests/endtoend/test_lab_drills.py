@@ -82,7 +82,9 @@ def lab(node: TestNode, data_root: Path, tmp_path_factory: pytest.TempPathFactor
 def steady(lab: LabMachine) -> dict[str, str]:
     """Three containers that nothing here may touch: id -> when it was started."""
     lab.miniorch("run", lab.file(STEADY, "steady.yml"))
-    return lab.running()
+    running = lab.running()
+    assert len(running) == 3
+    return running
 
 
 @pytest.fixture
@@ -127,6 +129,7 @@ def test_an_agent_killed_in_the_middle_of_deployments_makes_nothing_twice(
             lab.mend(victim)
             assert lab.ended(deploying, 120) == 0, f"kill {number} (seed {SEED}): {lab.said()}"
         tasks = created()
+    assert {task["id"] for task in lab.tasks("moving")} <= set(tasks), "the engines have told of them"
     assert len(tasks) == len(set(tasks)), "a task got a second container"
     assert not [task for task in lab.json("ps", "-a") if task["state"] in ("failed", "rejected", "lost")]
 

@@ -33,8 +33,8 @@ for connection in (
     try:
         connection.request("GET", "/version")
         print("served", connection.getresponse().status)
-    except OSError:
-        print("refused")
+    except OSError as error:
+        print("nobody" if isinstance(error, ConnectionRefusedError) else "refused")
 """
 
 
@@ -83,4 +83,4 @@ def test_a_manager_loses_its_power_and_its_tasks_run_elsewhere(lab: LabMachine) 
     print(f"\nthe leader's node is replaced after {time.monotonic() - began:.1f} s")
     lab.mend(first)
     assert set(lab.states().values()) == {"ready"}
-    assert leader(lab) != first
+    assert leader(lab) not in ("", first)

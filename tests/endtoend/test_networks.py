@@ -142,4 +142,4 @@ def test_trace_names_the_first_wrong_step_and_what_helps(machine: Machine) -> No
 
 def test_trace_of_what_does_not_exist_says_what_does(machine: Machine) -> None:
     assert "did you mean db" in machine.miniorch("trace", "web.1", "dbb", code=2).stderr
-    assert "help: miniorch" in machine.miniorch("trace", "web.7", "db", code=None).stderr
+    assert "shop/web has no slot 7\nhelp: miniorch ps shop" in machine.miniorch("trace", "web.7", "db", code=2).stderr

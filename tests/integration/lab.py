@@ -52,6 +52,7 @@ class LabMachine(Machine):
         return super().miniorch(*argv, env={"MINIORCH_LAB": NAME, **(env or {})}, **more)
 
     def start(self, *argv: str) -> subprocess.Popen[bytes]:
+        self.began = time.time()
         with (self.folder / "run.log").open("ab") as log:
             command = [sys.executable, "-m", "miniorch.cli.main", *argv]
             lab = {"MINIORCH_LAB": NAME}

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +128,8 @@ class Machine:
             ) from None
 
     def remove_all(self) -> None:
-        for app in self.json("services"):
-            self.miniorch("rm", app["app"], "--volumes", "--yes", code=None)
+        for app in sorted({service["app"] for service in self.json("services")}):
+            self.miniorch("rm", app, "--volumes", "--yes")
 
 
 def _command(pid: int) -> str:
@@ -138,7 +137,3 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
-
-
-def lines(done: subprocess.CompletedProcess[str]) -> Sequence[str]:
-    return (done.stdout + done.stderr).splitlines()

@@ -215,7 +215,9 @@ def test_container_cannot_send_with_the_address_of_another(net: NetProcess, node
         node.docker("rm", "-f", "forger")
 
 
-def test_traffic_and_names_go_on_when_the_net_process_is_killed(net: NetProcess, node: TestNode) -> None:
+def test_traffic_goes_on_when_the_net_process_is_killed_and_names_when_it_is_back(
+    net: NetProcess, node: TestNode
+) -> None:
     net.end(signal.SIGKILL)
     assert get(node, "db1", WEB_1) == "one"
     assert {get(node, "db1", WEB) for _ in range(20)} == {"one", "two"}

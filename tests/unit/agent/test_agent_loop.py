@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.addresses import REST_SECONDS
 from agent.agent import Agent
 from agent.engine import ContainerSpec
 from miniorch.codec import to_plain
@@ -34,6 +35,7 @@ class Server:
         self.endpoints: list[Endpoints] = []
         self.away = False
         self.unlisted = ""
+        self.node = NODE
         self.posts: list[tuple[float, str, Any]] = []
         self.changed = asyncio.Event()
         self.revision = 1
@@ -66,7 +68,7 @@ class Server:
             for report in body:
                 self.tasks[report["task"]] = replace(self.tasks[report["task"]], status=report["status"])
             self._tell()
-        return to_plain(NODE) if action == "register" else {}
+        return to_plain(self.node) if action == "register" else {}
 
     async def stream(self, path: str) -> AsyncIterator[Any]:
         while not self.away:
@@ -160,14 +162,22 @@ async def test_images_are_told_when_they_are_others_and_only_then(stage: Stage) 
 
 
 async def test_address_rests_before_it_is_given_again(stage: Stage) -> None:
-    used = []
-    for number in range(3):
-        stage.server.put(task(f"t{number}"))
-        await stage.server.is_in(TaskState.RUNNING, f"t{number}")
-        used += [box.spec.address for box in stage.engine.boxes.values() if box.spec.task == f"t{number}"]
-        stage.server.put(replace(stage.server.tasks[f"t{number}"], desired_state=DesiredState.REMOVED))
-        await stage.server.is_in(TaskState.SHUTDOWN, f"t{number}")
-    assert used == ["10.200.0.2", "10.200.0.3", "10.200.0.4"]
+    stage.server.node = replace(NODE, subnet="10.200.0.0/29")  # room for five
+
+    async def begins(name: str) -> str:
+        stage.server.put(task(name))
+        return (await stage.server.is_in(TaskState.RUNNING, name)).address
+
+    async def ends(name: str) -> None:
+        stage.server.put(replace(stage.server.tasks[name], desired_state=DesiredState.REMOVED))
+        await stage.server.until(lambda: stage.server.tasks[name].status.container_id == "")
+
+    assert [await begins("t1"), await begins("t2")] == ["10.200.0.2", "10.200.0.3"]
+    await ends("t2")
+    assert [await begins(name) for name in ("t3", "t4", "t5")] == ["10.200.0.4", "10.200.0.5", "10.200.0.6"]
+    await asyncio.sleep(REST_SECONDS)
+    await ends("t1")
+    assert await begins("t6") == "10.200.0.3", "the other one was given up a moment ago"
 
 
 async def test_nothing_is_removed_before_the_server_has_listed_tasks(stage: Stage) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
+from docker.errors import APIError
 
 from agent.addresses import REST_SECONDS, choose
 from agent.container_spec import container_spec
 from agent.discovery import variables
-from agent.docker_connection import making_at_once
+from agent.docker_connection import Connection, making_at_once
 from agent.docker_inside import apart
 from agent.engine import Container
 from agent.health import Health
@@ -197,6 +199,15 @@ def test_services_of_the_app_are_found_by_environment() -> None:
 
 
 # ---- what Docker says ----
+
+
+async def test_start_that_a_killed_docker_has_begun_is_tried_again_and_does_not_end_the_task() -> None:
+    connection = Connection()
+    connection._api = Mock(**{"start.side_effect": APIError("", explanation="task 3a4b: already exists")})
+    with pytest.raises(EngineError, match="task 3a4b: already exists") as caught:
+        await connection.call(lambda api: api.start("3a4b"))
+    assert caught.value.temporary
+    connection.close()
 
 
 def test_pull_is_summed_over_layers() -> None:

@@ -80,7 +80,7 @@ def test_plugin_is_a_local_network_driver(plugin: Plugin) -> None:
 
 def test_create_only_notes_and_join_wires(plugin: Plugin) -> None:
     assert plugin.call("NetworkDriver.CreateEndpoint", CREATE) == {"Interface": {}}
-    assert plugin.wires.wired == {}
+    assert (plugin.wires.wired, plugin.admitted) == ({}, [])
     assert plugin.call("NetworkDriver.Join", JOIN) == {
         "InterfaceName": {"SrcName": "mcab12cd34", "DstPrefix": "eth"},
         "Gateway": "169.254.1.1",
@@ -88,6 +88,7 @@ def test_create_only_notes_and_join_wires(plugin: Plugin) -> None:
         "DisableGatewayService": True,
     }
     assert plugin.wires.wired == {ID: "10.200.0.5"}
+    assert plugin.admitted == [("10.200.0.5", "chat/default,chat/back")], "before its first instruction"
 
 
 def test_address_comes_from_the_agent_where_docker_gives_none(plugin: Plugin) -> None:
@@ -203,14 +204,17 @@ def test_hanging_kernel_is_an_answer_in_time(plugin: Plugin, monkeypatch: pytest
 
 
 def test_calls_of_newer_engines_are_refused_by_name(plugin: Plugin) -> None:
-    assert "NetworkDriver.Levitate" in plugin.call("NetworkDriver.Levitate")["Err"]
+    assert "does not know the call NetworkDriver.Levitate" in plugin.call("NetworkDriver.Levitate")["Err"]
 
 
 def test_http_answer_is_json_and_refusals_are_logged(plugin: Plugin) -> None:
     sent: list[Mapping[str, Any]] = []
+    body = json.dumps(JOIN).encode()
+    pieces = iter([(body[:9], True), (body[9:], False)])
 
     async def receive() -> Mapping[str, Any]:
-        return {"type": "http.request", "body": json.dumps(JOIN).encode(), "more_body": False}
+        piece, more = next(pieces)
+        return {"type": "http.request", "body": piece, "more_body": more}
 
     async def send(message: Mapping[str, Any]) -> None:
         sent.append(message)
