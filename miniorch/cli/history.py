@@ -19,7 +19,7 @@ from miniorch.cli.output import BROKEN_PIPE, Answer, detaching, json_text, table
 from miniorch.client import RECONNECT_SECONDS
 from miniorch.codec import from_plain
 from miniorch.contexts import transport_now
-from miniorch.errors import Compacted, MiniorchError, Temporary, Unreachable, UsageError
+from miniorch.errors import Compacted, MiniorchError, NotFound, Temporary, Unreachable, UsageError
 from miniorch.model import Event, Task
 
 FOLLOW_SECONDS = 7 * 86400.0  # a container may be silent for long; the connection breaks when the server ends
@@ -88,7 +88,8 @@ def history(app: str) -> Answer:
 def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
     """Print the output of a task, or of a service's tasks: the live ones, or else the last that ended.
 
-    Raises `Unreachable` for those whose node does not answer, when all others have been printed.
+    Raises `Unreachable` for those whose node does not answer, when all others have been printed; without a previous one
+    `NotFound`.
     """
     if follow and previous:
         raise UsageError("a task that has ended writes nothing more", remedy=f"miniorch logs {name} --previous")
@@ -99,8 +100,10 @@ def logs(name: str, *, follow: bool, previous: bool, tail: int) -> None:
             _follow(server, name, tail, prefix=named.whole_service)
         return
     tasks = ended_last(named.tasks) if previous else _worth_reading(named)
+    if previous and not tasks:
+        raise NotFound(f"{name} has no task that has ended", remedy=f"miniorch logs {name}")
     if not tasks:
-        print(f"{name} has no task {'that has ended' if previous else 'yet'}", file=sys.stderr)
+        print(f"{name} has no task yet", file=sys.stderr)
     printed = [(task.name, _print_all(task, tail, follow=False, prefix=len(tasks) > 1)) for task in tasks]
     for error in [error for _, error in printed if error][:1]:
         missing = ", ".join(name for name, why in printed if why)
