@@ -107,11 +107,15 @@ class Waiting:
             sleep(LOOK_SECONDS)
 
     def until_gone(self, late: Callable[[str], MiniorchError] | None = None) -> None:
-        def missing() -> str:
-            listed = self.server.services(self.app) if self.only else self.server.apps()
-            return f"{self.name} is still there" if (self.only or self.app) in {one.name for one in listed} else ""
+        """Wait for the end of the one that is there now: there may be another one of its name a moment later."""
 
-        self.until(missing, late)
+        def there() -> set[tuple[str, object]]:
+            if self.only:
+                return {(one.name, one.vip) for one in self.server.services(self.app) if one.name == self.only}
+            return {(one.name, one.created_at) for one in self.server.apps() if one.name == self.app}
+
+        first = self.persist(there)
+        self.until(lambda: f"{self.name} is still there" if first & there() else "", late)
 
     def persist(self, ask: Callable[[], T]) -> T:
         """An answer, even if the server has to be started again for it."""
