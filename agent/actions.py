@@ -104,7 +104,7 @@ class Conclude(_OfTask):
 
 @dataclass(frozen=True, slots=True)
 class Remove(_OfTask):
-    """Remove the container of a task that has ended, or one that does not start."""
+    """Remove the container of a task that has ended, or one that has never started."""
 
     container: Container
 

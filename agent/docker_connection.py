@@ -23,7 +23,8 @@ from miniorch.errors import EngineError, MiniorchError
 from miniorch.exchange import Exchange
 
 CALL_SECONDS = 60
-TEMPORARY = ("connect: ", 'plugin "miniorch" not found', "remote: ", "deadline exceeded", "timeout")
+# What already exists is left of a dockerd that was killed in the middle of the same.
+TEMPORARY = ("connect: ", 'plugin "miniorch" not found', "remote: ", "deadline exceeded", "timeout", "already exists")
 T = TypeVar("T")
 
 

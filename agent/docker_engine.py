@@ -22,6 +22,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -34,6 +35,7 @@ from agent.docker_inside import DockerInside
 from agent.docker_network import NETWORK, DockerNetwork
 from agent.engine import TASK_LABEL, Container, ContainerSpec, EngineInfo
 from agent.images import start_error
+from agent.listeners import processes
 from miniorch.errors import EngineError
 from miniorch.spec import ContainerOptions, Resources
 
@@ -57,6 +59,7 @@ class DockerEngine(DockerImages, DockerInside):
         super().__init__(base_url)
         self._network = DockerNetwork()
         self._oom: dict[str, bool] = {}  # ended container -> whether memory was the reason
+        self._started: set[str] = set()  # as Docker said at the last look
 
     # ---- asking ----
 
@@ -74,6 +77,7 @@ class DockerEngine(DockerImages, DockerInside):
         # One that is being removed has no exit code any more, and the next look does not show it.
         containers = [_container(entry) for entry in listed if entry["State"] != "removing"]
         self._oom = {one.id: self._oom[one.id] for one in containers if one.id in self._oom}
+        self._started = {one.id for one in containers if one.started}
         for number, one in enumerate(containers):
             if one.started and not one.running and one.exit_code in (None, 128 + signal.SIGKILL):
                 containers[number] = await self._with_cause(one)
@@ -196,11 +200,11 @@ class DockerEngine(DockerImages, DockerInside):
         def remove(api: Any) -> None:
             try:
                 api.remove_container(container, v=True, force=True)
-            except NotFound:
-                return
             except APIError as error:
-                if "already in progress" not in said_by(error):
+                if error.status_code != 404 and "already in progress" not in said_by(error):
                     raise
+            if container not in self._started:
+                end_left(container)
 
         await self.call(remove, self._making)
 
@@ -228,6 +232,16 @@ class DockerEngine(DockerImages, DockerInside):
                     raise EngineError(error.message, remedy="sudo systemctl restart docker") from None
             await asyncio.sleep(UNDO_PAUSE_SECONDS)
         return removed
+
+
+def end_left(container: str, proc: Path = Path("/proc")) -> None:
+    """Kill what runs on of a removed container. A dockerd that was killed in the middle of a start, and its containerd
+    with it, takes what has begun for never started: it removes it without ending it, and lists it no more.
+    """
+    for pid in processes(proc):
+        with contextlib.suppress(OSError):  # it has ended
+            if container in (proc / str(pid) / "cgroup").read_text():
+                os.kill(pid, signal.SIGKILL)
 
 
 def _made_before(api: Any, spec: ContainerSpec) -> str:

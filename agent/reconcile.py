@@ -10,11 +10,12 @@ run for a year see the same and do the same, so adopting a container is not a sp
     to run          not yet started:      start it              report STARTING, RUNNING, report FAILED or COMPLETE
                     image, then create;                         DRAINING as health says;  with its last lines
                     else FAILED: gone                           unhealthy, and heard: stop it
-    to stop         report SHUTDOWN       report SHUTDOWN       stop it                   report SHUTDOWN
+    to stop         report SHUTDOWN       remove it             stop it                   report SHUTDOWN
     to be removed   report "no container" remove it             stop it                   remove it
     (unknown)       -                     discard               discard                   discard
 
-What does not start three times in a row is made anew: an engine that was killed may have made it by half.
+What does not start three times in a row is made anew: an engine that was killed may have made it by half, or has begun
+it and forgotten that. So only its removal is an end.
 The last line waits until the server has listed this node's tasks once: empty is not the same as unknown. And a task
 with a volume starts only when no container runs any more that might write into it: an unknown one, or one of its slot's
 task before, which is left of a time when the node was given up.
@@ -188,8 +189,10 @@ def _conclude(task: Task, container: Container, avx: bool) -> Action:
 def _towards_shutdown(task: Task, container: Container | None) -> Action:
     if container is not None and container.running:
         return Stop(task, container, "it is not wanted any more")
-    if container is None or not container.started:
-        return Report(task, _ended(task, TaskState.SHUTDOWN, "stopped", container))
+    if container is not None and not container.started:
+        return Remove(task, container)
+    if container is None:
+        return Report(task, _ended(task, TaskState.SHUTDOWN, "stopped"))
     code = "" if container.exit_code is None else f" (exit code {container.exit_code})"
     return Report(task, _ended(task, TaskState.SHUTDOWN, f"stopped{code}", container))
 

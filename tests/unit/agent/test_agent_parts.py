@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -14,6 +17,7 @@ from agent.addresses import REST_SECONDS, choose
 from agent.container_spec import container_spec
 from agent.discovery import variables
 from agent.docker_connection import Connection, making_at_once
+from agent.docker_engine import end_left
 from agent.docker_inside import apart
 from agent.engine import Container
 from agent.health import Health
@@ -208,6 +212,17 @@ async def test_start_that_a_killed_docker_has_begun_is_tried_again_and_does_not_
         await connection.call(lambda api: api.start("3a4b"))
     assert caught.value.temporary
     connection.close()
+
+
+def test_what_runs_on_of_a_removed_container_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    running = [subprocess.Popen(["sleep", "100"]) for _ in range(2)]
+    for process, container in zip(running, ("3a4b" * 16, "5c6d" * 16), strict=True):
+        (tmp_path / str(process.pid)).mkdir()
+        (tmp_path / str(process.pid) / "cgroup").write_text(f"0::/system.slice/docker-{container}.scope\n")
+    end_left("3a4b" * 16, tmp_path)
+    assert (running[0].wait(5), running[1].poll()) == (-signal.SIGKILL, None)
+    running[1].kill()
+    running[1].wait()
 
 
 def test_pull_is_summed_over_layers() -> None:

@@ -169,6 +169,7 @@ def test_unwanted_container_is_stopped_and_then_reported(desired: DesiredState) 
 def test_unwanted_task_that_never_ran_is_reported_at_once() -> None:
     one = task(TaskState.ASSIGNED, DesiredState.SHUTDOWN)
     assert step(one) == [Report(one, replace(one.status, state=TaskState.SHUTDOWN, message="stopped"))]
+    assert step(one, MADE) == [Remove(one, MADE)], "an engine that was killed may have begun it, and not know"
 
 
 def test_removed_task_loses_its_container_then_says_so() -> None:
