@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -130,6 +131,26 @@ class Machine:
     def remove_all(self) -> None:
         for app in sorted({service["app"] for service in self.json("services")}):
             self.miniorch("rm", app, "--volumes", "--yes")
+
+
+def wish(machine: Machine, chance: random.Random) -> tuple[str, int]:
+    """An app file that differs from others in web, in side, in both or in nothing, and its number of replicas."""
+    web, side, replicas = chance.randrange(3), chance.randrange(3), chance.randrange(1, 5)
+    text = SMALL.replace("exec httpd", f"exec env TRY={web} httpd").replace("1000000", f"100000{side}")
+    return machine.file(text.replace("replicas: 2", f"replicas: {replicas}"), f"{web}{side}{replicas}.yml"), replicas
+
+
+def leftovers(app: str, port: int, group: str) -> list[str]:
+    """Shell lines that say what is left on a node of an app and its port; `group`: of its containers' cgroups."""
+    return [
+        "docker ps -aq --filter label=miniorch.task",
+        f'grep -lFe "{group}" /proc/[0-9]*/cgroup',
+        "docker network inspect container:miniorch -f '{{range .Containers}}{{.Name}} {{end}}' | grep .",
+        "ip -o link | grep -E ': m[oc][0-9a-f]{8}'",
+        "ls /run/miniorch/net/endpoints",
+        rf"nft list ruleset | grep -E '10\.20[01]\.[0-9]+\.([2-9]|[1-9][0-9]+)\b|mo[0-9a-f]{{8}}|{app}'",
+        f"ss -ltnH sport = :{port}",
+    ]
 
 
 def _command(pid: int) -> str:
