@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # What takes too long for every day. All parts run even if one fails; a failure prints how to see it again.
 #
-#   scripts/drill.sh               all parts: three hours and a half on two processors
+#   scripts/drill.sh               all parts: three hours on two processors
 #   scripts/drill.sh etcd          only these
 #
 #   files   100,000 app files against the reader, others each time; COUNT=20000 tries fewer
 #   etcd    an etcd is killed 500 times under load, and no event is lost; KILLS=50 is a tenth of it
 #   seeds   200 simulated clusters of 600 virtual seconds; SEEDS=10000 is `make drill-long`, FIRST=1000 begins there
-#   engine  Docker's engine is killed 100 times in the middle of a run (20 minutes); ENGINE_KILLS=10 is a tenth of it
 #   moments wishes and faults at random moments on one node, 100 seeds (an hour); MOMENTS=10 is a tenth of it
 #   lab     a lab of three nodes: an agent killed 100 times in deployments, the server in every phase of one, Docker's
 #           engine and the net process in every way of two tables, 100 containers up and down (20 minutes)
@@ -16,7 +15,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-PARTS=(files etcd seeds engine moments lab busy mutants)
+PARTS=(files etcd seeds moments lab busy mutants)
 [ $# -eq 0 ] || PARTS=("$@")
 pytest() { .venv/bin/python -m pytest "$@"; }
 
@@ -24,10 +23,6 @@ files() { MINIORCH_FUZZ=${COUNT:-100000} pytest tests/unit/appfile/test_fuzz.py;
 etcd() { MINIORCH_ETCD_KILLS=${KILLS:-500} pytest -s tests/integration/test_etcd.py -k killed; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E "$@"; fi; }
 drills() { as_root env MINIORCH_LONG_DRILLS=1 "$@" .venv/bin/python -m pytest -s tests/endtoend/test_lab_drills.py; }
-engine() {
-    as_root env MINIORCH_ENGINE_KILLS="${ENGINE_KILLS:-100}" .venv/bin/python -m pytest -s tests/endtoend/test_run.py \
-        -k dockerd_killed
-}
 moments() {
     as_root env MINIORCH_ANY_MOMENT="${MOMENTS:-100}" .venv/bin/python -m pytest tests/endtoend/test_any_moment.py
 }
