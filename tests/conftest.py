@@ -15,12 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from node import TestNode, lock_folder
 
 from miniorch.simulation.loop import run
 
 # Started in the background by a shell, a process ignores Ctrl-C and so does all that it starts; the tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Other suites run beside: how long an example takes says nothing of it.
+settings.register_profile("beside", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("beside")
 
 STORY_SECONDS = 60.0
 NEEDED = ("dockerd", "docker", "nft", "ip", "iptables", "nsenter", "unshare", "busybox", "haproxy", "dig")

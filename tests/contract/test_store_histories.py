@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bench import Bench, EtcdBench, SqliteBench
 from etcd_process import EtcdProcess
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -100,7 +100,7 @@ async def answer(store: Store, granted: list[int], step: tuple[Any, ...]) -> Any
 
 @pytest.mark.parametrize("kind", ["sqlite", "etcd"])
 def test_stores_cannot_be_told_apart(kind: str, etcd: EtcdProcess) -> None:
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=60)
     @given(history=steps)
     def whatever(history: list[tuple[Any, ...]]) -> None:
         with tempfile.TemporaryDirectory() as folder:

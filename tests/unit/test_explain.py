@@ -349,7 +349,6 @@ def requests(draw: st.DrawFn) -> Request:
     return replace(made, spec=spec)
 
 
-@settings(deadline=None)
 @given(boards(), requests())
 def test_whatever_is_said_to_help_does_help(board: Board, request: Request) -> None:
     looks = look(request, board.views.values(), board)
@@ -387,7 +386,7 @@ def _can_be_helped(of_node: Look) -> bool:
     return all(rule.rule in simple and rule.change is not None and rule.change.edits for rule in of_node.failing)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(boards(), requests())
 def test_the_quick_look_says_of_every_node_what_the_whole_verdict_says(board: Board, request: Request) -> None:
     looks = look(request, board.views.values(), board)
@@ -399,7 +398,7 @@ def test_the_quick_look_says_of_every_node_what_the_whole_verdict_says(board: Bo
     assert [rule.rule for rule in found.rows[0].rules] == [one.name for one in FILTERS]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(boards(), requests())
 def test_a_record_shows_what_the_engine_has_taken_as_the_best(board: Board, request: Request) -> None:
     (taken,) = index_of(board).place(request, ["new"])

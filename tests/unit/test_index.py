@@ -187,7 +187,7 @@ def test_lots_are_drawn_anew_for_every_task_also_in_lanes_that_had_none() -> Non
         assert world.place(request, 6)[:2] == ["node2", "node2"]  # and `place` compares all with the oracle
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(worlds(), st.data())
 def test_index_decides_like_the_oracle_whatever_has_happened(world: World, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 8))):
@@ -195,7 +195,7 @@ def test_index_decides_like_the_oracle_whatever_has_happened(world: World, data:
     world.check()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(worlds(plain=True), st.data())
 def test_index_decides_like_the_oracle_for_services_without_constraints(world: World, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 10))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miniorch.model import DesiredState, Node, Status, Task, TaskState
@@ -198,7 +198,6 @@ def grow(views: list[NodeView], wish: Request, slot: int) -> tuple[list[NodeView
     return grown, answer
 
 
-@settings(deadline=None)
 @given(clusters(), st.lists(wishes(), max_size=12))
 def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
     views: list[NodeView], wanted: list[Request]
@@ -215,7 +214,6 @@ def test_every_placement_passes_every_filter_and_no_node_is_ever_above_capacity(
             assert view.reserved.memory_bytes <= view.node.capacity.memory_bytes
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 25), st.randoms(use_true_random=False))
 def test_spread_differs_by_at_most_one_on_equal_nodes(nodes: int, replicas: int, order: object) -> None:
     views = [NodeView(node(f"node{number}")) for number in range(nodes)]

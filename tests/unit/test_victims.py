@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_index import machine, service
 
@@ -100,7 +100,6 @@ def placed(draw: st.DrawFn) -> tuple[Request, Board, list[Task]]:
     return web, board_of(nodes, *tasks), tasks
 
 
-@settings(deadline=None)
 @given(placed(), st.integers(0, 16))
 def test_what_is_left_is_as_even_as_it_can_be(case: tuple[Request, Board, list[Task]], count: int) -> None:
     web, board, tasks = case

@@ -29,7 +29,7 @@ ENVIRONMENT = {"SET": "1", "BROKEN": "\udcff"}
 def tried(share: float) -> Callable[[Any], Any]:
     return settings(
         max_examples=max(1, int(COUNT * share)), derandomize="MINIORCH_FUZZ" not in os.environ, database=None,
-        deadline=None, suppress_health_check=list(HealthCheck), print_blob=True,
+        suppress_health_check=list(HealthCheck), print_blob=True,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from boards import board, fitting, leaving, node, refusal, task, wants
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from miniorch.model import Availability, TaskState
@@ -330,7 +330,6 @@ RULES = (
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(RULES), min_size=1, max_size=3),
     st.lists(st.tuples(st.sampled_from(["n1", "n2", "n3", "n4"]), st.sampled_from(["web", "db"])), max_size=6),

@@ -30,7 +30,7 @@ NODES = ("n1", "n2", "n3", "n4")
 labels = st.fixed_dictionaries({}, optional={"zone": st.sampled_from("abc"), "cores": st.sampled_from(["2", "8"])})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     rules=st.lists(st.sampled_from(RULES), min_size=1, max_size=3, unique=True),
     theirs=st.lists(st.sampled_from(THEIRS), max_size=1),
