@@ -14,11 +14,12 @@ run for a year see the same and do the same, so adopting a container is not a sp
     to be removed   report "no container" remove it             stop it                   remove it
     (unknown)       -                     discard               discard                   discard
 
-What does not start three times in a row is made anew: an engine that was killed may have made it by half, or has begun
-it and forgotten that. So only its removal is an end.
 The last line waits until the server has listed this node's tasks once: empty is not the same as unknown. And a task
 with a volume starts only when no container runs any more that might write into it: an unknown one, or one of its slot's
 task before, which is left of a time when the node was given up.
+
+What does not start three times in a row is made anew: an engine that was killed may have made it by half. Or it has
+begun it and forgotten that, so what never started has ended only when it is removed.
 
 A node that hears no server goes on as it is. An unhealthy task, too, runs until the server is known to have heard of
 it, since nobody else could put another in its place. Only a task that asks for it (`stop_after_seconds`) is stopped

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What takes too long for every day. All parts run even if one fails; a failure prints how to see it again.
 #
-#   scripts/drill.sh               all parts: three hours on two processors
+#   scripts/drill.sh               all parts: three hours and a half on two processors
 #   scripts/drill.sh etcd          only these
 #
 #   files   100,000 app files against the reader, others each time; COUNT=20000 tries fewer
